@@ -1,0 +1,109 @@
+"""The port to an engine: one call in the shape of HTTP, beside `tokenize` and `stats`.
+
+A line of a batch is an HTTP request, and so is an online request; one mechanism serves both, and any engine that can
+answer HTTP can stand behind it. Every coroutine of an engine runs on the engine's own loop (`thread.EngineThread`).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+
+BATCH_PRIORITY = 1000
+"""Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
+
+
+@dataclasses.dataclass(slots=True)
+class EngineResponse:
+    """What an engine answers to one request.
+
+    Parameters
+    ----------
+    status
+        The HTTP status code.
+    headers
+        Lower-case names.
+    chunks
+        The body, as it comes; closing it early aborts the request.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+
+    async def read(self) -> bytes:
+        """Wait for the whole body."""
+        return b"".join([chunk async for chunk in self.chunks])
+
+
+class Engine(abc.ABC):
+    """An engine that holds one model.
+
+    Attributes
+    ----------
+    served_model_names
+        The names under which requests may ask for the model; the first is the one shown.
+    state
+        Whether it can answer.
+    max_num_seqs
+        How many requests it runs at once.
+    answers_key
+        Identifies everything beside the request that decides an answer: weights, chat template, engine arguments.
+    """
+
+    served_model_names: Sequence[str] = ()
+    state: EngineState = "unloaded"
+    max_num_seqs: int = 256
+    answers_key: str = ""
+
+    @abc.abstractmethod
+    async def start(self) -> None:
+        """Load the model, or load it again after the engine died.
+
+        Raises
+        ------
+        EngineArgumentError
+            An argument that the engine refuses.
+        EngineLoadError
+            Anything else that keeps it from answering.
+        """
+
+    @abc.abstractmethod
+    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
+        """Answer one OpenAI request; cancelling the call aborts the request in the engine.
+
+        Parameters
+        ----------
+        method, path
+            Such as ``"POST"`` and ``"/v1/chat/completions"``.
+        body
+            JSON, UTF-8.
+        priority
+            Lower runs sooner.
+
+        Raises
+        ------
+        EngineDiedError
+            The engine ended before it had answered; nothing was answered.
+        """
+
+    @abc.abstractmethod
+    async def tokenize(self, body: bytes) -> int:
+        """Count the prompt tokens that a chat or completion request would have.
+
+        Parameters
+        ----------
+        body
+            The request's JSON body.
+        """
+
+    @abc.abstractmethod
+    def stats(self) -> EngineStats:
+        """Give the engine's figures at this moment; cheap, and safe from any thread."""
+
+    @abc.abstractmethod
+    async def shutdown(self) -> None:
+        """End the engine and its processes; a second call does nothing."""

@@ -1,0 +1,147 @@
+"""Every exception that vbatch-jupyter raises on purpose; this module imports nothing.
+
+The tree::
+
+    VBatchError
+    ├── BadRequestError          a caller's mistake                         → 400
+    │   ├── TemplateError        a template that cannot be rendered
+    │   └── FrameError           a DataFrame or an argument that cannot become a batch
+    ├── NotFoundError            no such batch or file                      → 404
+    ├── ConflictError            the object's status forbids it             → 409
+    ├── EngineError
+    │   ├── EngineNotLoadedError no engine in this kernel
+    │   ├── EngineArgumentError  an argument that vLLM refuses
+    │   ├── EngineLoadError      the engine could not be started
+    │   └── EngineDiedError      the engine ended under its requests
+    └── StoreError
+        ├── StoreBusyError       another process kept the database locked
+        ├── StoreFullError       no room on the disk
+        ├── StoreFilesystemError the directory is on a network file system
+        ├── StoreVersionError    the store was written by a newer release
+        ├── StoreCorruptError    an invariant of the store does not hold
+        └── FencedError          another owner has taken the batch over
+"""
+
+from __future__ import annotations
+
+
+class VBatchError(Exception):
+    """Base of every exception that vbatch-jupyter raises on purpose."""
+
+
+class BadRequestError(VBatchError):
+    """A request that cannot be served as it was made.
+
+    Parameters
+    ----------
+    message
+        What is wrong and what to do next, one sentence each.
+    param
+        The name of the offending parameter, as OpenAI's error envelope has it.
+    code
+        OpenAI's error code, where it has one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class TemplateError(BadRequestError):
+    """A prompt template that cannot be parsed, or that names a column which is not there."""
+
+
+class FrameError(BadRequestError):
+    """A DataFrame, or an argument beside it, that cannot become a batch."""
+
+
+class NotFoundError(VBatchError):
+    """No object of that id is in the store.
+
+    Parameters
+    ----------
+    kind
+        ``"batch"`` or ``"file"``.
+    id
+        The id that was asked for.
+    """
+
+    def __init__(self, kind: str, id: str) -> None:  # noqa: A002 - OpenAI's word
+        # Both sentences are OpenAI's own (contract §1.3, §1.6): clients match on them.
+        sentence = f"No batch found with id '{id}'." if kind == "batch" else f"No such File object: {id}"
+        super().__init__(sentence)
+        self.kind = kind
+        self.id = id
+        self.param = "id"
+
+
+class ConflictError(VBatchError):
+    """The object's status forbids what was asked.
+
+    Parameters
+    ----------
+    message
+        What is in the way.
+    id
+        The batch or file concerned.
+    status
+        Its status.
+    """
+
+    def __init__(self, message: str, *, id: str, status: str) -> None:  # noqa: A002 - OpenAI's word
+        super().__init__(message)
+        self.id = id
+        self.status = status
+
+
+class EngineError(VBatchError):
+    """Something is wrong with the engine."""
+
+
+class EngineNotLoadedError(EngineError):
+    """No engine is loaded in this kernel: run ``%vbatch load MODEL`` first."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class EngineArgumentError(EngineError):
+    """An argument of ``%vbatch load`` that vLLM does not know or refuses."""
+
+
+class EngineLoadError(EngineError):
+    """The engine could not be started."""
+
+
+class EngineDiedError(EngineError):
+    """The engine ended while requests were with it; they are run again on the next one."""
+
+
+class StoreError(VBatchError):
+    """Something is wrong with the store."""
+
+
+class StoreBusyError(StoreError):
+    """Another process kept the store's database locked for longer than the time allowed."""
+
+
+class StoreFullError(StoreError):
+    """There is no room left on the store's disk."""
+
+
+class StoreFilesystemError(StoreError):
+    """The store's directory is on a network file system, where locks and renames cannot be trusted."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer vbatch-jupyter; upgrade this one."""
+
+
+class StoreCorruptError(StoreError):
+    """An invariant of the store does not hold; ``python -m vbatch_jupyter fsck`` says which."""
+
+
+class FencedError(StoreError):
+    """Another owner has taken the batch over; this one must write nothing more to it."""

@@ -1,0 +1,54 @@
+"""The file: its record in the store and the object that OpenAI's clients see."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openai.types import FileObject
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """One row of the store's table of files.
+
+    Parameters
+    ----------
+    id
+        ``file-…``.
+    bytes
+        Its size.
+    created_at, expires_at
+        Unix seconds.
+    filename
+        The name it was given; data only, never a path.
+    purpose
+        ``"batch"`` for input files, ``"batch_output"`` for output and error files.
+    sha256
+        Hex digest of its content.
+    """
+
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    sha256: str
+    expires_at: int | None = None
+
+    def to_openai(self) -> FileObject:
+        """Build the object that OpenAI's clients see.
+
+        Examples
+        --------
+        >>> FileRecord(
+        ...     id="file-0", bytes=2, created_at=1, filename="a.jsonl", purpose="batch", sha256=""
+        ... ).to_openai().status
+        'processed'
+        """
+        from openai.types import FileObject
+
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "sha256"}
+        # Deprecated by OpenAI, but required by its clients' types (contract §1.4).
+        return FileObject.model_validate({**fields, "object": "file", "status": "processed", "status_details": None})
