@@ -1,0 +1,126 @@
+"""The compact index that the validation pass leaves of an input file."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+
+from vbatch_jupyter.errors import StoreCorruptError
+
+_HEADER = struct.Struct("<8sQI")
+_MAGIC = b"vbindex1"
+
+
+class LineIndex:
+    """Where each request of an input file stands, and what planning needs to know of it.
+
+    Columns of equal length, one entry per request in the file's order, 41 bytes per request. Blank lines are no
+    requests: a request's *position* (its index in the columns, from 0) and the *number* of its line in the file
+    (from 1) differ by the blank lines before it.
+
+    Attributes
+    ----------
+    offsets, lengths
+        Bytes: where the line begins in the file and how long it is without its end.
+    numbers
+        The line's number in the file, from 1, for messages.
+    custom_id_hashes
+        64-bit hashes of the custom_ids.
+    request_hashes
+        64-bit hashes of url and body; requests with equal bytes have equal hashes.
+    deterministic
+        1 where the answer depends on nothing but the request, else 0.
+    prefix_keys
+        Four 16-bit hashes, of the first 128, 512, 2,048 and 8,192 characters of the prompt, the first one uppermost:
+        requests that share a long prefix have keys that share their upper bits.
+
+    Examples
+    --------
+    >>> index = LineIndex()
+    >>> index.append(offset=0, length=80, number=1, custom_id_hash=7, request_hash=9, deterministic=True, prefix_key=0)
+    >>> len(index), LineIndex.from_bytes(index.to_bytes()) == index
+    (1, True)
+    """
+
+    __slots__ = ("custom_id_hashes", "deterministic", "lengths", "numbers", "offsets", "prefix_keys", "request_hashes")
+
+    def __init__(self) -> None:
+        self.offsets = array("Q")
+        self.lengths = array("I")
+        self.numbers = array("I")
+        self.custom_id_hashes = array("Q")
+        self.request_hashes = array("Q")
+        self.deterministic = array("B")
+        self.prefix_keys = array("Q")
+
+    def append(
+        self,
+        *,
+        offset: int,
+        length: int,
+        number: int,
+        custom_id_hash: int,
+        request_hash: int,
+        deterministic: bool,
+        prefix_key: int,
+    ) -> None:
+        """Add one request; the parameters are the attributes' entries."""
+        self.offsets.append(offset)
+        self.lengths.append(length)
+        self.numbers.append(number)
+        self.custom_id_hashes.append(custom_id_hash)
+        self.request_hashes.append(request_hash)
+        self.deterministic.append(deterministic)
+        self.prefix_keys.append(prefix_key)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LineIndex):
+            return NotImplemented
+        return all(mine == theirs for mine, theirs in zip(self._columns(), other._columns(), strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __repr__(self) -> str:
+        return f"<LineIndex of {len(self):,} requests>"
+
+    def to_bytes(self) -> bytes:
+        """Write the index, with a checksum, for `from_bytes` on the same machine."""
+        content = b"".join(column.tobytes() for column in self._columns())
+        return _HEADER.pack(_MAGIC, len(self), zlib.crc32(content)) + content
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LineIndex:
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        StoreCorruptError
+            The bytes are torn, altered, or no index at all.
+        """
+        if len(data) < _HEADER.size:
+            message = f"The index of the input file is torn: it has {len(data)} bytes. Validate the batch again."
+            raise StoreCorruptError(message)
+        magic, count, checksum = _HEADER.unpack_from(data)
+        index = cls()
+        content = memoryview(data)[_HEADER.size :]
+        expected = count * sum(column.itemsize for column in index._columns())
+        if magic != _MAGIC or len(content) != expected or zlib.crc32(content) != checksum:
+            message = (
+                f"The index of the input file is damaged: its checksum or its size ({len(content):,} bytes for "
+                f"{count:,} requests) is wrong. Validate the batch again."
+            )
+            raise StoreCorruptError(message)
+        start = 0
+        for column in index._columns():
+            end = start + count * column.itemsize
+            column.frombytes(content[start:end])
+            start = end
+        return index
+
+    def _columns(self) -> Iterator[array[int]]:
+        return (getattr(self, name) for name in self.__slots__)

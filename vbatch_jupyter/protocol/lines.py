@@ -1,0 +1,324 @@
+r"""The lines of input, output and error files (contract §1.5).
+
+What is written here is one line to every reader: neither ``\n`` nor any of the characters at which
+`str.splitlines` breaks a text (U+0085, U+2028, U+2029) stands in it bare, and what those characters mean inside a
+string is kept by escaping them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from vbatch_jupyter.errors import BadRequestError, EngineError
+from vbatch_jupyter.protocol.batch import Usage
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+
+class RequestLine(msgspec.Struct, frozen=True):
+    """One line of an input file.
+
+    Parameters
+    ----------
+    custom_id
+        Names the request within its batch.
+    method
+        ``"POST"``.
+    url
+        The endpoint's path, such as ``"/v1/chat/completions"``.
+    body
+        The request's JSON, byte for byte as the file has it; ``bytes(line.body)`` gives it.
+    """
+
+    custom_id: str
+    method: str
+    url: str
+    body: msgspec.Raw
+
+
+class OutputResponse(msgspec.Struct, frozen=True):
+    """What a model answered to one request, be it a success or an HTTP error."""
+
+    status_code: int
+    body: msgspec.Raw
+    request_id: str | None = None
+
+
+class OutputError(msgspec.Struct, frozen=True):
+    """Why a request was never run."""
+
+    code: str | None = None
+    message: str | None = None
+
+
+class OutputLine(msgspec.Struct, frozen=True):
+    """One line of an output file or an error file.
+
+    Only ``custom_id`` is required: batch services leave out some of the other keys.
+    """
+
+    custom_id: str
+    id: str | None = None
+    response: OutputResponse | None = None
+    error: OutputError | None = None
+
+
+_REQUEST_DECODER = msgspec.json.Decoder(RequestLine)
+_OUTPUT_DECODER = msgspec.json.Decoder(OutputLine)
+
+
+def parse_request_line(line: bytes) -> RequestLine:
+    """Read one line of an input file that has passed validation.
+
+    Parameters
+    ----------
+    line
+        The line's bytes, with or without its end.
+
+    Raises
+    ------
+    BadRequestError
+        The line is not a request; in a validated file this means that the file was changed since.
+
+    Examples
+    --------
+    >>> line = parse_request_line(b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"n": 1}}')
+    >>> line.custom_id, bytes(line.body)
+    ('a', b'{"n": 1}')
+    """
+    try:
+        return _REQUEST_DECODER.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(_unreadable("a request", line, error), code="invalid_json_line") from error
+
+
+def parse_output_line(line: bytes) -> OutputLine:
+    """Read one line of an output file or an error file.
+
+    Parameters
+    ----------
+    line
+        The line's bytes, with or without its end.
+
+    Raises
+    ------
+    BadRequestError
+        The line is not one of an output file.
+
+    Examples
+    --------
+    >>> line = parse_output_line(b'{"custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}')
+    >>> line.response.status_code
+    200
+    """
+    try:
+        return _OUTPUT_DECODER.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(_unreadable("a line of an output file", line, error), code="invalid_json_line") from error
+
+
+def encode_request_line(custom_id: str, url: str, body: Mapping[str, Any] | bytes) -> bytes:
+    r"""Write one line of an input file, without its end.
+
+    Parameters
+    ----------
+    custom_id
+        Names the request within its batch.
+    url
+        The endpoint's path.
+    body
+        The request, as a mapping or as JSON.
+
+    Raises
+    ------
+    BadRequestError
+        The body holds something that JSON cannot carry.
+
+    Examples
+    --------
+    >>> encode_request_line("row-0", "/v1/completions", {"model": "m", "prompt": "a\u2028b"})
+    b'{"custom_id":"row-0","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"a\\u2028b"}}'
+    """
+    try:
+        raw = _one_line(body if isinstance(body, bytes) else _encode(body))
+        name, path = _one_line(_encode(custom_id)), _encode(url)
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        # Lone surrogates (UnicodeEncodeError is a ValueError) come out of files that were decoded with surrogateescape.
+        message = f"The request {custom_id!r} cannot be written as JSON: {error}. Change the value it names."
+        raise BadRequestError(message, param="body") from error
+    return b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}' % (name, path, raw)
+
+
+# `id` is the key's name in the line.
+def output_line(*, id: str, custom_id: str, status_code: int, request_id: str, body: bytes) -> bytes:  # noqa: A002
+    r"""Write the line of a request that was answered, without its end.
+
+    HTTP errors have the same shape, and go to the error file with ``error`` null (contract §1.5).
+
+    Parameters
+    ----------
+    id
+        ``batch_req_…``.
+    custom_id
+        The request's.
+    status_code, request_id
+        The response's.
+    body
+        The response's JSON; numbers are kept digit for digit.
+
+    Raises
+    ------
+    EngineError
+        The body is not JSON, so the engine (or a proxy before it) did not answer as OpenAI would.
+
+    Examples
+    --------
+    >>> output_line(id="i", custom_id="a", status_code=200, request_id="r", body=b'{"n":\n1.50}')
+    b'{"id":"i","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{"n":1.50}},"error":null}'
+    """
+    try:
+        _decode(body)
+        body = _one_line(body)
+    except (ValueError, RecursionError) as error:
+        start = body[:200].decode(errors="replace")
+        message = (
+            f"The answer to request {custom_id!r} (status {status_code}) is not JSON: {error}. It begins {start!r}."
+        )
+        raise EngineError(message) from error
+    return b'{"id":%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}' % (
+        _encode(id),
+        _one_line(_encode(custom_id)),
+        status_code,
+        _encode(request_id),
+        body,
+    )
+
+
+def unexecuted_line(*, id: str, custom_id: str, code: str, message: str) -> bytes:  # noqa: A002
+    """Write the line of a request that was never run, without its end.
+
+    Parameters
+    ----------
+    id
+        ``batch_req_…``.
+    custom_id
+        The request's.
+    code, message
+        Such as ``"batch_expired"`` and OpenAI's sentence for it.
+
+    Examples
+    --------
+    >>> unexecuted_line(id="batch_req_0", custom_id="a", code="batch_cancelled", message="Cancelled.")
+    b'{"id":"batch_req_0","custom_id":"a","response":null,"error":{"code":"batch_cancelled","message":"Cancelled."}}'
+    """
+    error = _encode({"code": code, "message": message})
+    return _one_line(b'{"id":%b,"custom_id":%b,"response":null,"error":%b}' % (_encode(id), _encode(custom_id), error))
+
+
+def error_body(
+    message: str,
+    *,
+    type: str = "invalid_request_error",  # noqa: A002
+    param: str | None = None,
+    code: str | None = None,
+) -> bytes:
+    """Write OpenAI's error envelope, all four keys present (contract §1.6).
+
+    Parameters
+    ----------
+    message
+        What is wrong and what to do next.
+    type, param, code
+        As in OpenAI's envelope.
+
+    Examples
+    --------
+    >>> error_body("No such model.", param="model", code="model_not_found")
+    b'{"error":{"message":"No such model.","type":"invalid_request_error","param":"model","code":"model_not_found"}}'
+    """
+    return _one_line(_encode({"error": {"message": message, "type": type, "param": param, "code": code}}))
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _BodyUsage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _UsageBody(msgspec.Struct):
+    usage: _BodyUsage | None = None
+
+
+class _UsageResponse(msgspec.Struct):
+    body: _UsageBody | None = None
+
+
+class _UsageLine(msgspec.Struct):
+    response: _UsageResponse | None = None
+
+
+_USAGE_DECODER = msgspec.json.Decoder(_UsageLine)
+
+
+def usage_of(line: bytes) -> Usage:
+    """Read what one line of an output file used, in the words of a batch's usage.
+
+    Parameters
+    ----------
+    line
+        A line of an output or error file, of any endpoint; one that says nothing of its usage counts as none.
+
+    Examples
+    --------
+    >>> usage_of(b'{"response":{"body":{"usage":{"prompt_tokens":5,"completion_tokens":2}}}}')
+    Usage(input_tokens=5, cached_tokens=0, output_tokens=2, reasoning_tokens=0)
+    """
+    try:
+        decoded = _USAGE_DECODER.decode(line)
+    except msgspec.ValidationError:
+        # An endpoint whose usage is shaped otherwise (images, audio) must not keep a batch from finalising.
+        return Usage()
+    if decoded.response is None or decoded.response.body is None or decoded.response.body.usage is None:
+        return Usage()
+    usage = decoded.response.body.usage
+    read = usage.input_tokens_details or usage.prompt_tokens_details or _Details()
+    written = usage.output_tokens_details or usage.completion_tokens_details or _Details()
+    return Usage(
+        input_tokens=usage.input_tokens or usage.prompt_tokens or 0,
+        cached_tokens=read.cached_tokens or 0,
+        output_tokens=usage.output_tokens or usage.completion_tokens or 0,
+        reasoning_tokens=written.reasoning_tokens or 0,
+    )
+
+
+_LINE_BREAKS = {text.encode(): b"\\u%04x" % ord(text) for text in "\u0085\u2028\u2029"}
+
+
+def _one_line(text: bytes) -> bytes:
+    """Rewrite JSON so that no reader, however it splits, sees more than one line."""
+    if b"\n" in text or b"\r" in text:
+        # Between tokens is the only place where JSON allows them; `format` keeps numbers digit for digit.
+        text = msgspec.json.format(text, indent=-1)
+    for bare, escaped in _LINE_BREAKS.items():
+        # In valid JSON these can only stand inside a string, where the escape means the same.
+        if bare in text:
+            text = text.replace(bare, escaped)
+    return text
+
+
+def _unreadable(what: str, line: bytes, error: Exception) -> str:
+    return f"This line is not {what}: {error}. It begins {line[:80].decode(errors='replace')!r}."
