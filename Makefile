@@ -1,0 +1,54 @@
+# One verb a line: `make help` lists them. Set-up runs again only when what it installs has changed.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo lab test lint wheel clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# The first interpreter that really starts: a pyenv shim may be there and name nothing.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	if $$python -c '' 2>/dev/null </dev/null; then echo $$python; break; fi; done)
+
+help:
+	@echo "make demo    set up, run the quick-start notebook on the real engine, print what it made"
+	@echo "make lab     set up, open JupyterLab in notebooks/"
+	@echo "make test    set up, run every test"
+	@echo "make lint    set up, run ruff, mypy and import-linter"
+	@echo "make wheel   set up, build dist/*.whl"
+	@echo "make clean   remove $(VENV), dist and caches"
+
+$(READY): pyproject.toml $(wildcard requirements/*.txt) tools/setup_environment.py
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python was found: install Python 3.11, on Debian or Ubuntu with 'apt-get install python3.11-venv'." >&2; exit 1; fi
+	@$(PYTHON) tools/setup_environment.py $(VENV)
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python tools/run_notebook.py notebooks/01_quickstart.ipynb
+
+lab: $(READY)
+	@cd notebooks && ../$(BIN)/jupyter lab
+
+test: $(READY)
+	@echo "== pytest: unit, repository, integration, acceptance, engine"
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@echo "== ruff check"
+	@$(BIN)/ruff check
+	@echo "== ruff format --check"
+	@$(BIN)/ruff format --check
+	@echo "== mypy"
+	@$(BIN)/mypy
+	@echo "== lint-imports"
+	@$(BIN)/lint-imports
+
+wheel: $(READY)
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@echo "Removed $(VENV), dist and caches; the store and the demo model in Jupyter's data directory are kept."
