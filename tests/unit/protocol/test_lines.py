@@ -141,6 +141,14 @@ def test_what_is_not_a_request_line_is_refused_with_the_reason(line, why):
     assert caught.value.code == "invalid_json_line"
 
 
+def test_of_a_key_that_stands_twice_in_a_request_the_last_one_counts_whatever_the_first_one_is():
+    first, last = b'"custom_id": 7, "url": [], "body": 1', b'"method": "POST", "url": "/", "custom_id": "a", "body": 2'
+
+    line = parse_request_line(b"{%b, %b}" % (first, last))
+
+    assert (line.custom_id, line.method, line.url, bytes(line.body)) == ("a", "POST", "/", b"2")
+
+
 def test_an_output_line_of_another_service_needs_nothing_but_a_custom_id():
     line = parse_output_line(b'{"response": {"body": {"a": 1}, "status_code": 200}, "custom_id": "a"}')
 

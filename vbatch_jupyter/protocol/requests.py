@@ -1,0 +1,242 @@
+"""What one line of an input file must be to be a request; the pass over the whole file is `validation`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.protocol.profiles import Profile
+
+MAX_DEPTH = 200
+"""Levels of nesting in one line: parsers give up somewhere above, some depending on how deep their caller stands."""
+
+NOT_JSON = "This line is not parseable as valid JSON."
+"""OpenAI's sentence; a hint may follow it."""
+
+_TOO_DEEP = f"{NOT_JSON} It nests more than {MAX_DEPTH} levels deep."
+_INPUTS = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/v1/embeddings": ("input",),
+    "/v1/responses": ("input",),
+}
+_EXTRA_INPUTS = {"/v1/completions": ("prompt_embeds",), "/v1/embeddings": ("messages",)}
+_TITLES = {
+    "/v1/chat/completions": "Chat Completions",
+    "/v1/completions": "Completions",
+    "/v1/embeddings": "Embeddings",
+    "/v1/responses": "Responses",
+}
+_TYPES = {str: "a string", dict: "an object", list: "an array", bool: "a boolean", int: "an integer", float: "a number"}
+
+_QUOTED = 64
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_FINITE = re.compile(rb"NaN|Infinity")
+_BYTE = re.compile(r"\(byte (\d+)\)$")
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a request, in the words of `batch.BatchError`."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+def decode_strictly(line: bytes) -> Any:
+    """Decode one line as JSON that every later parser will read too.
+
+    Refused beside malformed JSON: text that is not UTF-8, lone surrogates, NaN and Infinity, numbers beyond any
+    parser's range, more than `MAX_DEPTH` levels. A key that stands twice in an object counts where it stands last.
+
+    Parameters
+    ----------
+    line
+        The line without its end.
+
+    Raises
+    ------
+    BadRequestError
+        With OpenAI's sentence, and a hint where the reason is not plain to see.
+
+    Examples
+    --------
+    >>> decode_strictly(b'{"temperature": NaN}')
+    Traceback (most recent call last):
+    vbatch_jupyter.errors.BadRequestError: This line is not parseable as valid JSON. JSON has no NaN and no Infinity.
+    """
+    try:
+        value = msgspec.json.decode(line)
+    except RecursionError as error:
+        raise BadRequestError(_TOO_DEEP, code="invalid_json_line") from error
+    except ValueError as error:
+        raise BadRequestError(f"{NOT_JSON}{_hint(line, error)}", code="invalid_json_line") from error
+    if _is_deep(line):
+        raise BadRequestError(_TOO_DEEP, code="invalid_json_line")
+    return value
+
+
+def check_request(request: Mapping[str, Any], *, endpoint: str, profile: Profile) -> Iterator[Problem]:
+    """Name everything that is wrong with a request by itself.
+
+    Parameters
+    ----------
+    request
+        A line of the input file, decoded.
+    endpoint
+        The batch's endpoint.
+    profile
+        Whose limits apply.
+
+    Examples
+    --------
+    >>> from vbatch_jupyter.protocol.profiles import PROFILES
+    >>> request = {"method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "a"}}
+    >>> [problem.message for problem in check_request(request, endpoint="/v1/embeddings", profile=PROFILES["openai"])]
+    ["Missing required parameter: 'custom_id'."]
+    """
+    for key in ("custom_id", "method", "url", "body"):
+        if request.get(key) is None:
+            yield Problem("missing_required_parameter", f"Missing required parameter: '{key}'.", key)
+    yield from _check_custom_id(request.get("custom_id"), profile)
+    method, url, body = request.get("method"), request.get("url"), request.get("body")
+    if method is not None and method != "POST":
+        yield Problem(
+            "invalid_request", f"Invalid value for 'method': expected 'POST', but got {quoted(method)}.", "method"
+        )
+    if url is not None:
+        yield from _check_url(url, endpoint, profile)
+    if isinstance(body, dict):
+        yield from _check_body(body, url if isinstance(url, str) else endpoint, profile)
+    elif body is not None:
+        yield _wrong_type("body", "an object", body)
+
+
+def embedding_inputs(body: Mapping[str, Any]) -> int:
+    """Count the texts that one embedding request embeds.
+
+    Examples
+    --------
+    >>> [embedding_inputs({"input": value}) for value in ("a", ["a", "b"], [1, 2, 3], [[1, 2], [3]])]
+    [1, 2, 1, 2]
+    """
+    value = body.get("input")
+    # A list of integers is one text, given as tokens.
+    return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
+
+
+def is_deterministic(body: Mapping[str, Any], url: str) -> bool:
+    """Tell whether a request has the same answer whenever it is asked: greedy, seeded, or an embedding.
+
+    Examples
+    --------
+    >>> chat = "/v1/chat/completions"
+    >>> [is_deterministic(body, chat) for body in ({"temperature": 0}, {"seed": 7}, {"temperature": 0.1}, {})]
+    [True, True, False, False]
+    """
+    if url == "/v1/embeddings":
+        return True
+    temperature, seed = body.get("temperature"), body.get("seed")
+    # False is an int to Python, but neither a temperature nor a seed to the engine.
+    greedy = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
+    return greedy or (isinstance(seed, int) and not isinstance(seed, bool))
+
+
+def quoted(value: object) -> str:
+    """Quote a value of the file, shortened, so that messages stay short whatever the file holds.
+
+    Examples
+    --------
+    >>> quoted("a"), len(quoted("a" * 1000)), quoted([1])
+    ("'a'", 67, 'an array')
+    """
+    if not isinstance(value, str):
+        return _TYPES.get(type(value), "null")
+    return f"'{value}'" if len(value) <= _QUOTED else f"'{value[:_QUOTED]}…'"
+
+
+def _check_custom_id(custom_id: object, profile: Profile) -> Iterator[Problem]:
+    if custom_id is None:
+        return
+    if not isinstance(custom_id, str):
+        yield _wrong_type("custom_id", "a string", custom_id)
+    elif not custom_id:
+        yield Problem("invalid_request", "The custom_id of this request is empty.", "custom_id")
+    elif (size := len(custom_id.encode())) > profile.max_custom_id_bytes:
+        message = (
+            f"The custom_id {quoted(custom_id)} of this request has {size:,} bytes; at most "
+            f"{profile.max_custom_id_bytes:,} are allowed."
+        )
+        yield Problem("invalid_request", message, "custom_id")
+
+
+def _check_url(url: object, endpoint: str, profile: Profile) -> Iterator[Problem]:
+    if not isinstance(url, str):
+        yield _wrong_type("url", "a string", url)
+    elif profile.match_endpoint:
+        if url != endpoint:
+            message = "The URL provided for this request does not match the batch endpoint."
+            yield Problem("invalid_url", message, "url")
+    elif url not in profile.endpoints:
+        supported = ", ".join(f"'{path}'" for path in profile.endpoints)
+        message = f"The URL {quoted(url)} of this request is not supported. Supported values are: {supported}."
+        yield Problem("invalid_url", message, "url")
+
+
+def _check_body(body: Mapping[str, Any], url: str, profile: Profile) -> Iterator[Problem]:
+    model = body.get("model")
+    if model is None or model == "":
+        yield Problem("invalid_request", "Model parameter is required.", "body.model")
+    elif not isinstance(model, str):
+        yield _wrong_type("body.model", "a string", model)
+    inputs = _INPUTS.get(url, ())
+    accepted = inputs + (_EXTRA_INPUTS.get(url, ()) if profile.extra_inputs else ())
+    if inputs and all(body.get(key) is None for key in accepted):
+        message = f"{inputs[0].capitalize()} parameter is required."
+        yield Problem("invalid_request", message, f"body.{inputs[0]}")
+    if body.get("stream") not in (None, False):
+        message = f"{_TITLES.get(url, 'Requests')}: Streaming is not supported in the Batch API."
+        yield Problem("streaming_unsupported", message, "body.stream")
+    if body.get("background") not in (None, False):
+        # Its answer would be the receipt of a response that nobody fetches.
+        message = f"{_TITLES.get(url, 'Requests')}: Running in the background is not supported in the Batch API."
+        yield Problem("invalid_request", message, "body.background")
+
+
+def _wrong_type(param: str, expected: str, value: object) -> Problem:
+    got = _TYPES.get(type(value), "null")
+    return Problem("invalid_request", f"Invalid type for '{param}': expected {expected}, but got {got} instead.", param)
+
+
+def _hint(line: bytes, error: ValueError) -> str:
+    """Say why a line that looks like JSON is none, where that is known."""
+    if isinstance(error, UnicodeDecodeError):
+        return " It is not UTF-8."
+    reason = str(error)
+    if "surrogate" in reason:
+        return " It holds a lone surrogate, which no text in UTF-8 can carry."
+    if "out of range" in reason:
+        return " It holds a number that is out of range."
+    place = _BYTE.search(reason)
+    if place and _NOT_FINITE.match(line, int(place[1])):
+        return " JSON has no NaN and no Infinity."
+    return ""
+
+
+def _is_deep(line: bytes) -> bool:
+    """Tell whether valid JSON nests deeper than `MAX_DEPTH`."""
+    if line.count(b"{") + line.count(b"[") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", line).translate(None, _NO_BRACKETS)
+    # Each round takes the innermost level away; a loop over the bytes would take seconds on a long line.
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return bool(brackets)

@@ -1,0 +1,344 @@
+r"""The one pass over an input file that decides whether its batch runs at all (contract §1.7).
+
+Every bad line is reported, with OpenAI's code, line, param and sentence. Where OpenAI has published none, the code is
+``invalid_request`` (for too many requests it is Azure's) and the sentence is ours:
+
+- ``invalid_json_line``: no JSON that every parser reads (`requests.decode_strictly`).
+- ``missing_required_parameter``: ``custom_id``, ``method``, ``url`` or ``body`` is absent or null.
+- ``invalid_request``: one of them has another type or is too long; the method is not POST; the body has no model, or no
+  messages, prompt or input; the response would run in the background; the file is too large, its embedding inputs too
+  many; or the file is not there (`missing_input_file`).
+- ``invalid_url``: the line's url is not the batch's endpoint.
+- ``streaming_unsupported``: the body asks for a stream.
+- ``model_not_found``: none of the models that were asked about.
+- ``mismatched_model``: not the model of the first request.
+- ``duplicate_custom_id``: reported at the later one of the two lines.
+- ``empty_file``: no request in the file.
+- ``too_many_tasks``: more requests than the profile allows; the pass ends there.
+- ``token_limit_exceeded`` never arises here: no quota of tokens is kept.
+
+Lines end at ``\n`` alone. Blank lines, a byte order mark before the first line, and ``\r`` before a line's end are
+part of no request.
+"""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+
+from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.protocol.batch import BatchError
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.prefix import prefix_key
+from vbatch_jupyter.protocol.profiles import Profile
+from vbatch_jupyter.protocol.requests import (
+    NOT_JSON,
+    check_request,
+    decode_strictly,
+    embedding_inputs,
+    is_deterministic,
+    quoted,
+)
+
+MAX_ERRORS = 1000
+"""Errors that one validation lists; a last entry says how many more there are."""
+
+_STOP_EVERY = 4 * 1024 * 1024
+_SKIP = 1024 * 1024
+_BLANK = b" \t\r\n"
+# UTF-16 in either order, gzip, zip.
+_NOT_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\x1f\x8b", b"PK\x03\x04")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Validation:
+    """What the pass over an input file found.
+
+    Parameters
+    ----------
+    errors
+        What is wrong: with the whole file first, then by line; empty where the batch may run.
+    index
+        Its requests; complete only where there are no errors.
+    model
+        The model that all requests name; None where they name several.
+    stopped
+        Whether ``should_stop`` ended the pass, so that the rest says nothing about the whole file.
+    """
+
+    errors: tuple[BatchError, ...]
+    index: LineIndex
+    model: str | None
+    stopped: bool = False
+
+
+def validate(
+    input_file: BinaryIO,
+    *,
+    endpoint: str,
+    profile: Profile,
+    models: Collection[str] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Validation:
+    """Check an input file in one pass, holding no more than one line of it.
+
+    Parameters
+    ----------
+    input_file
+        Open for reading bytes, seekable.
+    endpoint
+        The batch's, such as ``"/v1/chat/completions"``.
+    profile
+        Whose limits apply.
+    models
+        The models that could answer; None where that is not asked.
+    should_stop
+        Asked every 4 MiB; true ends the pass.
+
+    Examples
+    --------
+    >>> import io
+    >>> from vbatch_jupyter.protocol.profiles import PROFILES
+    >>> lines = io.BytesIO(b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m"}}')
+    >>> validate(lines, endpoint="/v1/embeddings", profile=PROFILES["openai"]).errors
+    (BatchError(code='invalid_request', message='Input parameter is required.', param='body.input', line=1),)
+    """
+    size = input_file.seek(0, 2)
+    input_file.seek(0)
+    beginning = input_file.read(4)
+    input_file.seek(0)
+    if profile.max_bytes is not None and size > profile.max_bytes:
+        message = f"The input file has {size:,} bytes; at most {profile.max_bytes:,} are allowed. {_SPLIT}"
+        return Validation((BatchError("invalid_request", message, "input_file_id"),), LineIndex(), None)
+    if beginning.startswith(_NOT_TEXT):
+        message = f"{NOT_JSON} The file is compressed or in UTF-16; upload it as plain JSON lines in UTF-8."
+        return Validation((BatchError("invalid_json_line", message, None, 1),), LineIndex(), None)
+    validator = _Validator(input_file, endpoint=endpoint, profile=profile, models=models)
+    stopped = not validator.read(should_stop)
+    if not stopped:
+        validator.compare()
+    return Validation(validator.errors.listed(), validator.index, validator.model, stopped)
+
+
+def missing_input_file(file_id: str) -> BatchError:
+    """Make the error of a batch whose input file is not there when it is validated.
+
+    Examples
+    --------
+    >>> missing_input_file("file-0").message
+    'Cannot find file file-0, or organization does not have access to it.'
+    """
+    message = f"Cannot find file {file_id}, or organization does not have access to it."
+    return BatchError("invalid_request", message, "file_id")
+
+
+def duplicates(index: LineIndex, custom_id_at: Callable[[int], str]) -> Iterator[tuple[int, str]]:
+    """Find the requests whose custom_id an earlier request has.
+
+    Equal hashes are only a suspicion: the custom_ids themselves are compared.
+
+    Parameters
+    ----------
+    index
+        The requests.
+    custom_id_at
+        Reads the custom_id of the request at a position.
+
+    Yields
+    ------
+    tuple
+        The later request's position and its custom_id, in the file's order.
+    """
+    ordered = sorted(index.custom_id_hashes)
+    suspects = {ordered[i] for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1]}
+    del ordered
+    if not suspects:
+        return
+    seen = set()
+    for position, hashed in enumerate(index.custom_id_hashes):
+        if hashed in suspects:
+            custom_id = custom_id_at(position)
+            if custom_id in seen:
+                yield position, custom_id
+            seen.add(custom_id)
+
+
+_SPLIT = "Split it into several batches."
+
+
+class _RawBody(msgspec.Struct):
+    body: msgspec.Raw
+
+
+_RAW_BODY = msgspec.json.Decoder(_RawBody)
+
+
+class _Errors:
+    """Keeps the first errors by line and counts the others, so that no file fills the memory with them."""
+
+    def __init__(self) -> None:
+        self._of_file: list[BatchError] = []
+        self._of_lines: list[BatchError] = []
+        self._of_custom_ids: list[BatchError] = []
+        self._count = 0
+
+    def add(self, code: str, message: str, param: str | None = None, line: int | None = None) -> None:
+        self._keep(self._of_file if line is None else self._of_lines, BatchError(code, message, param, line))
+
+    def add_duplicate(self, custom_id: str, line: int) -> None:
+        message = (
+            f"The custom_id '{custom_id}' for this request is a duplicate of another request. "
+            "The custom_id parameter must be unique for each request in a batch."
+        )
+        # Found after the pass, so kept apart: each list holds the first errors of its kind by line.
+        self._keep(self._of_custom_ids, BatchError("duplicate_custom_id", message, "custom_id", line))
+
+    def listed(self) -> tuple[BatchError, ...]:
+        of_lines = sorted(self._of_lines + self._of_custom_ids, key=lambda error: error.line or 0)
+        listed = (self._of_file + of_lines)[:MAX_ERRORS]
+        if more := self._count - len(listed):
+            message = f"{more:,} more errors were found; only the first {MAX_ERRORS:,} are listed."
+            listed.append(BatchError("invalid_request", message))
+        return tuple(listed)
+
+    def _keep(self, errors: list[BatchError], error: BatchError) -> None:
+        self._count += 1
+        if len(errors) < MAX_ERRORS:
+            errors.append(error)
+
+
+class _Validator:
+    """One pass over one input file."""
+
+    def __init__(
+        self, input_file: BinaryIO, *, endpoint: str, profile: Profile, models: Collection[str] | None
+    ) -> None:
+        self.errors = _Errors()
+        self.index = LineIndex()
+        self._file = input_file
+        self._endpoint = endpoint
+        self._profile = profile
+        self._models = models
+        self._first_model: str | None = None
+        self._several_models = False
+        self._requests = 0
+        self._embedding_inputs = 0
+
+    @property
+    def model(self) -> str | None:
+        return None if self._several_models else self._first_model
+
+    def read(self, should_stop: Callable[[], bool]) -> bool:
+        """Check line after line; False where the pass was stopped."""
+        longest, most = self._profile.max_line_bytes, self._profile.max_lines
+        next_stop = _STOP_EVERY
+        for number, (offset, size, line) in enumerate(_lines(self._file, longest), start=1):
+            if offset >= next_stop:
+                if should_stop():
+                    return False
+                next_stop = offset + _STOP_EVERY
+            mark = len(codecs.BOM_UTF8) if offset == 0 and line.startswith(codecs.BOM_UTF8) else 0
+            content = line[mark:].rstrip(_BLANK)
+            if not content and size == len(line):
+                continue
+            self._requests += 1
+            if most is not None and self._requests > most:
+                self.errors.add("too_many_tasks", f"The input file has more than {most:,} requests. {_SPLIT}")
+                return True
+            if len(content) > longest or size > len(line):
+                message = f"This line has {size:,} bytes; at most {longest:,} are allowed."
+                self.errors.add("invalid_request", message, line=number)
+                continue
+            self._check(content, offset + mark, number)
+        return True
+
+    def compare(self) -> None:
+        """Check what only the whole file shows."""
+        if not self._requests:
+            message = "The input file is empty. Please ensure that the batch contains at least one request."
+            self.errors.add("empty_file", message)
+        most = self._profile.max_embedding_inputs
+        if most is not None and self._embedding_inputs > most:
+            found = f"The input file has {self._embedding_inputs:,} embedding inputs"
+            self.errors.add("invalid_request", f"{found}; at most {most:,} are allowed. {_SPLIT}", "body.input")
+        for position, custom_id in duplicates(self.index, self._custom_id_at):
+            self.errors.add_duplicate(custom_id, self.index.numbers[position])
+
+    def _check(self, line: bytes, offset: int, number: int) -> None:
+        try:
+            request = decode_strictly(line)
+        except BadRequestError as error:
+            self.errors.add("invalid_json_line", error.message, line=number)
+            return
+        if not isinstance(request, dict):
+            self.errors.add("invalid_request", "This line is not a JSON object.", line=number)
+            return
+        nameless = False
+        for problem in check_request(request, endpoint=self._endpoint, profile=self._profile):
+            self.errors.add(*problem, line=number)
+            nameless = nameless or problem.param == "custom_id"
+        body, url = request.get("body"), request.get("url")
+        if not isinstance(body, dict) or not isinstance(url, str):
+            body, url = {}, self._endpoint
+        elif url == "/v1/embeddings":
+            self._embedding_inputs += embedding_inputs(body)
+        self._check_model(body.get("model"), number)
+        if not nameless:
+            self.index.append(
+                offset=offset,
+                length=len(line),
+                number=number,
+                custom_id_hash=_hash(request["custom_id"].encode()),
+                request_hash=_hash(url.encode(), bytes(_RAW_BODY.decode(line).body) if body else b""),
+                deterministic=is_deterministic(body, url),
+                prefix_key=prefix_key(body),
+            )
+
+    def _check_model(self, model: Any, number: int) -> None:
+        if not isinstance(model, str) or not model:
+            return
+        if self._models is not None and model not in self._models:
+            message = f"The provided model {quoted(model)} is not supported by the Batch API."
+            self.errors.add("model_not_found", message, "body.model", number)
+        if self._first_model is None:
+            self._first_model = model
+        elif model != self._first_model:
+            self._several_models = True
+            if self._profile.single_model:
+                message = (
+                    f"The model {quoted(model)} for this request does not match the rest of the batch. "
+                    "Each batch must contain requests for a single model."
+                )
+                self.errors.add("mismatched_model", message, "body.model", number)
+
+    def _custom_id_at(self, position: int) -> str:
+        self._file.seek(self.index.offsets[position])
+        custom_id: str = msgspec.json.decode(self._file.read(self.index.lengths[position]))["custom_id"]
+        return custom_id
+
+
+def _lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, int, bytes]]:
+    """Give each line's offset, size and bytes; of a line far over the longest allowed only the beginning."""
+    offset = 0
+    # Room for the longest line and its end, be it \n or \r\n.
+    while line := file.readline(longest + 2):
+        size = len(line)
+        if size > longest and not line.endswith(b"\n"):
+            while rest := file.readline(_SKIP):
+                size += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        yield offset, size, line
+        offset += size
+
+
+def _hash(*parts: bytes) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest())
