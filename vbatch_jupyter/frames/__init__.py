@@ -1,0 +1,4 @@
+"""DataFrame → lines of an input file, lines of an output file → DataFrame; the only room with pandas and jinja2.
+
+`requests` renders, `results` reads back; `description` is what a batch keeps in between.
+"""

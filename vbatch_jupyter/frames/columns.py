@@ -1,0 +1,81 @@
+"""Labels of columns: finding them, guessing the one that was meant, adding to them.
+
+A label is any hashable; labels may stand twice, and with a MultiIndex they are tuples.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Sequence
+
+import pandas as pd
+
+_SHOWN = 12
+
+
+def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Map every label to the positions at which it stands.
+
+    Examples
+    --------
+    >>> positions_by_label(["a", 1, "a"])
+    {'a': [0, 2], 1: [1]}
+    """
+    positions: dict[Hashable, list[int]] = {}
+    for position, label in enumerate(columns):
+        positions.setdefault(label, []).append(position)
+    return positions
+
+
+def near_misses(name: object, columns: Iterable[Hashable]) -> list[Hashable]:
+    """List up to three labels that `name` may have been meant to be, the likeliest first.
+
+    Case, spaces and punctuation do not count: ``review_text`` finds ``"Review Text"``.
+
+    Examples
+    --------
+    >>> near_misses("txt", ["text", "Rating", 7])
+    ['text']
+    >>> near_misses("rating", ["text", "Rating", 7])
+    ['Rating']
+    """
+    folded: dict[str, list[Hashable]] = {}
+    for label in columns:
+        folded.setdefault(_fold(label), []).append(label)
+    matches = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.6)
+    return [label for match in matches for label in folded[match]][:3]
+
+
+def describe_columns(columns: Sequence[Hashable]) -> str:
+    """Say in one sentence which columns there are.
+
+    Examples
+    --------
+    >>> describe_columns(["text", 0])
+    "The columns are 'text', 0."
+    >>> describe_columns([])
+    'The DataFrame has no columns.'
+    """
+    if not columns:
+        return "The DataFrame has no columns."
+    shown = ", ".join(map(repr, columns[:_SHOWN]))
+    more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
+    return f"The columns are {shown}{more}."
+
+
+def full_label(columns: pd.Index, name: str) -> Hashable:
+    """Give the label under which a new column `name` is added: as pandas does, padded where labels are tuples.
+
+    Examples
+    --------
+    >>> full_label(pd.Index(["a"]), "response")
+    'response'
+    >>> full_label(pd.MultiIndex.from_tuples([("a", "b")]), "response")
+    ('response', '')
+    """
+    return (name, *[""] * (columns.nlevels - 1)) if isinstance(columns, pd.MultiIndex) else name
+
+
+def _fold(label: object) -> str:
+    return re.sub(r"[\W_]+", "_", str(label)).casefold().strip("_")

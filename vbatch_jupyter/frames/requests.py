@@ -1,0 +1,308 @@
+"""A DataFrame's rows as the lines of an input file.
+
+=============  ================================================  =========================  ==================
+endpoint       the rendered template is                          ``system`` is              the schema is
+=============  ================================================  =========================  ==================
+chat           the user's message in ``messages``                the message before it      ``response_format``
+completions    ``prompt``                                        refused                    ``response_format``
+embeddings     ``input``                                         refused                    refused
+responses      ``input``                                         ``instructions``           ``text.format``
+=============  ================================================  =========================  ==================
+
+``system`` is sent as it stands, the same for every row: it is no template.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from vbatch_jupyter.errors import BadRequestError, FrameError
+from vbatch_jupyter.frames.cells import cells_of, is_missing
+from vbatch_jupyter.frames.columns import describe_columns, near_misses, positions_by_label
+from vbatch_jupyter.frames.template import Template
+from vbatch_jupyter.protocol.body import check_body_keys, endpoint_path
+from vbatch_jupyter.protocol.lines import encode_request_line
+
+_CHAT, _COMPLETIONS, _EMBEDDINGS, _RESPONSES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+)
+_PROMPT_KEYS = {_CHAT: "messages", _COMPLETIONS: "prompt", _EMBEDDINGS: "input", _RESPONSES: "input"}
+
+_ROWS_AT_ONCE = 8_192
+"""Rows whose cells are held as Python objects at one time."""
+
+
+def render_requests(
+    df: pd.DataFrame,
+    template: str | Template,
+    *,
+    endpoint: str = "chat",
+    model: str,
+    system: str | None = None,
+    response_format: Mapping[str, Any] | None = None,
+    custom_id: Hashable | None = None,
+    body: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
+) -> Iterator[bytes]:
+    r"""Write one line of an input file for every row, in order.
+
+    All arguments are checked before this returns. The rows are rendered while the lines are taken, a few thousand at a time; a
+    row that cannot be rendered raises then, so an input file must be complete before a batch is made of it. An empty frame
+    gives no line.
+
+    Parameters
+    ----------
+    df
+        The frame; it is not changed.
+    template
+        The prompt's template.
+    endpoint
+        ``"chat"``, ``"completions"``, ``"embeddings"``, ``"responses"``, or the path of one of them.
+    model
+        Goes into every body.
+    system
+        The system prompt; see the module.
+    response_format
+        As `schema.response_format` gives it.
+    custom_id
+        Label of the column whose text names the requests; ``row-0``, ``row-1``, … by position without it.
+    body
+        What else goes into every body, such as ``{"temperature": 0}``.
+    variables
+        What the template may name besides columns; see `Template`.
+
+    Raises
+    ------
+    TemplateError
+        The template does not parse, names what is not there, or fails for a row.
+    FrameError
+        Another argument does not fit the frame or the endpoint.
+    BadRequestError
+        The endpoint or a key of the body is not known.
+
+    Examples
+    --------
+    >>> df = pd.DataFrame({"text": ["good", None]})
+    >>> for line in render_requests(df, "Is it {{ text }}?", model="m", endpoint="completions", body={"max_tokens": 1}):
+    ...     print(line.decode(), end="")
+    {"custom_id":"row-0","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it good?","max_tokens":1}}
+    {"custom_id":"row-1","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it ?","max_tokens":1}}
+    """
+    check_frame(df)
+    url = endpoint_path(endpoint)
+    if not isinstance(template, Template):
+        template = Template(template, df.columns, variables=variables)
+    names = custom_ids(df, custom_id)
+    build = _body_builder(url, model=model, system=system, response_format=response_format, body=body or {})
+    return _lines(df, template, names, url, build)
+
+
+def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
+    """List the custom_id of every row: its position, or the text of a column.
+
+    Parameters
+    ----------
+    df
+        The frame.
+    column
+        Label of the column; its values must be there, distinct as text, and of at most 512 bytes.
+
+    Raises
+    ------
+    FrameError
+        The column cannot name the rows.
+
+    Examples
+    --------
+    >>> df = pd.DataFrame({"ticket": [17, 23]})
+    >>> custom_ids(df), custom_ids(df, "ticket")
+    (['row-0', 'row-1'], ['17', '23'])
+    """
+    if column is None:
+        return [f"row-{position}" for position in range(len(df))]
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for position, value in enumerate(df.iloc[:, column_position(df, column)].tolist()):
+        name = "" if is_missing(value) else str(value)
+        where = describe_row(df, position)
+        if not name:
+            raise _custom_id_error(f"The column {column!r} cannot be the custom_id: it is missing or empty in {where}.")
+        if len(name.encode(errors="replace")) > 512:
+            raise _custom_id_error(f"The column {column!r} cannot be the custom_id: over 512 bytes long in {where}.")
+        if name in seen:
+            message = f"The column {column!r} cannot be the custom_id: {name!r} stands in row {seen[name]} and in {where}."
+            raise _custom_id_error(f"{message} Choose a column whose values are distinct.")
+        seen[name] = position
+        names.append(name)
+    return names
+
+
+def column_position(df: pd.DataFrame, column: Hashable) -> int:
+    """Find the one column that is to name the requests.
+
+    Raises
+    ------
+    FrameError
+        There is no such column, or there are several.
+
+    Examples
+    --------
+    >>> column_position(pd.DataFrame({"text": [], "ticket": []}), "ticket")
+    1
+    """
+    labels = list(df.columns)
+    try:
+        found = positions_by_label(labels).get(column, [])
+    except TypeError as error:
+        raise _custom_id_error(f"custom_id= is the label of a column, not {column!r}.") from error
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise _custom_id_error(f"The DataFrame has the column {column!r} {len(found)} times; custom_id= needs one.")
+    close = near_misses(column, labels)
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else describe_columns(labels)
+    raise _custom_id_error(f"Unknown column {column!r} in custom_id=. {hint}")
+
+
+def check_frame(df: object) -> None:
+    """Refuse what is no DataFrame.
+
+    Raises
+    ------
+    FrameError
+        Says how to make one of it.
+
+    Examples
+    --------
+    >>> check_frame(pd.Series(["a"], name="text"))
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.FrameError: A Series is no DataFrame; pass series.to_frame("text").
+    """
+    if isinstance(df, pd.DataFrame):
+        return
+    if isinstance(df, pd.Series):
+        message = f'A Series is no DataFrame; pass series.to_frame("{"text" if df.name is None else df.name}").'
+    else:
+        message = f"A {type(df).__name__} is no pandas DataFrame; convert it first."
+    raise FrameError(message, param="df")
+
+
+def describe_row(df: pd.DataFrame, position: int) -> str:
+    """Name a row in an error: by its position, and by its label where that is another.
+
+    Examples
+    --------
+    >>> describe_row(pd.DataFrame({"a": [1, 2]}, index=["x", "y"]), 1)
+    "row 1 (index 'y')"
+    >>> describe_row(pd.DataFrame({"a": [1, 2]}), 1)
+    'row 1'
+    """
+    if isinstance(df.index, pd.RangeIndex) and df.index.start == 0 and df.index.step == 1:
+        return f"row {position}"
+    label = df.index[position]
+    return f"row {position} (index {label.item() if isinstance(label, np.generic) else label!r})"
+
+
+def _lines(
+    df: pd.DataFrame,
+    template: Template,
+    names: list[str],
+    url: str,
+    build: Callable[[str], dict[str, Any]],
+) -> Iterator[bytes]:
+    for start in range(0, len(names), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(names))
+        cells = [cells_of(df.iloc[start:stop, place], df.columns[place]) for place in template.positions]
+        # zip of no columns would give no row, but a template that uses none still has one prompt a row.
+        rows = zip(*cells, strict=True) if cells else iter([()] * (stop - start))
+        for position, row in enumerate(rows, start):
+            prompt = template.render_cells(row, where=functools.partial(describe_row, df, position))
+            try:
+                line = encode_request_line(names[position], url, build(prompt))
+            except BadRequestError as error:
+                message = f"The prompt of {describe_row(df, position)} cannot be sent: {error.message}"
+                raise FrameError(message, param="template") from error
+            yield line + b"\n"
+
+
+def _body_builder(
+    url: str,
+    *,
+    model: str,
+    system: str | None,
+    response_format: Mapping[str, Any] | None,
+    body: Mapping[str, Any],
+) -> Callable[[str], dict[str, Any]]:
+    """Make the function from a prompt to its request's body; whatever can be wrong with the body is found here."""
+    if url not in _PROMPT_KEYS:
+        raise FrameError(f"A DataFrame cannot be sent to {url}; choose one of {', '.join(_PROMPT_KEYS)}.", param="endpoint")
+    check_body_keys(url, body)
+    key = _PROMPT_KEYS[url]
+    for taken in ("model", key, "stream"):
+        if taken in body:
+            reason = "a batch does not stream" if taken == "stream" else "it is made from the frame and the arguments"
+            raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
+    extra = _plain_body(body)
+    if system is not None:
+        _refuse(url, "system", "system= is for chat and responses; put the text into the template.", _CHAT, _RESPONSES)
+        if url == _RESPONSES and extra.setdefault("instructions", system) != system:
+            raise FrameError("system= and instructions= say the same thing; leave one out.", param="system")
+    if response_format is not None:
+        _refuse(url, "schema", "schema= is for endpoints that write text.", _CHAT, _COMPLETIONS, _RESPONSES)
+        _add_response_format(url, extra, response_format)
+    if url == _CHAT:
+        opening = [] if system is None else [{"role": "system", "content": system}]
+        return lambda prompt: {
+            "model": model,
+            "messages": [*opening, {"role": "user", "content": prompt}],
+            **extra,
+        }
+    return lambda prompt: {"model": model, key: prompt, **extra}
+
+
+def _refuse(url: str, param: str, message: str, *allowed: str) -> None:
+    if url not in allowed:
+        raise FrameError(message, param=param)
+
+
+def _add_response_format(url: str, extra: dict[str, Any], response_format: Mapping[str, Any]) -> None:
+    if url == _RESPONSES:
+        # The same schema, one level flatter.
+        text = extra.setdefault("text", {})
+        if "format" in text:
+            raise FrameError("schema= and text.format say the same thing; leave one out.", param="schema")
+        text["format"] = {"type": "json_schema", **response_format["json_schema"]}
+        return
+    if "response_format" in extra:
+        raise FrameError("schema= and response_format= say the same thing; leave one out.", param="schema")
+    extra["response_format"] = dict(response_format)
+
+
+def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = msgspec.to_builtins(dict(body), enc_hook=_plain_value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
+    return plain
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} is none of JSON's types")
+
+
+def _custom_id_error(message: str) -> FrameError:
+    return FrameError(message, param="custom_id")

@@ -1,0 +1,249 @@
+"""What ``schema=`` is sent as, and the columns that its answers become.
+
+==============================================  ========================================================
+a field of the schema that is                   becomes a column of
+==============================================  ========================================================
+a string, date, UUID; enums of strings          ``string``
+an integer; enums of integers                   ``Int64``
+a number                                        ``Float64``
+a boolean                                       ``boolean``
+an object, an array, several types at once      ``object``: what ``json.loads`` gives
+==============================================  ========================================================
+
+A field that is null or absent in the answer is missing in its row. Dates stay text: `pandas.to_datetime` is one call away, and a model
+may write a date that no calendar has.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from vbatch_jupyter.errors import FrameError
+
+JsonSchema: TypeAlias = Mapping[str, Any]
+Dtype: TypeAlias = Literal["string", "Int64", "Float64", "boolean", "object"]
+
+_DTYPES: Mapping[str, Dtype] = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
+
+
+@runtime_checkable
+class PydanticModel(Protocol):
+    """What is asked of a pydantic model class; a protocol, so that pydantic is not imported for it."""
+
+    __name__: str
+
+    def model_json_schema(self) -> dict[str, Any]:
+        """Give the model's JSON schema."""
+        ...
+
+    def model_validate_json(self, json_data: str | bytes) -> Any:
+        """Read an instance from JSON."""
+        ...
+
+
+Schema: TypeAlias = PydanticModel | JsonSchema
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a schema, which becomes one column.
+
+    Parameters
+    ----------
+    name
+        Its key in the answer.
+    dtype
+        The column's dtype.
+    """
+
+    name: str
+    dtype: Dtype
+
+
+def json_schema(schema: Schema) -> dict[str, Any]:
+    """Give the JSON schema of a pydantic model class, or a copy of the one that is passed.
+
+    Parameters
+    ----------
+    schema
+        A pydantic model class, or a JSON schema whose top is an object with properties.
+
+    Raises
+    ------
+    FrameError
+        It is neither.
+
+    Examples
+    --------
+    >>> json_schema({"type": "array"})
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.FrameError: schema= must describe an object with properties, one for each column.
+    """
+    if isinstance(schema, type) and isinstance(schema, PydanticModel):
+        plain = schema.model_json_schema()
+    elif isinstance(schema, Mapping):
+        plain = copy.deepcopy(dict(schema))
+    else:
+        message = f"schema= takes a pydantic model class or a JSON schema, not {schema!r}."
+        raise FrameError(message, param="schema")
+    if "$ref" in plain:
+        # The top of a recursive model is a reference into its own definitions.
+        plain = {**_resolve(plain["$ref"], plain), **{key: value for key, value in plain.items() if key != "$ref"}}
+    if plain.get("type", "object") != "object" or not isinstance(plain.get("properties"), Mapping):
+        message = "schema= must describe an object with properties, one for each column."
+        if plain.get("type") == "json_schema":
+            message += " Pass the schema that is inside of the response_format."
+        raise FrameError(message, param="schema")
+    plain["type"] = "object"
+    return plain
+
+
+def response_format(schema: Schema) -> dict[str, Any]:
+    """Make OpenAI's ``response_format`` of a schema.
+
+    Strict, as OpenAI demands it: every object closed, every property required, no defaults, no ``oneOf``. A schema
+    with an open map in it (``dict[str, int]``) cannot be strict for OpenAI; it is sent as it is, with ``strict`` false.
+
+    Parameters
+    ----------
+    schema
+        A pydantic model class or a JSON schema; it is not changed.
+
+    Raises
+    ------
+    FrameError
+        It is neither, or its top is no object.
+
+    Examples
+    --------
+    >>> response_format({"title": "Mood", "type": "object", "properties": {"good": {"type": "boolean"}}})["json_schema"]
+    {'name': 'Mood', 'schema': {'title': 'Mood', 'type': 'object', 'properties': {'good': {'type': 'boolean'}}, 'additionalProperties': False, 'required': ['good']}, 'strict': True}
+    """
+    plain = json_schema(schema)
+    strict = not _has_open_map(plain)
+    name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(plain.get("title") or "response")).strip("_")[:64] or "response"
+    sent = _strict(plain, plain, ()) if strict else plain
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": sent, "strict": strict}}
+
+
+def fields(schema: Schema) -> tuple[Field, ...]:
+    """List a schema's fields in its own order, each with the dtype of its column.
+
+    Raises
+    ------
+    FrameError
+        The schema is none; see `json_schema`.
+
+    Examples
+    --------
+    >>> fields({"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}, "stars": {"type": "integer"}}})
+    (Field(name='mood', dtype='string'), Field(name='stars', dtype='Int64'))
+    """
+    plain = json_schema(schema)
+    return tuple(Field(name, _dtype(node, plain)) for name, node in plain["properties"].items())
+
+
+def _dtype(node: Any, root: JsonSchema) -> Dtype:
+    types = _types(node, root, ()) - {"null"}
+    if types == {"integer", "number"}:
+        return "Float64"
+    return _DTYPES.get(types.pop(), "object") if len(types) == 1 else "object"
+
+
+def _types(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> set[str]:
+    """Collect the JSON types that a node allows; ``any`` stands for what cannot be told."""
+    if not isinstance(node, Mapping):
+        return {"any"}
+    if "$ref" in node:
+        reference = str(node["$ref"])
+        return {"any"} if reference in inside else _types(_resolve(reference, root), root, (*inside, reference))
+    if "type" in node:
+        return {node["type"]} if isinstance(node["type"], str) else set(node["type"])
+    if "const" in node:
+        return {_type_of(node["const"])}
+    if isinstance(node.get("enum"), list):
+        return {_type_of(value) for value in node["enum"]}
+    for key in ("anyOf", "oneOf"):
+        if key in node:
+            return set().union(*(_types(option, root, inside) for option in node[key]))
+    if len(node.get("allOf", ())) == 1:
+        return _types(node["allOf"][0], root, inside)
+    return {"any"}
+
+
+def _type_of(value: object) -> str:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+    return names.get(type(value), "any")
+
+
+def _resolve(reference: str, root: JsonSchema) -> dict[str, Any]:
+    found: Any = root
+    for key in reference.removeprefix("#").strip("/").split("/"):
+        key = key.replace("~1", "/").replace("~0", "~")
+        if not reference.startswith("#/") or not isinstance(found, Mapping) or key not in found:
+            raise FrameError(f"schema= refers to {reference!r}, which is not in it.", param="schema")
+        found = found[key]
+    return dict(found)
+
+
+def _has_open_map(node: Any) -> bool:
+    if isinstance(node, list):
+        return any(map(_has_open_map, node))
+    if not isinstance(node, Mapping):
+        return False
+    if node.get("type") == "object" and not node.get("properties") and node.get("additionalProperties", True):
+        return True
+    return any(_has_open_map(below) for key, value in node.items() for below in _subschemas(key, value))
+
+
+def _strict(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    if "$ref" in node and len(node) > 1:
+        # OpenAI refuses keys beside a $ref; the definition is put in its place, so that they are kept.
+        reference = str(node["$ref"])
+        if reference in inside:
+            return {"$ref": reference}
+        beside = {key: value for key, value in node.items() if key not in ("$ref", "default")}
+        if beside:
+            return _strict({**_resolve(reference, root), **beside}, root, (*inside, reference))
+        return {"$ref": reference}
+    if len(node.get("allOf", ())) == 1:
+        node = {**node["allOf"][0], **{key: value for key, value in node.items() if key != "allOf"}}
+        return _strict(node, root, inside)
+    strict: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("default", "discriminator"):
+            continue
+        strict["anyOf" if key == "oneOf" else key] = _strict_value(key, value, root, inside)
+    if isinstance(strict.get("properties"), dict):
+        strict["additionalProperties"] = False
+        strict["required"] = list(strict["properties"])
+    return strict
+
+
+_OF_SCHEMAS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_BY_NAME = frozenset({"properties", "$defs", "definitions", "patternProperties"})
+_ONE = frozenset({"items", "not", "additionalProperties"})
+
+
+def _strict_value(key: str, value: Any, root: JsonSchema, inside: tuple[str, ...]) -> Any:
+    # Only these keys hold schemas: a property that is called "default", or the values of an enum, are left alone.
+    if key in _BY_NAME and isinstance(value, Mapping):
+        return {name: _strict(below, root, inside) for name, below in value.items()}
+    if key in _OF_SCHEMAS and isinstance(value, list):
+        return [_strict(below, root, inside) for below in value]
+    return _strict(value, root, inside) if key in _ONE else value
+
+
+def _subschemas(key: str, value: Any) -> list[Any]:
+    if key in _BY_NAME and isinstance(value, Mapping):
+        return list(value.values())
+    if key in _OF_SCHEMAS and isinstance(value, list):
+        return value
+    return [value] if key in _ONE else []

@@ -1,0 +1,320 @@
+"""Prompt templates: Jinja2, sandboxed and strict, over the columns of a DataFrame.
+
+- ``{{ text }}`` is the column ``"text"``; ``{{ row["Review text"] }}``, ``{{ row[0] }}`` and ``{{ row["a", "b"] }}`` reach
+  columns whose labels are no identifiers, no strings, or tuples; ``row`` by itself is the whole row, for
+  ``{% for name, value in row.items() %}`` or ``{{ row | tojson }}``. A label that cannot be written in a template, such as a
+  timestamp, is reached by its text.
+- A column named ``row`` shadows ``row``, as any column shadows a variable or a function of Jinja.
+- A name that is neither a column nor assigned in the template is an error before anything is rendered.
+- Cells are data: braces in them mean nothing. How each kind of cell is written stands in `cells`.
+- As everywhere in Jinja, one newline at the template's end is dropped; prompts are not HTML, so nothing is escaped.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+import traceback
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from jinja2 import meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from vbatch_jupyter.errors import TemplateError
+from vbatch_jupyter.frames.cells import Missing, cell_of, is_missing
+from vbatch_jupyter.frames.columns import describe_columns, near_misses, positions_by_label
+
+_PLAIN = (str, int, float, bytes, list, tuple, dict, set, frozenset, datetime.date, datetime.time, datetime.timedelta)
+
+
+class Template:
+    """A prompt template, checked against the columns it will be rendered with.
+
+    Parameters
+    ----------
+    source
+        The template.
+    columns
+        The labels of all columns, in the frame's order.
+    variables
+        What else the template may name, such as a notebook's variables; columns shadow them. Only those that the template
+        uses are looked at, and they must be plain data: text, numbers, dates, lists, dicts.
+
+    Raises
+    ------
+    TemplateError
+        The template does not parse, or names what is not there.
+
+    Examples
+    --------
+    >>> Template("Classify: {{ text }}", ["text", "stars"]).render({"text": "{{ good }}", "stars": 5})
+    'Classify: {{ good }}'
+    >>> Template("Classify: {{ txt }}", ["text", "stars"])
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.TemplateError: Unknown column 'txt' in the template; did you mean 'text'?
+    """
+
+    def __init__(
+        self, source: str, columns: Iterable[Hashable], *, variables: Mapping[str, object] | None = None
+    ) -> None:
+        self.source = source
+        self._columns = list(columns)
+        self._positions = positions_by_label(self._columns)
+        self._environment = _Environment(self._columns)
+        try:
+            tree = self._environment.parse(source)
+            undeclared = meta.find_undeclared_variables(tree)
+            self._template = self._environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise self._error(f"The template has a mistake in line {error.lineno}: {str(error.message).rstrip('.')}.") from error
+        except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
+            raise self._error(f"The template is nested too deeply to be compiled: {error}.") from error
+        names = _Names(tree)
+        self._row_is_used = "row" in undeclared and "row" not in self._positions
+        self._reject_what_stands_alone_cannot_have(tree, names)
+        self._variables = self._used_variables(undeclared, variables or {})
+        self._aliases = _aliases(self._columns)
+        self._reject_unknown_columns(undeclared - names.assigned - {"row"} - set(self._variables), names)
+        used: list[Hashable] = [name for name in self._positions if isinstance(name, str) and name in undeclared]
+        self._names = [str(label) for label in used]
+        self._row_labels = self._labels_of_row(names)
+        used += self._row_labels
+        self._reject_ambiguous_columns(used)
+        self._used = used
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Positions of the columns that the template uses, in the order in which `render_cells` takes their cells.
+
+        Examples
+        --------
+        >>> Template("{{ b }}", ["a", "b"]).positions
+        (1,)
+        """
+        return tuple(self._positions[label][0] for label in self._used)
+
+    def render(self, values: Mapping[Hashable, object]) -> str:
+        """Render one row.
+
+        Parameters
+        ----------
+        values
+            The row's cells by label; the columns that the template does not use may be left out.
+
+        Raises
+        ------
+        TemplateError
+            A column in use is not among the values, or an expression of the template fails.
+
+        Examples
+        --------
+        >>> Template("{{ a }}-{{ row[0] }}", ["a", 0]).render({"a": None, 0: 1.0})
+        '-1.0'
+        """
+        try:
+            cells = [cell_of(values[label], label) for label in self._used]
+        except KeyError as error:
+            raise self._error(f"The template cannot be rendered: no value for the column {error.args[0]!r}.") from error
+        return self.render_cells(cells)
+
+    def render_cells(self, cells: Sequence[Any], *, where: Callable[[], str] = lambda: "this row") -> str:
+        """Render one row from its cells as `cells.cells_of` gives them.
+
+        Parameters
+        ----------
+        cells
+            One cell for each of `positions`.
+        where
+            Gives the row's name, asked for only where there is an error.
+
+        Raises
+        ------
+        TemplateError
+            An expression of the template fails; the message names the row and the template's line.
+        """
+        count = len(self._names)
+        context = dict(self._variables)
+        if self._row_is_used:
+            context["row"] = _Row(zip(self._row_labels, cells[count:], strict=True), self._aliases)
+        context.update(zip(self._names, cells, strict=False))
+        try:
+            return self._template.render(context)
+        # A template's expressions can raise anything that Python's operators and methods can.
+        except Exception as error:
+            line = _template_line(error)
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise self._error(f"The template cannot be rendered for {where()}{line}: {reason}.") from error
+
+    def _used_variables(self, undeclared: set[str], variables: Mapping[str, object]) -> dict[str, object]:
+        used = {name: variables[name] for name in sorted(undeclared & set(variables)) if name not in self._positions}
+        for name, value in used.items():
+            # Anything else may have methods that do more than give text: a template must not be a program.
+            if not (is_missing(value) or isinstance(value, (_PLAIN, np.number))):
+                message = f"The template's variable {name!r} is a {type(value).__name__}; only plain data (text, "
+                raise self._error(message + "numbers, dates, lists, dicts) can be put into a template.")
+        return used
+
+    def _reject_what_stands_alone_cannot_have(self, tree: nodes.Template, names: _Names) -> None:
+        for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+            word = {"FromImport": "from … import"}.get(type(node).__name__, type(node).__name__.lower())
+            raise self._error(f"Line {node.lineno} of the template has {word!r}: a prompt cannot load other templates.")
+        if "self" in names.loaded - names.assigned:
+            raise self._error("'self' is a word of Jinja's own in templates; write row[\"self\"] for the column.")
+
+    def _reject_unknown_columns(self, names: set[str], found: _Names) -> None:
+        unknown: list[object] = sorted(name for name in names if name not in self._positions)
+        if self._row_is_used and "row" not in found.assigned:
+            unknown += [
+                key
+                for key, attribute in found.row_keys
+                if key not in self._positions and key not in self._aliases and not (attribute and hasattr(dict, str(key)))
+            ]
+        if not unknown:
+            return
+        sentences = []
+        for name in dict.fromkeys(unknown):
+            close = near_misses(name, self._columns)
+            hint = f"; did you mean {' or '.join(map(_as_written, close))}?" if close else "."
+            sentences.append(f"Unknown column {name!r} in the template{hint}")
+        if not any(sentence.endswith("?") for sentence in sentences):
+            sentences.append(describe_columns(self._columns))
+        raise self._error(" ".join(sentences))
+
+    def _labels_of_row(self, found: _Names) -> list[Hashable]:
+        if not self._row_is_used:
+            return []
+        keys = [key for key, attribute in found.row_keys if key in self._positions or key in self._aliases]
+        if len(keys) < found.row_loads:
+            return list(self._positions)
+        return list(dict.fromkeys(key if key in self._positions else self._aliases[str(key)] for key in keys))
+
+    def _reject_ambiguous_columns(self, used: Iterable[Hashable]) -> None:
+        for label in used:
+            if (times := len(self._positions[label])) > 1:
+                message = f"The template uses the column {label!r}, which the DataFrame has {times} times; rename them."
+                raise self._error(message)
+
+    def _error(self, message: str) -> TemplateError:
+        odd = next((label for label in self._columns if isinstance(label, str) and not label.isidentifier()), None)
+        if message.startswith("The template has a mistake") and odd is not None:
+            message += f" A column whose label is no identifier is written {_as_written(odd)}."
+        return TemplateError(message, param="template")
+
+
+class _Names:
+    """What a template loads, assigns, and asks of ``row``."""
+
+    def __init__(self, tree: nodes.Template) -> None:
+        every = list(tree.find_all(nodes.Name))
+        self.loaded = {name.name for name in every if name.ctx == "load"}
+        # A name that is set in one branch only counts as undeclared for Jinja; it is no unknown column for that.
+        self.assigned = {name.name for name in every if name.ctx != "load"}
+        self.assigned |= {macro.name for macro in tree.find_all(nodes.Macro)}
+        self.row_loads = sum(name.name == "row" and name.ctx == "load" for name in every)
+        self.row_keys: list[tuple[Hashable, bool]] = []
+        for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
+            if isinstance(node.node, nodes.Name) and node.node.name == "row":
+                self._add_key(node)
+
+    def _add_key(self, node: nodes.Getitem | nodes.Getattr) -> None:
+        if isinstance(node, nodes.Getattr):
+            self.row_keys.append((node.attr, True))
+            return
+        try:
+            key = node.arg.as_const()
+            hash(key)
+        # A key that is computed while rendering is checked then.
+        except (nodes.Impossible, TypeError):
+            return
+        self.row_keys.append((key, False))
+
+
+class _Row(dict[Hashable, Any]):
+    """The row in a template: a dict of its cells that also knows the texts of labels that are no strings."""
+
+    def __init__(self, cells: Iterable[tuple[Hashable, Any]], aliases: Mapping[str, Hashable]) -> None:
+        super().__init__(cells)
+        self._aliases = aliases
+
+    def __missing__(self, key: Hashable) -> Any:
+        return self[self._aliases[key]]  # type: ignore[index]  # a key of any other type is a KeyError, too
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja for prompts: immutable because a list in a cell is the user's own list."""
+
+    def __init__(self, columns: Iterable[Hashable]) -> None:
+        super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, finalize=_finalize)
+        for name in ("lipsum", *columns):
+            # Jinja would find its own function before it asked for a column of that name.
+            self.globals.pop(name, None)  # type: ignore[call-overload]  # labels of any type
+        self.filters["tojson"] = _to_json
+        self.tests["none"] = _is_none
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is _Row and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # Their methods write files and change the user's data in place.
+        if isinstance(obj, (pd.DataFrame, pd.Series, pd.Index, np.ndarray)):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+
+def _finalize(value: Any) -> Any:
+    return "" if is_missing(value) else value
+
+
+def _is_none(value: object) -> bool:
+    return value is None or isinstance(value, Missing)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    # Jinja's own filter writes quotes and angle brackets as escapes, for HTML; a model should read the characters.
+    if isinstance(value, Mapping):
+        value = {key if isinstance(key, str) else str(key): cell for key, cell in value.items()}
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_default)
+
+
+def _json_default(value: object) -> Any:
+    if isinstance(value, Missing) or is_missing(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _aliases(columns: Sequence[Hashable]) -> dict[str, Hashable]:
+    """Map the texts of labels that are no strings to the labels, where no other label has that text."""
+    aliases: dict[str, Hashable] = {}
+    texts = [str(label) for label in columns]
+    times = collections.Counter(texts)
+    for label, text in zip(columns, texts, strict=True):
+        if not isinstance(label, str) and times[text] == 1:
+            aliases[text] = label
+    return aliases
+
+
+def _as_written(label: Hashable) -> str:
+    """Write a label as a template has it.
+
+    Examples
+    --------
+    >>> _as_written("text"), _as_written("Review text"), _as_written(0)
+    ("'text'", "row['Review text']", 'row[0]')
+    """
+    if isinstance(label, str) and label.isidentifier():
+        return repr(label)
+    return f"row[{label!r}]" if isinstance(label, (str, int, float, tuple)) else f"row[{str(label)!r}]"
+
+
+def _template_line(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == "<template>" and frame.lineno]
+    return f", line {lines[-1]} of the template" if lines else ""
