@@ -1,0 +1,11 @@
+"""Durable truth: files, batches and what of them is finished; the only room with sqlite3."""
+
+from __future__ import annotations
+
+from vbatch_jupyter.store.disk import NewFile
+from vbatch_jupyter.store.lease import DISK_FULL_REASON, Lease, Recovered
+from vbatch_jupyter.store.rows import Page
+from vbatch_jupyter.store.spool import SpoolRecord
+from vbatch_jupyter.store.store import Store
+
+__all__ = ["DISK_FULL_REASON", "Lease", "NewFile", "Page", "Recovered", "SpoolRecord", "Store"]

@@ -1,0 +1,249 @@
+"""The batches of one store: their rows, and who may advance them.
+
+It promises that a batch which `create` has returned is on the disk; that a status only moves forward; and that at most
+one live owner holds a batch's lease.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from vbatch_jupyter.errors import ConflictError, NotFoundError
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.ids import BATCH_ID
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import Space, sync_directory
+from vbatch_jupyter.store.files import Files
+from vbatch_jupyter.store.lease import Lease
+from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.rows import Page, batch_columns, batch_from_row
+from vbatch_jupyter.store.spool import segment_epochs, spool_bytes
+
+
+class Batches:
+    """The batches of one store.
+
+    Parameters
+    ----------
+    directory
+        Where each unfinished batch has a directory for its lock, index and spool.
+    database, files, space, clock
+        The store's.
+    """
+
+    def __init__(
+        self, directory: Path, *, database: Database, files: Files, space: Space, clock: Callable[[], float]
+    ) -> None:
+        self.directory = directory
+        self._database = database
+        self._files = files
+        self._space = space
+        self._clock = clock
+
+    def create(self, record: BatchRecord) -> BatchRecord:
+        """Keep a new batch.
+
+        Parameters
+        ----------
+        record
+            The batch; its id is new.
+
+        Raises
+        ------
+        StoreFullError
+            There is not room for its spool and its output, taken to be as large as its input.
+        """
+        self._space.require(4 * self._input_bytes(record.input_file_id))
+        columns = batch_columns({name: getattr(record, name) for name in record.__dataclass_fields__})
+        names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute(f"INSERT INTO batch ({names}) VALUES ({marks})", columns)  # noqa: S608 - field names
+
+        self._database.write(insert)
+        return record
+
+    def _input_bytes(self, file_id: str) -> int:
+        try:
+            return self._files.get(file_id).bytes
+        except NotFoundError:
+            # Not for `create` to judge: the batch will fail validation, as OpenAI's does.
+            return 0
+
+    def get(self, id: str) -> BatchRecord:  # noqa: A002 - OpenAI's word
+        """Give a batch's record.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such batch.
+        """
+        return batch_from_row(self._row(id))
+
+    def _row(self, id: str) -> sqlite3.Row:  # noqa: A002
+        rows = BATCH_ID.fullmatch(id) and self._database.read("SELECT * FROM batch WHERE id = ?", (id,))
+        if not rows:
+            raise NotFoundError("batch", id)
+        return rows[0]
+
+    def list(self, *, after: str | None = None, limit: int = 20) -> Page[BatchRecord]:
+        """Give one page of the batches, the newest first.
+
+        Parameters
+        ----------
+        after
+            Id of the last batch of the page before.
+        limit
+            Batches on the page, at most.
+
+        Raises
+        ------
+        NotFoundError
+            There is no batch ``after``.
+        """
+        condition, parameters = ("1", ()) if after is None else ("number < ?", (self._row(after)["number"],))
+        rows = self._database.read(
+            f"SELECT * FROM batch WHERE {condition} ORDER BY number DESC LIMIT ?",  # noqa: S608 - the two above
+            (*parameters, limit + 1),
+        )
+        return Page(tuple(batch_from_row(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
+    def unfinished(self) -> builtins.list[BatchRecord]:
+        """Give the batches that have not ended, the oldest first."""
+        rows = self._database.read(
+            "SELECT * FROM batch WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') "
+            "ORDER BY number"
+        )
+        return [batch_from_row(row) for row in rows]
+
+    def has_uncounted(self, id: str) -> bool:  # noqa: A002
+        """Tell whether the spool holds more, or less, than the batch's counts say; cheap.
+
+        A kill between writing a group and counting it leaves it so, and so does a group that is being written.
+        """
+        return bool(self._row(id)["spool_bytes"] != spool_bytes(self.directory / id))
+
+    def cancel(self, id: str) -> BatchRecord:  # noqa: A002
+        """Ask for a batch to be cancelled; whoever holds it, or tends the store, ends it.
+
+        A batch that is being finalised has all its answers and completes; one that is cancelled stays so.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such batch.
+        ConflictError
+            It has ended otherwise.
+        """
+        self._row(id)
+
+        def mark(connection: sqlite3.Connection) -> BatchRecord:
+            record = _fetch(connection, id)
+            if record.status in TERMINAL_STATUSES and record.status != "cancelled":
+                # OpenAI's sentence (contract §1.3).
+                message = f"Cannot cancel a batch with status '{record.status}'."
+                raise ConflictError(message, id=id, status=record.status)
+            connection.execute(
+                "UPDATE batch SET status = 'cancelling', cancelling_at = ? "
+                "WHERE id = ? AND status IN ('validating', 'in_progress')",
+                (int(self._clock()), id),
+            )
+            return _fetch(connection, id)
+
+        return self._database.write(mark)
+
+    def resume(self, id: str) -> BatchRecord:  # noqa: A002
+        """Let runners take up again a batch that was paused; on a batch that has ended it does nothing.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such batch.
+        """
+        self._row(id)
+
+        def clear(connection: sqlite3.Connection) -> BatchRecord:
+            connection.execute(
+                "UPDATE batch SET paused = 0, reason = NULL, deaths = 0, careful = 0 WHERE id = ? "
+                "AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')",
+                (id,),
+            )
+            return _fetch(connection, id)
+
+        return self._database.write(clear)
+
+    def acquire(self, id: str) -> Lease | None:  # noqa: A002
+        """Take the lease of a batch; None where a live owner holds it, or where the batch has ended.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such batch.
+        """
+        directory = self.directory / id
+        while self.get(id).status not in TERMINAL_STATUSES:
+            try:
+                directory.mkdir(mode=0o700)
+                sync_directory(self.directory)
+            except FileExistsError:
+                pass
+            try:
+                lock = FileLock(directory / "lock")
+            except FileNotFoundError:
+                # Its owner has just ended it and removed the directory.
+                continue
+            try:
+                if lock.take() and (record := self._raise_epoch(id, directory)) is not None:
+                    return Lease(
+                        record,
+                        directory=directory,
+                        lock=lock,
+                        database=self._database,
+                        files=self._files,
+                        space=self._space,
+                        clock=self._clock,
+                    )
+            except BaseException:
+                lock.release()
+                raise
+            lock.release()
+            return None
+        return None
+
+    def _raise_epoch(self, id: str, directory: Path) -> BatchRecord | None:  # noqa: A002
+        # A database restored from a backup may lag behind the segments, and a segment is never written twice.
+        written = max(segment_epochs(directory), default=0) if directory.exists() else 0
+
+        def take(connection: sqlite3.Connection) -> BatchRecord | None:
+            record = _fetch(connection, id)
+            if record.status in TERMINAL_STATUSES:
+                return None
+            connection.execute(
+                "UPDATE batch SET epoch = ?, owner = ? WHERE id = ?",
+                (max(record.epoch, written) + 1, f"{socket.gethostname()}:{os.getpid()}", id),
+            )
+            return _fetch(connection, id)
+
+        return self._database.write(take)
+
+    def orphans(self) -> builtins.list[Path]:
+        """Give the directories of batches that have ended, or that the database does not know."""
+        unfinished = {record.id for record in self.unfinished()}
+        return sorted(path for path in self.directory.iterdir() if path.name not in unfinished)
+
+    def sweep(self) -> builtins.list[str]:
+        """Remove what kills left of batches that have ended; give the names of what was removed."""
+        orphans = self.orphans()
+        for path in orphans:
+            shutil.rmtree(path, ignore_errors=True)
+        return [path.name for path in orphans]
+
+
+def _fetch(connection: sqlite3.Connection, id: str) -> BatchRecord:  # noqa: A002
+    return batch_from_row(connection.execute("SELECT * FROM batch WHERE id = ?", (id,)).fetchall()[0])

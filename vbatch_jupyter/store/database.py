@@ -1,0 +1,202 @@
+"""The store's one SQLite connection: whole transactions, retried while the database is busy.
+
+It promises that a function given to `write` takes effect as a whole or not at all, also under ``kill -9``, and that its
+effect is on the disk when `write` returns. The journal is a rollback journal (TRUNCATE, FULL), because several
+processes with SQLite builds of their own write: before 3.51.3, write-ahead logs of several writers could corrupt the
+database.
+
+Nothing in this process may open the database's file except through SQLite: closing any descriptor of it drops the
+locks that SQLite holds in the whole process. An open cursor of a reader blocks the commits of writers, so every query
+is fetched to its end at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vbatch_jupyter.errors import (
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreVersionError,
+)
+from vbatch_jupyter.store.disk import Space, full_message
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+"""What ``PRAGMA user_version`` says in a store of this release."""
+
+_ATTEMPTS = 3
+
+
+class Database:
+    """The database of one store.
+
+    Parameters
+    ----------
+    path
+        The database's file; it and its tables are made where they are missing.
+    space
+        Whose reserve is spent where the disk has no room for a transaction.
+    busy_seconds
+        How long one attempt waits for another process's lock; there are three.
+
+    Raises
+    ------
+    StoreVersionError
+        A newer release has written it.
+    """
+
+    def __init__(self, path: Path, *, space: Space, busy_seconds: float = 10.0) -> None:
+        self._path = path
+        self._space = space
+        self._busy_seconds = busy_seconds
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        self._connection.row_factory = sqlite3.Row
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        # chmod and not a umask, which would be the whole process's; nothing else can reach into the 0700 directory.
+        self._path.chmod(0o600)
+        self.read("PRAGMA journal_mode = TRUNCATE")
+        self.read("PRAGMA synchronous = FULL")
+        self.read("PRAGMA foreign_keys = ON")
+        if self._version() == 0:
+            self.write(self._create)
+        version = self._version()
+        if version > SCHEMA_VERSION:
+            message = (
+                f"The store in {self._path.parent} was written by a newer vbatch-jupyter (its version is {version}, "
+                f"this release knows {SCHEMA_VERSION}). Upgrade vbatch-jupyter, or set VBATCH_STORE to another "
+                "directory."
+            )
+            raise StoreVersionError(message)
+
+    def _version(self) -> int:
+        return int(self.read("PRAGMA user_version")[0][0])
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        # Another process may have made the tables since they were seen missing.
+        if connection.execute("PRAGMA user_version").fetchall()[0][0]:
+            return
+        schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+        # `executescript` would commit the transaction, and a store half made would be left by a kill.
+        for statement in _statements(schema):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
+        """Give all rows of one query.
+
+        Raises
+        ------
+        StoreBusyError
+            Another process kept the database locked.
+        """
+        with self._lock:
+            return self._retried(lambda: self._connection.execute(sql, parameters).fetchall())
+
+    def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function in one transaction, and commit before returning.
+
+        Parameters
+        ----------
+        function
+            Called with the connection, again after a rollback; what it raises is raised, with nothing written.
+
+        Raises
+        ------
+        StoreBusyError
+            Another process kept the database locked.
+        StoreFullError
+            There was no room, not even after the reserve was spent.
+        """
+        with self._lock:
+            try:
+                return self._retried(lambda: self._transaction(function))
+            except StoreFullError:
+                # State must stay writable on a full disk: that is what the reserve is for.
+                if not self._space.spend_reserve():
+                    raise
+                return self._retried(lambda: self._transaction(function))
+
+    def _transaction(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        # IMMEDIATE: a transaction that reads first and then cannot get the write lock would have to be thrown away.
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = function(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # BaseException: an Interrupt must not leave the transaction open, and the database locked, for good.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _retried(self, function: Callable[[], T]) -> T:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return function()
+            except sqlite3.Error as error:
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or attempt == _ATTEMPTS - 1:
+                    raise self._translated(error) from error
+        raise AssertionError
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        code = _primary_code(error)
+        if code == sqlite3.SQLITE_BUSY:
+            message = (
+                f"Another process kept the store in {self._path.parent} locked for {_ATTEMPTS} times "
+                f"{self._busy_seconds:g} s. Look for a stopped process that uses it, and try again."
+            )
+            return StoreBusyError(message)
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFullError(full_message(self._path.parent))
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            message = (
+                f"The database {self._path} is damaged ({error}). Set VBATCH_STORE to another directory, and restore "
+                "this one from a backup."
+            )
+            return StoreCorruptError(message)
+        return StoreError(f"The database {self._path} cannot be used: {error}.")
+
+    def data_version(self) -> int:
+        """Give a number that changes whenever another connection has committed."""
+        return int(self.read("PRAGMA data_version")[0][0])
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        with self._lock:
+            self._connection.close()
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    # Extended codes carry the primary one in their low byte; errors of the Python layer carry none.
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        # SQLite knows that the semicolons inside a trigger do not end it.
+        if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

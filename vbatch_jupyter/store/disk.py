@@ -1,0 +1,216 @@
+"""Bytes on the disk: durable files, the room that is left, and the reserve.
+
+It promises that a file which `NewFile` has put in its place is whole and on the disk, that a write the disk has no
+room for is a `StoreFullError` and leaves nothing in the way, and that writing begins only while there is room to end
+it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vbatch_jupyter.errors import StoreFullError
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BUFFER_BYTES = MIB
+
+
+def full_message(path: Path) -> str:
+    """Say that the disk is full, and what to do."""
+    return (
+        f"There is no room left on the disk of the store in {path}. Free some, or set VBATCH_STORE to a directory on "
+        "another disk. Nothing that was finished is lost."
+    )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors for a full disk, a spent quota and a file size limit into `StoreFullError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StoreFullError(full_message(path)) from error
+        raise
+
+
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Write everything; the operating system may take less at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Put a directory's entries on the disk; without it a rename may be forgotten by a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class NewFile:
+    """A file that is not in its place yet; leaving its block removes whatever was not put there.
+
+    Parameters
+    ----------
+    path
+        Where it is written; nothing may be there.
+
+    Attributes
+    ----------
+    bytes
+        Bytes given to `write` so far.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with NewFile(Path(folder, "new")) as new:
+    ...         new.write(b"a line")
+    ...         new.seal()
+    ...         new.place(Path(folder, "there"))
+    ...     (new.bytes, os.listdir(folder))
+    (6, ['there'])
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray()
+        self._placed = False
+        self.bytes = 0
+        # O_EXCL and O_NOFOLLOW: never write through a link that somebody has planted.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with writing(path.parent):
+            self._descriptor: int | None = os.open(path, flags, 0o600)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of a sealed file's content."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room.
+        """
+        self._buffer += data
+        self.bytes += len(data)
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._descriptor is not None
+        with writing(self._path.parent):
+            write_all(self._descriptor, self._buffer)
+        self._hash.update(self._buffer)
+        self._buffer = bytearray()
+
+    def seal(self) -> None:
+        """Put the content on the disk; nothing can be written after it."""
+        assert self._descriptor is not None
+        self._flush()
+        with writing(self._path.parent):
+            os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def place(self, path: Path) -> None:
+        """Rename the sealed file to its place, replacing what is there, and put the rename on the disk."""
+        assert self._descriptor is None
+        with writing(path.parent):
+            self._path.rename(path)
+            self._placed = True
+            sync_directory(path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        if not self._placed:
+            self._path.unlink(missing_ok=True)
+
+
+class Space:
+    """How much room the store's disk has, and a reserve for the moment when it has none.
+
+    Parameters
+    ----------
+    path
+        The store's directory.
+    reserve_bytes
+        Size of the file that is kept to be deleted, so that a status can still be written on a full disk.
+    floor_bytes
+        What must stay free; the disk is the notebooks' too.
+    """
+
+    def __init__(self, path: Path, *, reserve_bytes: int = 64 * MIB, floor_bytes: int = GIB) -> None:
+        self._path = path
+        self._reserve = path / "reserve"
+        self._reserve_bytes = reserve_bytes
+        self._floor_bytes = floor_bytes
+
+    def free(self) -> int:
+        """Bytes that an ordinary user may still write."""
+        state = os.statvfs(self._path)
+        return state.f_bavail * state.f_frsize
+
+    def has(self, wanted: int) -> bool:
+        """Tell whether ``wanted`` bytes can be written and the floor still be free."""
+        return self.free() >= wanted + self._floor_bytes
+
+    def require(self, wanted: int) -> None:
+        """Refuse to begin what the disk has no room for.
+
+        Raises
+        ------
+        StoreFullError
+            Less than ``wanted`` bytes and the floor are free.
+        """
+        if not self.has(wanted):
+            message = (
+                f"{full_message(self._path)} ({wanted / MIB:,.1f} MiB and a floor of {self._floor_bytes / MIB:,.1f} "
+                f"MiB are needed, {self.free() / MIB:,.1f} MiB are free.)"
+            )
+            raise StoreFullError(message)
+
+    def keep_reserve(self) -> None:
+        """Make the reserve where it is missing and there is room for it beside the floor."""
+        if not self._reserve_bytes or self._reserve.exists() or not self.has(self._reserve_bytes):
+            return
+        descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+        except OSError:
+            # The disk filled up meanwhile; a reserve that holds nothing would only pretend.
+            self._reserve.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    def spend_reserve(self) -> bool:
+        """Delete the reserve; False where there was none."""
+        try:
+            self._reserve.unlink()
+        except FileNotFoundError:
+            return False
+        return True

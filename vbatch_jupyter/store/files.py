@@ -1,0 +1,285 @@
+"""Input, output and error files: immutable, whole, and known to the database.
+
+It promises that a file whose record can be had is on the disk, whole; that a file which an unfinished batch reads is
+not deleted; and that `sweep` removes what killed processes left behind, and nothing else.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError, StoreCorruptError
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
+from vbatch_jupyter.protocol.file import FileRecord
+from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import MIB, NewFile, Space, sync_directory
+from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.rows import Page, file_from_row
+
+_TEMPORARY_PREFIX = ".tmp-"
+_LOCK_NAME = ".lock"
+_SPACE_CHECK_BYTES = 16 * MIB
+_FINISHED = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
+
+
+class Files:
+    """The files of one store.
+
+    Parameters
+    ----------
+    directory
+        Where they are.
+    database, space, clock
+        The store's.
+    """
+
+    def __init__(self, directory: Path, *, database: Database, space: Space, clock: Callable[[], float]) -> None:
+        self.directory = directory
+        self._database = database
+        self._space = space
+        self._clock = clock
+
+    def create(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        filename: str,
+        purpose: str,
+        expires_at: int | None = None,
+        max_bytes: int | None = None,
+    ) -> FileRecord:
+        """Keep a file; it is on the disk when the call returns.
+
+        Parameters
+        ----------
+        chunks
+            Its content, which may be larger than the memory.
+        filename
+            The name it was given; data only, never a path.
+        purpose
+            As OpenAI has it.
+        expires_at
+            Unix seconds after which it may be deleted.
+        max_bytes
+            The size above which it is refused.
+
+        Raises
+        ------
+        BadRequestError
+            It is larger than ``max_bytes``.
+        StoreFullError
+            There is no room; nothing of it is kept.
+        """
+        with self.publishing(), NewFile(self.directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}") as new:
+            self._space.require(0)
+            checked = 0
+            for chunk in chunks:
+                new.write(chunk)
+                if max_bytes is not None and new.bytes > max_bytes:
+                    message = f"The file is too large: it may have {max_bytes:,} bytes at most."
+                    raise BadRequestError(message, param="file")
+                if new.bytes - checked >= _SPACE_CHECK_BYTES:
+                    self._space.require(0)
+                    checked = new.bytes
+            new.seal()
+            record = FileRecord(
+                id=new_file_id(),
+                bytes=new.bytes,
+                created_at=int(self._clock()),
+                filename=filename,
+                purpose=purpose,
+                sha256=new.sha256,
+                expires_at=expires_at,
+            )
+            new.place(self.path(record.id))
+            self._database.write(lambda connection: insert_file(connection, record))
+        return record
+
+    def get(self, id: str) -> FileRecord:  # noqa: A002 - OpenAI's word
+        """Give a file's record.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such file, or it was deleted.
+        """
+        # The id came from outside: only what the pattern admits may ever become a path.
+        rows = FILE_ID.fullmatch(id) and self._database.read(
+            "SELECT * FROM file WHERE id = ? AND deleted_at IS NULL", (id,)
+        )
+        if not rows:
+            raise NotFoundError("file", id)
+        return file_from_row(rows[0])
+
+    def list(
+        self,
+        *,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: int = 10_000,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> Page[FileRecord]:
+        """Give one page of the files.
+
+        Parameters
+        ----------
+        purpose
+            Only files of this purpose.
+        after
+            Id of the last file of the page before; it may have been deleted since.
+        limit
+            Files on the page, at most.
+        order
+            ``"desc"``: the newest first.
+
+        Raises
+        ------
+        NotFoundError
+            There never was a file ``after``.
+        """
+        conditions, parameters = ["deleted_at IS NULL"], list[str | int]()
+        if purpose is not None:
+            conditions.append("purpose = ?")
+            parameters.append(purpose)
+        if after is not None:
+            cursor = FILE_ID.fullmatch(after) and self._database.read("SELECT number FROM file WHERE id = ?", (after,))
+            if not cursor:
+                raise NotFoundError("file", after)
+            conditions.append("number > ?" if order == "asc" else "number < ?")
+            parameters.append(cursor[0]["number"])
+        rows = self._database.read(
+            f"SELECT * FROM file WHERE {' AND '.join(conditions)} "  # noqa: S608 - made of the constants above
+            f"ORDER BY number {'ASC' if order == 'asc' else 'DESC'} LIMIT ?",
+            (*parameters, limit + 1),
+        )
+        return Page(tuple(file_from_row(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
+    def path(self, id: str) -> Path:  # noqa: A002
+        """Give the path of a file's content.
+
+        Raises
+        ------
+        NotFoundError
+            The id is none that a file can have.
+        """
+        if not FILE_ID.fullmatch(id):
+            raise NotFoundError("file", id)
+        return self.directory / id
+
+    def open(self, id: str) -> BinaryIO:  # noqa: A002
+        """Open a file's content for reading; deleting the file meanwhile does not disturb the reader.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such file.
+        StoreCorruptError
+            Its content is lost.
+        """
+        self.get(id)
+        try:
+            descriptor = os.open(self.path(id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            # Deleted since the look at its row: that is no damage.
+            self.get(id)
+            message = (
+                f"The content of file {id} cannot be read at {self.path(id)}: {error.strerror}. Run "
+                "`python -m vbatch_jupyter fsck` to see what else is damaged."
+            )
+            raise StoreCorruptError(message) from error
+        return os.fdopen(descriptor, "rb", buffering=MIB)
+
+    def delete(self, id: str) -> FileRecord:  # noqa: A002
+        """Delete a file.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such file.
+        ConflictError
+            A batch that has not ended reads it.
+        """
+        record = self.get(id)
+
+        def mark(connection: sqlite3.Connection) -> None:
+            reading = connection.execute(
+                f"SELECT id, status FROM batch WHERE input_file_id = ? AND status NOT IN ({_FINISHED})",  # noqa: S608
+                (id,),
+            ).fetchall()
+            if reading:
+                message = (
+                    f"Cannot delete file '{id}': batch '{reading[0]['id']}' with status '{reading[0]['status']}' "
+                    "reads it. Cancel the batch, or wait until it has ended."
+                )
+                raise ConflictError(message, id=id, status="processed")
+            marked = connection.execute(
+                "UPDATE file SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", (int(self._clock()), id)
+            )
+            if marked.rowcount == 0:
+                raise NotFoundError("file", id)
+
+        self._database.write(mark)
+        # A kill before this line leaves content without a row, which `sweep` removes.
+        self.path(id).unlink(missing_ok=True)
+        return record
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Keep every process's `sweep` away while content has no row yet."""
+        with FileLock(self.directory / _LOCK_NAME) as lock:
+            lock.take(shared=True, wait=True)
+            yield
+
+    def orphans(self) -> builtins.list[Path]:
+        """Give the contents without a row: what killed processes left behind, and what live ones are writing."""
+        known = {row["id"] for row in self._database.read("SELECT id FROM file WHERE deleted_at IS NULL")}
+        return sorted(path for path in self.directory.iterdir() if path.name not in known and path.name != _LOCK_NAME)
+
+    def sweep(self) -> builtins.list[str]:
+        """Remove contents without a row and files that have expired; give the names of what was removed.
+
+        While any process is writing a file nothing is removed: what has no row yet may be about to get one.
+        """
+        removed = self._expire()
+        with FileLock(self.directory / _LOCK_NAME) as lock:
+            if lock.take():
+                for path in self.orphans():
+                    path.unlink(missing_ok=True)
+                    removed.append(path.name)
+                if removed:
+                    sync_directory(self.directory)
+        return removed
+
+    def _expire(self) -> builtins.list[str]:
+        expired = []
+        for row in self._database.read(
+            "SELECT id FROM file WHERE deleted_at IS NULL AND expires_at <= ?", (int(self._clock()),)
+        ):
+            # A batch still reads it, or another process was quicker: the next sweep looks again.
+            with contextlib.suppress(ConflictError, NotFoundError):
+                expired.append(self.delete(row["id"]).id)
+        return expired
+
+
+def insert_file(connection: sqlite3.Connection, record: FileRecord) -> None:
+    """Insert a file's row, within the caller's transaction."""
+    connection.execute(
+        "INSERT INTO file (id, bytes, created_at, filename, purpose, sha256, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.id,
+            record.bytes,
+            record.created_at,
+            record.filename,
+            record.purpose,
+            record.sha256,
+            record.expires_at,
+        ),
+    )

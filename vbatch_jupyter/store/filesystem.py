@@ -1,0 +1,129 @@
+"""Where a store may be: a private directory on a file system of this machine.
+
+It promises that the directory is readable by its owner alone (0700), and that it is on no network file system: there,
+locks and renames are not what the store builds on, and two machines could both believe that they own a batch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from vbatch_jupyter.errors import StoreError, StoreFilesystemError
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+_NETWORK_TYPES = frozenset(
+    {
+        "9p",
+        "acfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "gfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "pvfs2",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "weka",
+        "wekafs",
+    }
+)
+# A container's own root without privileges; it is a view of a local disk.
+_LOCAL_FUSE_TYPES = frozenset({"fuse.fuse-overlayfs"})
+
+
+def filesystem_type(path: Path, mountinfo: str) -> str | None:
+    r"""Give the type of the file system that a path is on.
+
+    Parameters
+    ----------
+    path
+        An absolute path without links.
+    mountinfo
+        The text of ``/proc/self/mountinfo``.
+
+    Examples
+    --------
+    >>> text = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 0:40 / /home rw shared:7 - nfs4 host:/home rw\n"
+    >>> filesystem_type(Path("/home/ann/store"), text), filesystem_type(Path("/homestead"), text)
+    ('nfs4', 'ext4')
+    """
+    longest, found = -1, None
+    for line in mountinfo.splitlines():
+        mount, _, source = line.partition(" - ")
+        # Blanks in a mount point are written as octal escapes.
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount.split()[4])
+        # A later mount hides an earlier one at the same point.
+        if path.is_relative_to(point) and len(point) >= longest:
+            longest, found = len(point), source.split()[0]
+    return found
+
+
+def refuse_network(path: Path, *, mountinfo: Path = MOUNTINFO) -> None:
+    """Refuse a directory on a network file system.
+
+    Raises
+    ------
+    StoreFilesystemError
+        It is on one.
+    """
+    try:
+        text = mountinfo.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        # Not Linux: nothing says what the file system is.
+        return
+    kind = filesystem_type(path.resolve(), text)
+    if kind is None or kind in _LOCAL_FUSE_TYPES:
+        return
+    if kind in _NETWORK_TYPES or kind == "fuse" or kind.startswith("fuse."):
+        message = (
+            f"The store cannot be in {path}: that is on a file system of type {kind}, where locks and renames cannot "
+            "be trusted. Set the environment variable VBATCH_STORE to a directory on a disk of this machine."
+        )
+        raise StoreFilesystemError(message)
+
+
+def make_private(path: Path, *, holds_store: bool) -> None:
+    """Make a directory that only its owner can enter, or make one so that is there already.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    holds_store
+        Whether a store is in it already; a directory with anything else in it is somebody's, and is left alone.
+
+    Raises
+    ------
+    StoreError
+        It is no directory, another user's, or holds other things.
+    """
+    advice = "Set the environment variable VBATCH_STORE to another directory."
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = path.stat()
+        if state.st_uid != os.geteuid():
+            raise StoreError(f"The store cannot be in {path}: the directory belongs to another user. {advice}")
+        if stat.S_IMODE(state.st_mode) == stat.S_IRWXU:
+            return
+        if not holds_store and next(path.iterdir(), None) is not None:
+            raise StoreError(f"The store cannot be in {path}: other things are in that directory. {advice}")
+        path.chmod(0o700)
+    except OSError as error:
+        raise StoreError(f"The store cannot be in {path}: {error.strerror}. {advice}") from error

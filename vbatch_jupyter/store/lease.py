@@ -1,0 +1,414 @@
+"""The lease: the right of one process to advance one batch.
+
+It promises that only the owner changes a batch's row (cancelling excepted, which is anyone's) or publishes its files:
+every transaction of a lease checks that the epoch in the row is still the lease's own, in the same transaction. A lock
+on a file tells at once that an owner has died; the epoch holds where a former owner did not know that it had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreError, StoreFullError
+from vbatch_jupyter.protocol.batch import NEXT_STATUSES, TERMINAL_STATUSES, BatchRecord, RequestCounts, Status, Usage
+from vbatch_jupyter.protocol.file import FileRecord
+from vbatch_jupyter.protocol.ids import result_file_id
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import NewFile, Space
+from vbatch_jupyter.store.files import Files, insert_file
+from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.rows import batch_columns, batch_from_row
+from vbatch_jupyter.store.spool import Spool, SpoolRecord
+
+DISK_FULL_REASON = "The store's disk is full; the batch goes on when there is room."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recovered:
+    """What former owners of a batch have finished.
+
+    Parameters
+    ----------
+    finished
+        One byte for each request: 0 none, 1 a line of the output file, 2 a line of the error file.
+    counts
+        The same as counts.
+    """
+
+    finished: bytearray
+    counts: RequestCounts
+
+
+class Lease:
+    """One owner's hold on one batch; made by `Batches.acquire`.
+
+    Parameters
+    ----------
+    record
+        The batch, with this lease's epoch.
+    directory
+        The batch's.
+    lock
+        Held; released with the lease.
+    database, files, space, clock
+        The store's.
+
+    Attributes
+    ----------
+    id, epoch
+        The batch's id, and the fence.
+    """
+
+    def __init__(
+        self,
+        record: BatchRecord,
+        *,
+        directory: Path,
+        lock: FileLock,
+        database: Database,
+        files: Files,
+        space: Space,
+        clock: Callable[[], float],
+    ) -> None:
+        self.id = record.id
+        self.epoch = record.epoch
+        self._directory = directory
+        self._file_lock = lock
+        self._database = database
+        self._files = files
+        self._space = space
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._spool: Spool | None = None
+        self._disk_was_full = record.reason == DISK_FULL_REASON
+        self._released = False
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.id}, epoch {self.epoch}{', released' if self._released else ''}>"
+
+    # ------------------------------------------------------------------------------------------------------- the row
+
+    def refresh(self) -> BatchRecord:
+        """Read the batch anew; a cancel by somebody else shows here.
+
+        Raises
+        ------
+        FencedError
+            Another owner has taken the batch over.
+        """
+        return batch_from_row(self._owned(self._database.read("SELECT * FROM batch WHERE id = ?", (self.id,))))
+
+    def update(self, **fields: Any) -> BatchRecord:
+        """Change fields of the batch in one transaction; a new status gets its timestamp by itself.
+
+        Parameters
+        ----------
+        **fields
+            Fields of `BatchRecord`.
+
+        Raises
+        ------
+        FencedError
+            Another owner has taken the batch over; nothing was changed.
+        ConflictError
+            The batch's status does not allow it, such as ``finalizing`` after somebody cancelled.
+        """
+        columns = batch_columns(fields)
+        record = self._database.write(lambda connection: self._change(connection, columns))
+        if record.status in TERMINAL_STATUSES:
+            self._remove_directory()
+        return record
+
+    def _owned(self, rows: Sequence[sqlite3.Row]) -> sqlite3.Row:
+        if self._released or not rows or rows[0]["epoch"] != self.epoch:
+            owner = "nobody" if self._released or not rows else rows[0]["owner"]
+            message = (
+                f"Batch {self.id} is no longer this owner's (epoch {self.epoch}); it is held by {owner}. Nothing was "
+                "written; what this owner had finished is kept."
+            )
+            raise FencedError(message)
+        return rows[0]
+
+    def _change(
+        self, connection: sqlite3.Connection, columns: dict[str, Any], *, among: frozenset[Status] | None = None
+    ) -> BatchRecord:
+        """Change columns within the caller's transaction, if the epoch and the status allow it."""
+        row = self._fetch(connection)
+        self._check_status(row, columns.get("status", row["status"]), among=among)
+        changed = dict(columns)
+        status: Status = columns.get("status", row["status"])
+        if status != row["status"]:
+            changed.setdefault(f"{status}_at", int(self._clock()))
+        if status in TERMINAL_STATUSES:
+            changed |= {"owner": None, "reason": None}
+        if changed:
+            assignments = ", ".join(f"{column} = :{column}" for column in changed)
+            connection.execute(
+                f"UPDATE batch SET {assignments} WHERE id = :_id AND epoch = :_epoch",  # noqa: S608 - our column names
+                {**changed, "_id": self.id, "_epoch": self.epoch},
+            )
+        return batch_from_row(self._fetch(connection))
+
+    def _fetch(self, connection: sqlite3.Connection) -> sqlite3.Row:
+        return self._owned(connection.execute("SELECT * FROM batch WHERE id = ?", (self.id,)).fetchall())
+
+    def _check_status(self, row: sqlite3.Row, status: Status, *, among: frozenset[Status] | None = None) -> None:
+        present: Status = row["status"]
+        if present in TERMINAL_STATUSES or (among is not None and present not in among):
+            raise ConflictError(
+                f"Batch {self.id} with status '{present}' takes no more changes.", id=self.id, status=present
+            )
+        if status != present and status not in NEXT_STATUSES[present]:
+            message = f"Batch {self.id} cannot go from status '{present}' to '{status}'."
+            raise ConflictError(message, id=self.id, status=present)
+
+    # ----------------------------------------------------------------------------------------------------- the index
+
+    def save_index(self, index: LineIndex) -> None:
+        """Keep the index of the input file beside the spool.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room.
+        """
+        path = self._temporary_path("index")
+        path.unlink(missing_ok=True)
+        with NewFile(path) as new:
+            new.write(index.to_bytes())
+            new.seal()
+            new.place(self._directory / "index")
+
+    def load_index(self) -> LineIndex:
+        """Read the index of the input file.
+
+        Raises
+        ------
+        StoreCorruptError
+            It is missing or damaged; validating the input file makes it anew.
+        """
+        path = self._directory / "index"
+        try:
+            return LineIndex.from_bytes(path.read_bytes())
+        except FileNotFoundError as error:
+            raise StoreCorruptError(f"Batch {self.id} has no index at {path}. Validate the batch again.") from error
+
+    # ----------------------------------------------------------------------------------------------------- the spool
+
+    def recover(self) -> Recovered:
+        """Find what was finished under this and former leases, and bring the counts in line with it.
+
+        The first call reads the whole spool; later ones give what has been kept in step since.
+
+        Raises
+        ------
+        FencedError
+            Another owner has taken the batch over.
+        StoreCorruptError
+            The spool has a line of a request that the batch does not have.
+        """
+        with self._lock:
+            spool = self._recovered_spool()
+            counts = RequestCounts(len(spool.finished), spool.completed, spool.failed)
+            return Recovered(bytearray(spool.finished), counts)
+
+    def _recovered_spool(self) -> Spool:
+        if self._spool is None:
+            record = self.refresh()
+            # What a former owner was finalising takes room, and is written anew.
+            for path in self._directory.glob("*.tmp"):
+                path.unlink(missing_ok=True)
+            spool = Spool(self._directory, epoch=self.epoch, total=record.request_counts.total)
+            spool.recover()
+            self._commit_counts(spool, among=frozenset({"in_progress", "finalizing", "cancelling"}))
+            self._spool = spool
+        return self._spool
+
+    def append(self, records: Sequence[SpoolRecord]) -> RequestCounts:
+        """Put a group of finished lines into the spool, and count them.
+
+        When the call returns, they outlive a kill and a power loss. A request that has a line already keeps it: after
+        an error the same group may be given again.
+
+        Parameters
+        ----------
+        records
+            The group.
+
+        Raises
+        ------
+        StoreFullError
+            There was no room; the group is not in the spool, and what was finished before is.
+        FencedError
+            Another owner has taken the batch over.
+        ConflictError
+            The batch is neither in progress nor being cancelled.
+        """
+        with self._lock:
+            spool = self._recovered_spool()
+            try:
+                # The finaliser will need room for all lines once more.
+                group_bytes = sum(len(record.line) for record in records)
+                self._space.require(2 * group_bytes + spool.bytes)
+                spool.append(records)
+                record = self._commit_counts(spool, among=frozenset({"in_progress", "cancelling"}))
+            except StoreFullError:
+                self.note_disk_full()
+                raise
+            return record.request_counts
+
+    def _commit_counts(self, spool: Spool, *, among: frozenset[Status]) -> BatchRecord:
+        columns: dict[str, Any] = {
+            "completed": spool.completed,
+            "failed": spool.failed,
+            "spool_bytes": spool.bytes,
+        }
+        if self._disk_was_full:
+            columns["reason"] = None
+        record = self._database.write(lambda connection: self._change(connection, columns, among=among))
+        if self._disk_was_full:
+            self._disk_was_full = False
+            self._space.keep_reserve()
+        return record
+
+    def note_disk_full(self) -> None:
+        """Say in the batch's row that it waits for room, if there is room to say so."""
+        if self._disk_was_full:
+            return
+        try:
+            self.update(reason=DISK_FULL_REASON)
+        except (StoreError, ConflictError):
+            # Fenced, ended, busy, or not even room for this: the error that brought us here says more.
+            return
+        self._disk_was_full = True
+
+    def records(self) -> Iterator[SpoolRecord]:
+        """Give every finished line, each request once, always in the same order."""
+        with self._lock:
+            spool = self._recovered_spool()
+        return spool.records()
+
+    # --------------------------------------------------------------------------------------------------- the results
+
+    def new_result_file(self, kind: Literal["output", "error"]) -> NewFile:
+        """Begin to write the output or the error file; leaving its block without `publish` removes it.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room.
+        """
+        path = self._temporary_path(kind)
+        path.unlink(missing_ok=True)
+        return NewFile(path)
+
+    def publish(
+        self,
+        status: Literal["completed", "expired", "cancelled"],
+        *,
+        output: NewFile | None = None,
+        error: NewFile | None = None,
+        counts: RequestCounts | None = None,
+        usage: Usage | None = None,
+    ) -> BatchRecord:
+        """End the batch: files, status, timestamp, counts and usage appear together, then the spool goes.
+
+        A kill at any moment leaves either the batch as it was, to be published again under the same file ids, or the
+        batch ended.
+
+        Parameters
+        ----------
+        status
+            What the batch ends in.
+        output, error
+            From `new_result_file`; an empty one counts as none, as OpenAI has it.
+        counts, usage
+            As they shall stand in the batch.
+
+        Raises
+        ------
+        FencedError
+            Another owner has taken the batch over; no file was touched.
+        ConflictError
+            The status does not allow it; no file was touched.
+        StoreFullError
+            There is no room.
+        """
+        results = [(kind, new) for kind, new in (("output", output), ("error", error)) if new and new.bytes]
+        for _, new in results:
+            new.seal()
+        columns = batch_columns({"status": status, "usage": usage} | ({"request_counts": counts} if counts else {}))
+
+        def end(connection: sqlite3.Connection) -> BatchRecord:
+            row = self._fetch(connection)
+            self._check_status(row, status)
+            for kind, new in results:
+                file = self._result_record(kind, new, row["output_expires_after_seconds"])
+                # Inside the transaction: while it is open nobody can take the batch over, so a former owner that
+                # was stopped for an hour cannot rename its file over the one that its successor has published.
+                new.place(self._files.path(file.id))
+                insert_file(connection, file)
+                columns[f"{kind}_file_id"] = file.id
+            return self._change(connection, columns)
+
+        with self._files.publishing():
+            record = self._database.write(end)
+        self._remove_directory()
+        return record
+
+    def _result_record(self, kind: str, new: NewFile, expires_after_seconds: int | None) -> FileRecord:
+        now = int(self._clock())
+        return FileRecord(
+            id=result_file_id(self.id, kind),
+            bytes=new.bytes,
+            created_at=now,
+            filename=f"{self.id}_{kind}.jsonl",
+            purpose="batch_output",
+            sha256=new.sha256,
+            expires_at=None if expires_after_seconds is None else now + expires_after_seconds,
+        )
+
+    def _temporary_path(self, name: str) -> Path:
+        # With the epoch in its name: a former owner that still writes does so to a file of its own.
+        return self._directory / f"{name}-{self.epoch:010d}.tmp"
+
+    # --------------------------------------------------------------------------------------------------- the release
+
+    def _remove_directory(self) -> None:
+        with self._lock:
+            if self._spool is not None:
+                self._spool.close()
+        # What a kill in here leaves is removed by the store's sweep.
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let others take the batch; a second call does nothing."""
+        with self._lock:
+            if self._released:
+                return
+            if self._spool is not None:
+                self._spool.close()
+        try:
+            self.update(owner=None)
+        except (StoreError, ConflictError):
+            # Fenced, ended, or the disk is full: the owner is for display, the lock is what counts.
+            pass
+        finally:
+            self._released = True
+            self._file_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()

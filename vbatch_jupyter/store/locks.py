@@ -1,0 +1,78 @@
+"""Locks on files, which the operating system drops when their owner dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vbatch_jupyter.errors import StoreFilesystemError
+
+
+class FileLock:
+    """A lock on a file; processes that want it exclude one another, and so do two locks of one process.
+
+    Parameters
+    ----------
+    path
+        The file, made where it is missing; what is in it is never read or written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, FileLock(Path(folder, "lock")) as first:
+    ...     with FileLock(Path(folder, "lock")) as second:
+    ...         first.take(), second.take()
+    (True, False)
+    """
+
+    def __init__(self, path: Path) -> None:
+        # O_CLOEXEC: a child that inherited the descriptor would keep the lock after our death.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._path = path
+        self._descriptor: int | None = os.open(path, flags, 0o600)
+
+    def take(self, *, shared: bool = False, wait: bool = False) -> bool:
+        """Take the lock; False where another holds it and ``wait`` is false.
+
+        Parameters
+        ----------
+        shared
+            Whether others may hold it as well, as long as all of them share it.
+        wait
+            Whether to wait until it is free.
+
+        Raises
+        ------
+        StoreFilesystemError
+            The file system has no locks.
+        """
+        assert self._descriptor is not None
+        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._descriptor, operation)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            message = (
+                f"The file system of {self._path.parent} does not lock files ({error.strerror}). Set the environment "
+                "variable VBATCH_STORE to a directory on a disk of this machine."
+            )
+            raise StoreFilesystemError(message) from error
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,0 +1,86 @@
+"""From rows of the database to records, and back; and pages of records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
+from vbatch_jupyter.protocol.file import FileRecord
+
+RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
+
+_BATCH_FIELDS = tuple(field.name for field in dataclasses.fields(BatchRecord))
+_FILE_FIELDS = tuple(field.name for field in dataclasses.fields(FileRecord))
+_BOOLEANS = frozenset({"paused", "careful"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page(Generic[RecordT]):
+    """One page of a list.
+
+    Parameters
+    ----------
+    data
+        The records, in the order that was asked for.
+    has_more
+        Whether more follow the last one.
+    """
+
+    data: tuple[RecordT, ...]
+    has_more: bool
+
+    @property
+    def first_id(self) -> str | None:
+        """Id of the first record; None on an empty page."""
+        return self.data[0].id if self.data else None
+
+    @property
+    def last_id(self) -> str | None:
+        """Id of the last record, the cursor of the next page; None on an empty page."""
+        return self.data[-1].id if self.data else None
+
+
+def file_from_row(row: sqlite3.Row) -> FileRecord:
+    """Build the record of a row of the table ``file``."""
+    return FileRecord(**{name: row[name] for name in _FILE_FIELDS})
+
+
+def batch_from_row(row: sqlite3.Row) -> BatchRecord:
+    """Build the record of a row of the table ``batch``."""
+    fields: dict[str, Any] = {name: row[name] for name in _BATCH_FIELDS if name != "request_counts"}
+    fields["request_counts"] = RequestCounts(row["total"], row["completed"], row["failed"])
+    fields["errors"] = tuple(BatchError(**error) for error in json.loads(row["errors"] or "[]"))
+    fields["usage"] = None if row["usage"] is None else Usage(**json.loads(row["usage"]))
+    fields["metadata"] = None if row["metadata"] is None else json.loads(row["metadata"])
+    for name in _BOOLEANS:
+        fields[name] = bool(row[name])
+    return BatchRecord(**fields)
+
+
+def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the columns that fields of a `BatchRecord` are kept in.
+
+    Examples
+    --------
+    >>> batch_columns({"request_counts": RequestCounts(3, 1, 0), "paused": True})
+    {'total': 3, 'completed': 1, 'failed': 0, 'paused': True}
+    """
+    columns: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "request_counts":
+            columns |= dataclasses.asdict(value)
+        elif name == "errors":
+            columns[name] = json.dumps([dataclasses.asdict(error) for error in value]) if value else None
+        elif name == "usage":
+            columns[name] = None if value is None else json.dumps(dataclasses.asdict(value))
+        elif name == "metadata":
+            columns[name] = None if value is None else json.dumps(dict(value))
+        elif name in _BATCH_FIELDS:
+            columns[name] = value
+        else:
+            raise TypeError(f"A batch has no field {name!r}.")
+    return columns

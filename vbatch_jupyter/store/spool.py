@@ -1,0 +1,229 @@
+"""The spool: the finished lines of one batch, appended in groups before anyone is told of them.
+
+Every lease writes a segment of its own (``spool-<epoch>``), so that a former owner which was only stopped, not dead,
+can never write into the middle of its successor's lines. A line stands in a segment as::
+
+    u32 length | u32 crc32 of all that follows | u32 position of the request | u8 kind | the line, without its end
+
+It promises that a group which `append` has returned from is on the disk; that `recover` finds every line that was
+ever written whole, each request once; and that both take memory of one line and one byte for each request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vbatch_jupyter.errors import StoreCorruptError, StoreFullError
+from vbatch_jupyter.store.disk import MIB, sync_directory, write_all, writing
+
+NONE, OUTPUT, ERROR = 0, 1, 2
+"""What has become of a request: nothing yet, a line of the output file, a line of the error file."""
+
+_HEADER = struct.Struct("<IIIB")
+_CHECKED_FROM = 8
+_SEGMENT = re.compile(r"spool-(\d+)")
+
+
+class SpoolRecord(NamedTuple):
+    """The finished line of one request.
+
+    Parameters
+    ----------
+    position
+        The request's position in the input file, from 0; blank lines do not count.
+    is_error
+        Whether the line belongs in the error file.
+    line
+        The line without its end.
+    """
+
+    position: int
+    is_error: bool
+    line: bytes
+
+
+def segment_path(directory: Path, epoch: int) -> Path:
+    """Give the path of a lease's segment."""
+    return directory / f"spool-{epoch:010d}"
+
+
+def segment_epochs(directory: Path) -> list[int]:
+    """Give the epochs that have a segment, lowest first."""
+    return sorted(int(match[1]) for path in directory.iterdir() if (match := _SEGMENT.fullmatch(path.name)))
+
+
+def spool_bytes(directory: Path) -> int:
+    """Give the size of a batch's spool; 0 where it has none."""
+    try:
+        return sum(segment_path(directory, epoch).stat().st_size for epoch in segment_epochs(directory))
+    except FileNotFoundError:
+        # Its owner has just published and removed it.
+        return 0
+
+
+class Spool:
+    """The spool of one batch, under one lease.
+
+    Parameters
+    ----------
+    directory
+        The batch's.
+    epoch
+        The lease's.
+    total
+        Requests in the batch.
+
+    Attributes
+    ----------
+    finished
+        `NONE`, `OUTPUT` or `ERROR` for each request.
+    """
+
+    def __init__(self, directory: Path, *, epoch: int, total: int) -> None:
+        self._directory = directory
+        self._epoch = epoch
+        self._descriptor: int | None = None
+        # How much of each segment is whole. A former owner that comes back to life may lengthen its own; that is not
+        # read, so that what is finalised is what was counted.
+        self._sizes: dict[int, int] = {}
+        self._torn = False
+        self.finished = bytearray(total)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what `recover` has read and `append` has written."""
+        return sum(self._sizes.values())
+
+    @property
+    def completed(self) -> int:
+        """Requests with a line for the output file."""
+        return self.finished.count(OUTPUT)
+
+    @property
+    def failed(self) -> int:
+        """Requests with a line for the error file."""
+        return self.finished.count(ERROR)
+
+    def recover(self) -> None:
+        """Read all segments of former owners, and cut off what a kill left half written.
+
+        Raises
+        ------
+        StoreCorruptError
+            A line is for a request that the batch does not have.
+        """
+        for epoch in segment_epochs(self._directory):
+            path = segment_path(self._directory, epoch)
+            whole = 0
+            for record, end in _scan(path):
+                if record.position >= len(self.finished):
+                    message = (
+                        f"{path} has a line for request {record.position} at byte {whole}, but the batch has "
+                        f"{len(self.finished)} requests. Run `python -m vbatch_jupyter fsck`, and make the batch anew."
+                    )
+                    raise StoreCorruptError(message)
+                whole = end
+                if self.finished[record.position] == NONE:
+                    self.finished[record.position] = ERROR if record.is_error else OUTPUT
+            if whole < path.stat().st_size:
+                os.truncate(path, whole)
+            self._sizes[epoch] = whole
+
+    def append(self, records: Sequence[SpoolRecord]) -> None:
+        """Put a group of lines on the disk, all of it or nothing.
+
+        A request that has a line already keeps it, so that a group may be given again after an error.
+
+        Raises
+        ------
+        StoreFullError
+            There was no room; what had been written of the group was cut off again.
+        """
+        parts: list[bytes] = []
+        kinds: dict[int, int] = {}
+        for position, is_error, line in records:
+            if self.finished[position] == NONE and position not in kinds:
+                kinds[position] = kind = ERROR if is_error else OUTPUT
+                checked = struct.pack("<IB", position, kind)
+                parts += (struct.pack("<II", len(line), zlib.crc32(line, zlib.crc32(checked))), checked, line)
+        if not parts:
+            return
+        group = b"".join(parts)
+        descriptor = self._segment()
+        start = self._sizes[self._epoch]
+        try:
+            with writing(self._directory):
+                self._mend(descriptor)
+                # Until it is on the disk, the group is in the way: also if an Interrupt ends this function here.
+                self._torn = True
+                write_all(descriptor, group)
+                os.fdatasync(descriptor)
+        except StoreFullError:
+            # At once, so that the room is there for others; `_mend` repeats it if this fails too.
+            self._mend(descriptor)
+            raise
+        self._torn = False
+        self._sizes[self._epoch] = start + len(group)
+        for position, kind in kinds.items():
+            self.finished[position] = kind
+
+    def _segment(self) -> int:
+        if self._descriptor is None:
+            path = segment_path(self._directory, self._epoch)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            with writing(self._directory):
+                self._descriptor = os.open(path, flags, 0o600)
+                sync_directory(self._directory)
+            self._sizes[self._epoch] = 0
+        return self._descriptor
+
+    def _mend(self, descriptor: int) -> None:
+        if self._torn:
+            os.ftruncate(descriptor, self._sizes[self._epoch])
+            self._torn = False
+
+    def records(self) -> Iterator[SpoolRecord]:
+        """Give every finished line, each request once, always in the same order."""
+        seen = bytearray(len(self.finished))
+        for epoch in sorted(self._sizes):
+            for record, _ in _scan(segment_path(self._directory, epoch), size=self._sizes[epoch]):
+                if not seen[record.position]:
+                    seen[record.position] = 1
+                    yield record
+
+    def close(self) -> None:
+        """Close the segment; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def read_segment(path: Path) -> Iterator[SpoolRecord]:
+    """Give the whole lines of one segment, without changing it."""
+    return (record for record, _ in _scan(path))
+
+
+def _scan(path: Path, *, size: int | None = None) -> Iterator[tuple[SpoolRecord, int]]:
+    """Give each whole line of a segment and the offset at which it ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=MIB) as file:
+        if size is None:
+            size = os.fstat(descriptor).st_size
+        end = 0
+        while end + _HEADER.size <= size:
+            header = file.read(_HEADER.size)
+            length, crc, position, kind = _HEADER.unpack(header)
+            end += _HEADER.size + length
+            # Looked at before reading: the length of a torn header could ask for 4 GiB.
+            if end > size:
+                return
+            line = file.read(length)
+            if zlib.crc32(line, zlib.crc32(header[_CHECKED_FROM:])) != crc or kind not in {OUTPUT, ERROR}:
+                return
+            yield SpoolRecord(position, kind == ERROR, line), end

@@ -1,0 +1,147 @@
+"""The store: one private directory on a local disk, with the database, the files and the spools of the batches.
+
+::
+
+    vbatch.sqlite3              what changes together: rows of files and batches
+    files/file-…                contents of input, output and error files
+    batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
+    reserve                     room for state on a full disk
+
+It promises that what its calls have returned is on the disk, that any number of processes of one machine may use it at
+once, and that a kill of any of them at any moment loses nothing and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vbatch_jupyter.store.batches import Batches
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
+from vbatch_jupyter.store.files import Files
+from vbatch_jupyter.store.filesystem import MOUNTINFO, make_private, refuse_network
+
+DATABASE_NAME = "vbatch.sqlite3"
+
+
+class Store:
+    """The store in one directory.
+
+    Parameters
+    ----------
+    path
+        The directory, made where it is missing; by default ``$VBATCH_STORE``, or ``vbatch`` in Jupyter's data
+        directory.
+    clock
+        Gives Unix seconds.
+    reserve_bytes
+        Kept to be given up on a full disk, so that a batch can still be cancelled there; 64 MiB by default.
+    floor_bytes
+        What the store leaves free on its disk; 1 GiB by default.
+    busy_seconds
+        How long one attempt waits for another process's transaction; there are three.
+    mountinfo
+        Where the operating system says what is mounted.
+
+    Attributes
+    ----------
+    path, clock
+        As above.
+    files, batches, space, database
+        The store's parts.
+
+    Raises
+    ------
+    StoreFilesystemError
+        The directory is on a network file system.
+    StoreVersionError
+        A newer release has written the store.
+    StoreError
+        The directory belongs to another user, or holds other things.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Store(Path(folder, "store"), floor_bytes=0) as store:
+    ...     file = store.files.create([b"{}"], filename="in.jsonl", purpose="batch")
+    ...     with store.files.open(file.id) as content:
+    ...         content.read()
+    b'{}'
+    """
+
+    def __init__(
+        self,
+        path: Path | str | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        reserve_bytes: int = 64 * MIB,
+        floor_bytes: int = GIB,
+        busy_seconds: float = 10.0,
+        mountinfo: Path = MOUNTINFO,
+    ) -> None:
+        self.path = Path(path or _default_path()).expanduser().absolute()
+        self.clock = clock
+        refuse_network(self.path, mountinfo=mountinfo)
+        make_private(self.path, holds_store=(self.path / DATABASE_NAME).is_file())
+        for name in ("files", "batches"):
+            make_private(self.path / name, holds_store=True)
+        sync_directory(self.path)
+        self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
+        self.database = Database(self.path / DATABASE_NAME, space=self.space, busy_seconds=busy_seconds)
+        self.files = Files(self.path / "files", database=self.database, space=self.space, clock=self._now)
+        self.batches = Batches(
+            self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
+        )
+        self.space.keep_reserve()
+        self._swept_at: float | None = None
+
+    def _now(self) -> float:
+        # Through the attribute, so that a clock that is put in later is everywhere.
+        return self.clock()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    def data_version(self) -> int:
+        """Give a number that changes whenever another process, or another store object, has committed."""
+        return self.database.data_version()
+
+    def sweep(self, *, at_most_every_seconds: float = 0) -> list[str]:
+        """Remove what killed processes left behind, and files that have expired; give the names.
+
+        Parameters
+        ----------
+        at_most_every_seconds
+            Do nothing if this object has swept within that time.
+        """
+        now = time.monotonic()
+        if self._swept_at is not None and now - self._swept_at < at_most_every_seconds:
+            return []
+        self._swept_at = now
+        self.space.keep_reserve()
+        return self.files.sweep() + self.batches.sweep()
+
+    def close(self) -> None:
+        """Close the database; a second call does nothing."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _default_path() -> str:
+    if from_environment := os.environ.get("VBATCH_STORE"):
+        return from_environment
+    from jupyter_core.paths import jupyter_data_dir
+
+    return os.path.join(jupyter_data_dir(), "vbatch")  # noqa: PTH118 - jupyter_core speaks in strings
