@@ -12,7 +12,8 @@ The tree::
     │   ├── EngineNotLoadedError no engine in this kernel
     │   ├── EngineArgumentError  an argument that vLLM refuses
     │   ├── EngineLoadError      the engine could not be started
-    │   └── EngineDiedError      the engine ended under its requests
+    │   ├── EngineDiedError      the engine ended under its requests
+    │   └── RequestAbortedError  the engine gave one request up unfinished
     └── StoreError
         ├── StoreBusyError       another process kept the database locked
         ├── StoreFullError       no room on the disk
@@ -117,6 +118,10 @@ class EngineLoadError(EngineError):
 
 class EngineDiedError(EngineError):
     """The engine ended while requests were with it; they are run again on the next one."""
+
+
+class RequestAbortedError(EngineError):
+    """The engine gave the request up before it was finished; it has no answer and is run again."""
 
 
 class StoreError(VBatchError):

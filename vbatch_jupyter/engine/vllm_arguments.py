@@ -1,0 +1,98 @@
+"""The arguments of an engine: those of ``vllm serve``, with defaults for batches."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+import psutil
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from vbatch_jupyter.errors import EngineArgumentError
+
+MAX_MODEL_LEN = 8192
+"""Context length, in tokens, that no engine exceeds unless it is asked to: the KV cache is shared by many requests."""
+
+MAX_NUM_SEQS = 256
+
+_MAX_KV_CACHE_BYTES = 4 << 30
+_SHARE_OF_FREE_MEMORY = 4
+
+
+def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
+    """Parse what follows ``%vbatch load``.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a folder.
+    flags
+        Flags of ``vllm serve``. What they leave open is filled in: 256 sequences, priority scheduling, no fetching of
+        media, and on CPUs 4,096 batched tokens, eager mode and a KV cache of at most 4 GiB or a quarter of the free
+        memory (vLLM's own default is a share of all memory, and fails on a shared machine).
+
+    Raises
+    ------
+    EngineArgumentError
+        A flag that ``vllm serve`` does not have, or a value that it refuses; the message names it.
+    """
+    parser = make_arg_parser(_Parser(add_help=False))
+    given = {_option(flag) for flag in flags if flag.startswith("-")}
+    filled = [word for option, words in _defaults().items() if option not in given for word in words]
+    arguments = parser.parse_args([model, *filled, *flags])
+    arguments.model = model
+    if arguments.served_model_name is None:
+        arguments.served_model_name = [model]
+    try:
+        validate_parsed_serve_args(arguments)
+    except (ValueError, TypeError) as error:
+        raise EngineArgumentError(str(error)) from error
+    return arguments
+
+
+def bounded_engine_args(arguments: argparse.Namespace) -> AsyncEngineArgs:
+    """Build vLLM's engine arguments, the context length bounded by `MAX_MODEL_LEN` where none was asked for."""
+    engine_args = AsyncEngineArgs.from_cli_args(arguments)
+    if arguments.max_model_len is None and engine_args.create_model_config().max_model_len > MAX_MODEL_LEN:
+        engine_args.max_model_len = arguments.max_model_len = MAX_MODEL_LEN
+    return engine_args
+
+
+def _option(flag: str) -> str:
+    name = "--" + flag.split("=", 1)[0].lstrip("-").replace("_", "-")
+    return name.replace("--no-", "--", 1)
+
+
+def _defaults() -> dict[str, list[str]]:
+    defaults = {
+        "--max-num-seqs": ["--max-num-seqs", str(MAX_NUM_SEQS)],
+        "--scheduling-policy": ["--scheduling-policy", "priority"],
+        "--enable-prompt-tokens-details": ["--enable-prompt-tokens-details"],
+        # vLLM fetches any URL unless it is given a list of hosts; this list admits none (RFC 6761).
+        "--allowed-media-domains": ["--allowed-media-domains", "media-disabled.invalid"],
+    }
+    if current_platform.is_cpu():
+        defaults["--max-num-batched-tokens"] = ["--max-num-batched-tokens", "4096"]
+        defaults["--enforce-eager"] = ["--enforce-eager"]
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            size = min(_MAX_KV_CACHE_BYTES, psutil.virtual_memory().available // _SHARE_OF_FREE_MEMORY)
+            defaults["--kv-cache-memory-bytes"] = ["--kv-cache-memory-bytes", str(size)]
+    return defaults
+
+
+class _Parser(FlexibleArgumentParser):  # type: ignore[misc, unused-ignore]
+    """vLLM's parser, which raises instead of printing its usage and leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = ""
+        if unknown := re.search(r"unrecognized arguments: (--[\w-]+)", message):
+            near = difflib.get_close_matches(unknown[1], list(self._option_string_actions), n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise EngineArgumentError(f"vllm serve refuses the arguments: {message}.{hint}")

@@ -1,0 +1,206 @@
+"""vLLM's AsyncLLM and its OpenAI layer, inside the process that loads it.
+
+The engine core and its workers are processes of their own; what runs here is vLLM's front end. `vllm_process` guards
+this process against what starting them does to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from vbatch_jupyter.engine import asgi, vllm_process
+from vbatch_jupyter.engine.base import Engine, EngineResponse
+from vbatch_jupyter.errors import EngineDiedError, EngineNotLoadedError, RequestAbortedError
+from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from vbatch_jupyter.engine.vllm_stats import EngineCounters
+
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
+"""What requests may ask for; vLLM's application has routes that stop the engine or change its weights."""
+
+# An unescaped quote cannot stand inside a JSON string, so these bytes are the key itself and never a model's words.
+_ABORTED = b'"finish_reason":"abort"'
+
+_SERVER_ERROR = 500
+_CLIENT_ERROR = 400
+_NOT_FOUND = 404
+
+
+class _Model(msgspec.Struct):
+    model: str | None = None
+
+
+class VllmEngine(Engine):
+    """A vLLM engine that this process starts and owns.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a folder.
+    flags
+        Flags of ``vllm serve``.
+    log_path
+        Where vLLM's log goes.
+    on_progress
+        Called, from another thread, with one phrase for each step of a load.
+
+    Examples
+    --------
+    >>> engine = VllmEngine("HuggingFaceTB/SmolLM2-135M-Instruct", ["--max-model-len", "2048"], log_path=Path("log"))
+    >>> engine.state
+    'unloaded'
+    """
+
+    def __init__(
+        self,
+        model: str,
+        flags: Sequence[str] = (),
+        *,
+        log_path: Path,
+        on_progress: Callable[[str], None] = lambda phrase: None,
+    ) -> None:
+        self.model = model
+        self.flags = tuple(flags)
+        self.log_path = log_path
+        self._on_progress = on_progress
+        self._starting = False
+        self._llm: AsyncLLM | None = None
+        self._app: asgi.Application | None = None
+        self._counters: EngineCounters | None = None
+        self.served_model_names: Sequence[str] = (model,)
+
+    @property
+    def state(self) -> EngineState:  # type: ignore[override]
+        """Whether the engine can answer."""
+        if self._starting:
+            return "loading"
+        if self._llm is None:
+            return "unloaded"
+        return "dead" if self._llm.errored else "ready"
+
+    async def start(self) -> None:
+        """Load the model, or load it again after the engine died."""
+        await self.shutdown()
+        self._starting = True
+        building = asyncio.get_running_loop().run_in_executor(
+            None, vllm_process.build, self.model, self.flags, self.log_path, self._on_progress
+        )
+        try:
+            built = await asyncio.shield(building)
+            self._app = await vllm_process.build_app(built)
+        except asyncio.CancelledError:
+            # Nothing can stop vLLM while it loads; what it has made is ended as soon as it is there.
+            building.add_done_callback(_discard)
+            raise
+        finally:
+            self._starting = False
+        self._llm, self._counters = built.llm, built.counters
+        self.served_model_names = tuple(built.arguments.served_model_name)
+        self.max_num_seqs = built.llm.vllm_config.scheduler_config.max_num_seqs
+        self.answers_key = built.answers_key
+
+    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
+        """Answer one OpenAI request; cancelling the call aborts the request in the engine."""
+        app = self._live_app()
+        if refusal := self._refuse(method, path, body):
+            return refusal
+        response = await self._call(app, method, path, body, priority)
+        if not response.headers.get("content-type", "").startswith("application/json"):
+            return response
+        answer = await response.read()
+        if response.status >= _SERVER_ERROR and self.state != "ready":
+            raise EngineDiedError("The engine died while it answered; the request is run again on the next one.")
+        if _ABORTED in answer:
+            raise RequestAbortedError(RequestAbortedError.__doc__)
+        if response.status >= _CLIENT_ERROR:
+            answer = _openai_error(response.status, answer, path, self.served_model_names[0])
+        return _json_response(response.status, answer)
+
+    async def tokenize(self, body: bytes) -> int:
+        """Count the prompt tokens that a chat or completion request would have."""
+        response = await self._call(self._live_app(), "POST", "/tokenize", body, priority=0)
+        return int(msgspec.json.decode(await response.read())["count"])
+
+    def stats(self) -> EngineStats:
+        """Give the engine's figures at this moment."""
+        name = self.served_model_names[0]
+        if self._counters is None:
+            return EngineStats(model=name, state=self.state)
+        return self._counters.stats(name, self.state)
+
+    async def shutdown(self) -> None:
+        """End the engine and its processes; a second call does nothing."""
+        llm, self._llm, self._app, self._counters = self._llm, None, None, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+            del llm
+            # The front end's objects refer to each other in circles and hold tens of megabytes.
+            gc.collect()
+
+    async def _call(
+        self, app: asgi.Application, method: str, path: str, body: bytes, priority: int
+    ) -> EngineResponse:
+        try:
+            return await asgi.call(app, method, path, body, [(b"x-vllm-priority", str(priority).encode())])
+        except Exception as error:
+            if self.state != "ready":
+                raise EngineDiedError("The engine died; the request is run again on the next one.") from error
+            raise
+
+    def _live_app(self) -> asgi.Application:
+        if self._app is None or self._llm is None:
+            raise EngineNotLoadedError
+        if self._llm.errored:
+            raise EngineDiedError("The engine has died; load it again with %vbatch load.")
+        return self._app
+
+    def _refuse(self, method: str, path: str, body: bytes) -> EngineResponse | None:
+        if method != "POST" or path not in PATHS:
+            return _json_response(_NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url"))
+        try:
+            model = msgspec.json.decode(body, type=_Model).model
+        except msgspec.MsgspecError:
+            return None  # vLLM's own validation says what is wrong with it
+        if model is None or model in self.served_model_names:
+            return None
+        # vLLM checks the name for chats, but takes any name for embeddings.
+        message = f"The model `{model}` does not exist. This engine serves {', '.join(self.served_model_names)}."
+        return _json_response(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
+
+
+def _discard(building: asyncio.Future[Any]) -> None:
+    if not building.cancelled() and building.exception() is None:
+        building.result().llm.shutdown()
+
+
+def _json_response(status: int, body: bytes) -> EngineResponse:
+    async def chunks() -> Any:  # noqa: ANN401 - an asynchronous generator
+        yield body
+
+    return EngineResponse(status=status, headers={"content-type": "application/json"}, chunks=chunks())
+
+
+def _openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
+    """Put what vLLM says into OpenAI's envelope: it has its own types, and the HTTP status for a code."""
+    content = msgspec.json.decode(answer)
+    error = content.get("error") if isinstance(content, dict) else None
+    if not isinstance(error, dict):
+        # FastAPI's own words: the route is not there, since the model cannot do it.
+        return error_body(f"The model `{name}` does not serve {path}; load one that does.", param="model")
+    code = error.get("code")
+    return error_body(
+        str(error.get("message", "")),
+        type="server_error" if status >= _SERVER_ERROR else "invalid_request_error",
+        param=error.get("param"),
+        code=code if isinstance(code, str) else None,
+    )

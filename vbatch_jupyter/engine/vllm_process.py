@@ -1,0 +1,262 @@
+"""Start vLLM from inside a process that has other things to do.
+
+What starting it would do to this process, and what keeps it from it:
+
+- vLLM's processes end at SIGINT, and Jupyter's Interrupt sends it to the whole process group: the starting thread
+  blocks it first, and they inherit that;
+- spawned processes run ``__main__`` again: it is hidden while they start;
+- vLLM sets variables such as LD_PRELOAD: the environment is put back;
+- it logs to standard output, which is a notebook's cell: its log goes to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging.config
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vbatch_jupyter.engine.vllm_child import LOG_VARIABLE
+from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from vbatch_jupyter.engine.asgi import Application
+    from vbatch_jupyter.engine.vllm_stats import EngineCounters
+
+_NEUTRAL_ARGUMENTS = frozenset(
+    {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "served_model_name", "scheduling_policy"}
+)
+"""Arguments that change how fast an engine answers, and never what."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """An engine that has been started.
+
+    Parameters
+    ----------
+    llm
+        vLLM's engine client.
+    arguments
+        What it was started with.
+    counters
+        Where its figures arrive.
+    answers_key
+        See `base.Engine`.
+    """
+
+    llm: AsyncLLM
+    arguments: argparse.Namespace
+    counters: EngineCounters
+    answers_key: str
+
+
+def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callable[[str], None]) -> Built:
+    """Start an engine; called in a thread that may block for minutes.
+
+    Parameters
+    ----------
+    model, flags
+        What ``vllm serve`` would be given.
+    log_path
+        The engine's log.
+    on_progress
+        Called with one phrase for each step.
+
+    Raises
+    ------
+    EngineArgumentError
+        vLLM refuses an argument.
+    EngineLoadError
+        Anything else; the message has what the log says.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log_start = log_path.stat().st_size if log_path.exists() else 0
+    with _guarded(log_path):
+        on_progress("importing vLLM")
+        try:
+            return _build(model, flags, on_progress)
+        except VBatchError:
+            raise
+        except ImportError as error:
+            raise EngineLoadError(_import_message(error)) from error
+        except Exception as error:
+            raise _mapped(error, model, log_path, log_start) from error
+
+
+def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None]) -> Built:
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from vbatch_jupyter.engine.vllm_arguments import bounded_engine_args, parse_arguments
+    from vbatch_jupyter.engine.vllm_stats import EngineCounters, stat_logger_factory
+
+    arguments = parse_arguments(model, flags)
+    on_progress("reading the model's configuration")
+    engine_args = bounded_engine_args(arguments)
+    # This usage has the defaults for throughput; that of run-batch would run 128 sequences at once, whatever the GPU.
+    config = engine_args.create_engine_config(usage_context=UsageContext.LLM_CLASS)
+    counters = EngineCounters()
+    on_progress("starting the engine and loading the weights")
+    llm = AsyncLLM.from_vllm_config(
+        vllm_config=config,
+        usage_context=UsageContext.LLM_CLASS,
+        stat_loggers=[stat_logger_factory(counters)],
+        enable_log_requests=engine_args.enable_log_requests,
+        disable_log_stats=False,
+    )
+    return Built(llm, arguments, counters, _answers_key(model, arguments))
+
+
+async def build_app(built: Built) -> Application:
+    """Put vLLM's OpenAI layer in front of an engine; called on the engine's loop."""
+    from vllm.entrypoints.launchers import app as vllm_app
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+    await built.llm.reset_mm_cache()
+    supported_tasks = await built.llm.get_supported_tasks()
+    app = vllm_app.build_app(built.arguments, supported_tasks, built.llm.model_config)
+    await init_app_state(built.llm, app.state, built.arguments, supported_tasks)
+    return app  # type: ignore[no-any-return, unused-ignore]
+
+
+@contextlib.contextmanager
+def _guarded(log_path: Path) -> Iterator[None]:
+    # The tracker is a process too, and starting it unblocks SIGINT: it comes first.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = dict(os.environ)
+    logging_config_path = log_path.with_suffix(".logging.json")
+    logging_config = _logging_config(log_path)
+    logging_config_path.write_text(json.dumps(logging_config))
+    os.environ.update(
+        {
+            LOG_VARIABLE: str(log_path),
+            "VLLM_CONFIGURE_LOGGING": "1",
+            "VLLM_LOGGING_CONFIG_PATH": str(logging_config_path),
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+    )
+    if "VLLM_PLUGINS" in before:
+        os.environ["VLLM_PLUGINS"] = before["VLLM_PLUGINS"] + ",vbatch"
+    logging.config.dictConfig(logging_config)
+    try:
+        with _hidden_main():
+            yield
+    finally:
+        _restore_environment(before)
+
+
+def _restore_environment(before: Mapping[str, str]) -> None:
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    for name in hidden:
+        setattr(main, name, None) if name == "__spec__" else delattr(main, name)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
+
+
+def _logging_config(log_path: Path) -> dict[str, Any]:
+    handled = {"handlers": ["file"], "level": "INFO", "propagate": False}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)s %(processName)s %(name)s:%(lineno)d %(message)s"}
+        },
+        "handlers": {
+            "file": {"class": "logging.FileHandler", "filename": str(log_path), "formatter": "line", "delay": True}
+        },
+        "loggers": {"vllm": handled, "transformers": handled, "huggingface_hub": handled},
+    }
+
+
+def _import_message(error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == "vllm":
+        return (
+            "vLLM is not installed here. Install it with `pip install 'vbatch-jupyter[gpu]'` on a machine with an "
+            "NVIDIA GPU, or with `make demo` in a clone for the CPU build."
+        )
+    return f"vLLM is installed but cannot be imported: {error}."
+
+
+def _mapped(error: Exception, model: str, log_path: Path, log_start: int) -> EngineError:
+    text = str(error).strip()
+    if fields := _refused_fields(error):
+        return EngineArgumentError(f"vLLM refuses {fields}.")
+    if re.search(r"not a (valid|local) |Repo(sitory)? (id|Not Found)|Invalid repository|does not appear to have", text):
+        return EngineLoadError(
+            f"The model '{model}' was not found: it is neither a folder here nor a model that can be had from "
+            f"Hugging Face now. ({_first_sentence(text)})"
+        )
+    if isinstance(error, ValueError | TypeError):
+        return EngineArgumentError(f"vLLM refuses the arguments for '{model}': {text}")
+    cause = _root_cause(log_path, log_start) or text or type(error).__name__
+    return EngineLoadError(f"The engine for '{model}' did not start: {cause} The whole story is in {log_path}.")
+
+
+def _refused_fields(error: Exception) -> str:
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        return ""
+    parts = []
+    for entry in errors():
+        where = "--" + ".".join(map(str, entry["loc"])).replace("_", "-") if entry.get("loc") else "the arguments"
+        parts.append(f"{where}: {str(entry['msg']).removeprefix('Value error, ')}")
+    return "; ".join(parts)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.!?])\s|\n", text, maxsplit=1)[0]
+
+
+def _root_cause(log_path: Path, log_start: int) -> str:
+    """Find the exception that ended the engine's process: vLLM raises only 'see root cause above' here."""
+    with contextlib.suppress(OSError):
+        with log_path.open("rb") as log:
+            log.seek(log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        causes = [match[1] for line in lines if (match := re.search(r"\b(\w+(?:Error|Exception): .+)", line))]
+        for cause in causes:
+            if "Engine core initialization failed" not in cause:
+                return cause.strip()
+    return ""
+
+
+def _answers_key(model: str, arguments: argparse.Namespace) -> str:
+    folder = Path(model)
+    weights: list[Any] = [model]
+    if folder.is_dir():
+        weights = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    options = {
+        name: repr(value) for name, value in sorted(vars(arguments).items()) if name not in _NEUTRAL_ARGUMENTS
+    }
+    template = Path(arguments.chat_template).read_text() if _is_file(arguments.chat_template) else ""
+    return hashlib.sha256(json.dumps([weights, options, template]).encode()).hexdigest()
+
+
+def _is_file(name: str | None) -> bool:
+    return name is not None and len(name) < os.pathconf("/", "PC_PATH_MAX") and Path(name).is_file()
