@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 Engine = Literal["gpu", "cpu", "none"]
+ENGINES: dict[str, Engine] = {"gpu": "gpu", "cpu": "cpu", "none": "none"}
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 11), (3, 13)
@@ -73,10 +74,10 @@ def choose_engine(requested: str, *, system: str, gpus: Sequence[str]) -> Engine
     >>> choose_engine("auto", system="Linux", gpus=[])
     'cpu'
     """
-    if requested == "gpu" or requested == "cpu" or requested == "none":  # noqa: PLR1714 - mypy narrows only this form
-        return requested
     if requested != "auto":
-        raise SetupError(f"--engine is one of auto, gpu, cpu and none, not {requested!r}.")
+        if requested not in ENGINES:
+            raise SetupError(f"--engine is one of auto, {', '.join(ENGINES)}, not {requested!r}.")
+        return ENGINES[requested]
     if system != "Linux":
         return "none"
     return "gpu" if gpus else "cpu"
@@ -121,24 +122,24 @@ def plan(engine: Engine) -> list[Step]:
     if engine == "cpu":
         torch = (*alone, "--requirement=requirements/torch-cpu.txt")
         steps = [
-            Step("PyTorch for the CPU", torch, otherwise=(*torch, f"--index-url={TORCH_CPU_INDEX}")),
+            Step("Installing PyTorch for the CPU", torch, otherwise=(*torch, f"--index-url={TORCH_CPU_INDEX}")),
             Step(
-                "vLLM for the CPU, JupyterLab, the demo models and the tools",
+                "Installing vLLM for the CPU, JupyterLab, the demo models and the tools",
                 (*alone, "--requirement=requirements/cpu.txt", *pins, *models),
             ),
-            Step("nothing that would not load beside them", ("uninstall", "--yes", *UNLOADABLE_BESIDE_CPU_TORCH)),
+            Step("Removing what would not load beside them", ("uninstall", "--yes", *UNLOADABLE_BESIDE_CPU_TORCH)),
         ]
     elif engine == "gpu":
         steps = [
             Step(
-                "vLLM for NVIDIA GPUs, JupyterLab and the tools",
+                "Installing vLLM for NVIDIA GPUs, JupyterLab and the tools",
                 ("install", "--requirement=requirements/gpu.txt", *pins),
             ),
-            Step("the demo models", (*alone, *models)),
+            Step("Installing the demo models", (*alone, *models)),
         ]
     else:
-        steps = [Step("JupyterLab and the tools, no engine", (*alone, *pins))]
-    steps.append(Step("vbatch-jupyter itself", (*alone, "--no-build-isolation", "--editable=.")))
+        steps = [Step("Installing JupyterLab and the tools, no engine", (*alone, *pins))]
+    steps.append(Step("Installing vbatch-jupyter itself", (*alone, "--no-build-isolation", "--editable=.")))
     return steps
 
 
@@ -230,7 +231,7 @@ def run_pip(folder: Path, arguments: Sequence[str], say: Callable[[str], None]) 
         for line in pip.stdout:
             log.write(line)
             log.flush()
-            if re.match(r"(Collecting|Requirement already satisfied:) ", line):
+            if re.match(r"(Collecting|Processing|Requirement already satisfied:) ", line):
                 collected += 1
                 if collected % 25 == 0:
                     say(f"      {collected} packages found")
@@ -274,7 +275,7 @@ def set_up(folder: Path, engine: Engine, say: Callable[[str], None]) -> None:
     (folder / "setup.log").write_text("", encoding="utf-8")
     steps = plan(engine)
     for number, step in enumerate(steps, 1):
-        say(f"[{number}/{len(steps)}] Installing {step.title} ...")
+        say(f"[{number}/{len(steps)}] {step.title} ...")
         started = time.monotonic()
         done = run_pip(folder, step.arguments, say)
         if not done and step.otherwise:
@@ -282,7 +283,7 @@ def set_up(folder: Path, engine: Engine, say: Callable[[str], None]) -> None:
             done = run_pip(folder, step.otherwise, say)
         if not done:
             raise SetupError(
-                f"Installing {step.title} failed. Once its reason is gone, the same command goes on from here. "
+                f"{step.title}: failed. Once its reason is gone, the same command goes on from here. "
                 f"The whole story is in {folder / 'setup.log'}, its end:\n{end_of_log(folder)}"
             )
         say(f"      done in {time.monotonic() - started:.0f} s")
