@@ -10,8 +10,8 @@ a boolean                                       ``boolean``
 an object, an array, several types at once      ``object``: what ``json.loads`` gives
 ==============================================  ========================================================
 
-A field that is null or absent in the answer is missing in its row. Dates stay text: `pandas.to_datetime` is one call away, and a model
-may write a date that no calendar has.
+A field that is null or absent in the answer is missing in its row. Dates stay text: `pandas.to_datetime` is one call
+away, and a model may write a date that no calendar has.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ def response_format(schema: Schema) -> dict[str, Any]:
 
     Examples
     --------
-    >>> response_format({"title": "Mood", "type": "object", "properties": {"good": {"type": "boolean"}}})["json_schema"]
-    {'name': 'Mood', 'schema': {'title': 'Mood', 'type': 'object', 'properties': {'good': {'type': 'boolean'}}, 'additionalProperties': False, 'required': ['good']}, 'strict': True}
+    >>> sent = response_format({"type": "object", "properties": {"good": {"type": "boolean"}}})["json_schema"]
+    >>> sent["name"], sent["strict"], sent["schema"]["additionalProperties"], sent["schema"]["required"]
+    ('response', True, False, ['good'])
     """
     plain = json_schema(schema)
     strict = not _has_open_map(plain)
@@ -196,7 +197,9 @@ def _has_open_map(node: Any) -> bool:
         return any(map(_has_open_map, node))
     if not isinstance(node, Mapping):
         return False
-    if node.get("type") == "object" and not node.get("properties") and node.get("additionalProperties", True):
+    types = node.get("type")
+    is_object = types == "object" or (isinstance(types, list) and "object" in types)
+    if is_object and not node.get("properties") and node.get("additionalProperties", True):
         return True
     return any(_has_open_map(below) for key, value in node.items() for below in _subschemas(key, value))
 

@@ -1,0 +1,52 @@
+"""``df.vbatch``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pandas as pd
+
+
+class VBatchAccessor:
+    """Sends this DataFrame through a batch: ``df.vbatch.run(template)``, ``df.vbatch.submit(template)``.
+
+    Parameters
+    ----------
+    df
+        The frame.
+    """
+
+    _submit: ClassVar[Callable[..., Any]]
+    _run: ClassVar[Callable[..., Any]]
+
+    def __init__(self, df: pd.DataFrame) -> None:
+        self._df = df
+
+    def submit(self, template: str, **options: Any) -> Any:
+        """Make a batch of this frame and return at once; the arguments are those of `vbatch_jupyter.submit`."""
+        return type(self)._submit(self._df, template, **options)  # noqa: SLF001 - its own class
+
+    def run(self, template: str, **options: Any) -> Any:
+        """Send this frame through a batch and return the result; the arguments are those of `vbatch_jupyter.run`."""
+        return type(self)._run(self._df, template, **options)  # noqa: SLF001 - its own class
+
+
+def register(submit: Callable[..., Any], run: Callable[..., Any]) -> None:
+    """Give every DataFrame its ``vbatch``.
+
+    Parameters
+    ----------
+    submit, run
+        Called as ``submit(df, template, **options)``; they come from above, so that this room never looks up.
+
+    Examples
+    --------
+    >>> register(submit=lambda df, template: len(df), run=lambda df, template: template)
+    >>> pd.DataFrame({"a": [1, 2]}).vbatch.submit("{{ a }}")
+    2
+    """
+    VBatchAccessor._submit, VBatchAccessor._run = staticmethod(submit), staticmethod(run)  # noqa: SLF001
+    # pandas warns when a name is registered again, which a reloaded extension does.
+    if getattr(pd.DataFrame, "vbatch", None) is not VBatchAccessor:
+        pd.api.extensions.register_dataframe_accessor("vbatch")(VBatchAccessor)

@@ -1,0 +1,315 @@
+"""Lines of output and error files as the result DataFrame.
+
+The result has the input's rows, index and columns, in order, and after them:
+
+====================  ======================================  ==============================================================
+column                of                                      holds
+====================  ======================================  ==============================================================
+``response``          chat, completions, responses            text (``string``); a list of texts (``object``) where ``n`` is over 1
+``response``          embeddings                              a float32 vector (``object``), base64 or not
+*one per field*       ``schema=``                             the field's value, dtypes as `schema` says
+``tool_calls``        ``tools`` given, or a call made         ``[{"id": …, "name": …, "arguments": {…}}]`` (``object``)
+``logprobs``          ``logprobs`` asked, or given            as the endpoint gives them (``object``)
+``error``             always                                  why the row has no answer (``string``)
+====================  ======================================  ==============================================================
+
+Where there is nothing to hold, a cell is missing. ``response`` is missing beside a missing ``error`` where the model answered without a word:
+it called a tool, or only reasoned. With ``output="mood"`` the columns are ``mood``, ``mood_tool_calls``, ``mood_logprobs``, ``mood_error``,
+and the fields ``mood_<field>``.
+
+A row with several lines, as after a retry, takes the last answer; an error never replaces an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from vbatch_jupyter.errors import BadRequestError, FrameError
+from vbatch_jupyter.frames.answers import Answer, answer_of, parser
+from vbatch_jupyter.frames.columns import full_label
+from vbatch_jupyter.frames.fingerprint import fingerprint
+from vbatch_jupyter.frames.requests import check_frame, column_position
+from vbatch_jupyter.frames.schema import Dtype, Schema, fields, json_schema
+from vbatch_jupyter.protocol.lines import parse_output_line
+
+_EXTRAS = ("tool_calls", "logprobs")
+
+
+class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a batch keeps of the frame it was made from, as JSON in `BatchRecord.frame`.
+
+    Parameters
+    ----------
+    fingerprint
+        The frame's; see `fingerprint`.
+    rows
+        Its number of rows.
+    endpoint
+        The batch's, as a path.
+    output
+        Name of the response column.
+    schema
+        The JSON schema of ``schema=``.
+    custom_id
+        Position of the column that names the requests.
+    extras
+        Which of the columns ``tool_calls`` and ``logprobs`` the request asked for.
+    """
+
+    fingerprint: str
+    rows: int
+    endpoint: str
+    output: str = "response"
+    schema: dict[str, Any] | None = None
+    custom_id: int | None = None
+    extras: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Write the description.
+
+        Examples
+        --------
+        >>> FrameDescription(fingerprint="sha256:0", rows=2, endpoint="/v1/embeddings").to_json()
+        '{"fingerprint":"sha256:0","rows":2,"endpoint":"/v1/embeddings"}'
+        """
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> FrameDescription:
+        """Read a description; keys that a newer release has added are passed over.
+
+        Examples
+        --------
+        >>> FrameDescription.from_json('{"fingerprint":"sha256:0","rows":2,"endpoint":"/v1/embeddings"}').output
+        'response'
+        """
+        return msgspec.json.decode(text, type=cls)
+
+    def check(self, df: pd.DataFrame) -> None:
+        """Refuse a frame that is not the one the batch was made from.
+
+        Raises
+        ------
+        FrameError
+            It has other rows, or the same number of rows with another content.
+        """
+        check_frame(df)
+        if len(df) != self.rows:
+            message = f"The batch was made from a DataFrame of {self.rows:,} rows; this one has {len(df):,}."
+        elif fingerprint(df) != self.fingerprint:
+            message = "The batch was made from another DataFrame: values, index, columns or their order differ."
+        else:
+            return
+        raise FrameError(f"{message} results() without a DataFrame gives the answers by position.", param="df")
+
+
+def describe(
+    df: pd.DataFrame,
+    *,
+    endpoint: str,
+    output: str = "response",
+    schema: Schema | None = None,
+    custom_id: Hashable | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> FrameDescription:
+    """Describe a frame that is about to become a batch, once it is sure that its result can be built.
+
+    Parameters
+    ----------
+    df, endpoint, output, schema, custom_id, body
+        As for `render_requests` and `results`; the endpoint is a path.
+
+    Raises
+    ------
+    FrameError
+        A column of the result is in the frame already, or ``schema`` and ``n`` are given together.
+    """
+    body = body or {}
+    if schema is not None:
+        parser(schema)
+        if body.get("n") not in (None, 1):
+            raise FrameError("schema= gives one column per field, so that n= must be 1.", param="n")
+    asked = {"tool_calls": body.get("tools"), "logprobs": body.get("logprobs") not in (None, False)}
+    if "message.output_text.logprobs" in (body.get("include") or ()) or body.get("top_logprobs"):
+        asked["logprobs"] = True
+    extras = tuple(name for name in _EXTRAS if asked[name])
+    check_output(df, output, schema, extras)
+    return FrameDescription(
+        fingerprint=fingerprint(df),
+        rows=len(df),
+        endpoint=endpoint,
+        output=output,
+        schema=None if schema is None else json_schema(schema),
+        custom_id=None if custom_id is None else column_position(df, custom_id),
+        extras=extras,
+    )
+
+
+def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: Collection[str] = ()) -> None:
+    """Refuse an ``output`` whose columns are in the frame already.
+
+    Raises
+    ------
+    FrameError
+        Names the column, and the way out.
+
+    Examples
+    --------
+    >>> check_output(pd.DataFrame({"error": []}), "response", None)
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.FrameError: The DataFrame already has a column 'error'; choose other names with output=.
+    """
+    if not isinstance(output, str) or not output:
+        raise FrameError(f"output= is the name of a column, not {output!r}.", param="output")
+    names = [*_value_columns(output, schema), *(_prefix(output) + name for name in (*extras, "error"))]
+    for name in names:
+        if names.count(name) > 1:
+            message = f"The schema's field {name.removeprefix(_prefix(output))!r} is a column of the result's own; rename it."
+            raise FrameError(message, param="schema")
+        if name in df.columns.get_level_values(0):
+            message = f"The DataFrame already has a column {name!r}; choose other names with output=."
+            raise FrameError(message, param="output")
+
+
+def results(
+    output_lines: Iterable[bytes],
+    *,
+    rows: int,
+    df: pd.DataFrame | None = None,
+    custom_ids: Sequence[str] | None = None,
+    output: str = "response",
+    schema: Schema | None = None,
+    endpoint: str = "/v1/chat/completions",
+    extras: Collection[str] = (),
+) -> pd.DataFrame:
+    """Build the result of a batch; the module says which columns it has.
+
+    Parameters
+    ----------
+    output_lines
+        The lines of output and error file, in any order; blank ones are passed over. The lines of a retry come after those of the
+        batch it retries.
+    rows
+        How many rows the frame has.
+    df
+        The frame that the batch was made from; it is not changed. Without it the result has its own columns only, by position.
+    custom_ids
+        The rows' custom_ids in order; ``row-0``, ``row-1``, … without it.
+    output
+        Name of the response column.
+    schema
+        What the answers are read by; of a pydantic model class, its own validators run.
+    endpoint
+        The batch's, as a path; says what the column is where no row has an answer.
+    extras
+        Of ``tool_calls`` and ``logprobs``, those that stand in the result even if empty.
+
+    Raises
+    ------
+    FrameError
+        Frame, rows and custom_ids do not fit each other, or a line names no row.
+    """
+    if df is not None and len(df) != rows:
+        message = f"The batch was made from a DataFrame of {rows:,} rows; this one has {len(df):,}."
+        raise FrameError(message, param="df")
+    names = [f"row-{position}" for position in range(rows)] if custom_ids is None else list(custom_ids)
+    if len(names) != rows:
+        raise FrameError(f"There are {len(names):,} custom_ids for {rows:,} rows.", param="custom_id")
+    out = pd.DataFrame(index=pd.RangeIndex(rows)) if df is None else df.copy()
+    answers = _collect(output_lines, names, schema)
+    found = [name for name in _EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
+    check_output(out, output, schema, found)
+    columns = _value_arrays(answers, output, schema, endpoint)
+    for name in found:
+        columns[_prefix(output) + name] = _objects([getattr(answer, name) for answer in answers])
+    columns[_prefix(output) + "error"] = pd.array([answer.error for answer in answers], dtype="string")
+    return _append(out, columns)
+
+
+def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    if isinstance(out.columns, pd.CategoricalIndex):
+        # Categories are closed: a new label would be refused.
+        out.columns = out.columns.astype(object)
+    for name, array in columns.items():
+        out[full_label(out.columns, name)] = array
+    return out
+
+
+def _collect(lines: Iterable[bytes], names: list[str], schema: Schema | None) -> list[Answer]:
+    positions = {name: position for position, name in enumerate(names)}
+    parse = None if schema is None else parser(schema)
+    answers: list[Answer | None] = [None] * len(names)
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            line = parse_output_line(text)
+        except BadRequestError as error:
+            raise FrameError(f"Line {number} of the output cannot be read: {error.message}", param="output") from error
+        position = positions.get(line.custom_id)
+        if position is None:
+            message = f"Line {number} of the output has the custom_id {line.custom_id!r}, which names no row."
+            raise FrameError(f"{message} These are the lines of another DataFrame's batch.", param="custom_id")
+        answer = answer_of(line, parse)
+        before = answers[position]
+        if before is None or answer.error is None or before.error is not None:
+            answers[position] = answer
+    return [
+        Answer(error=f"Neither the output file nor the error file has a line for this row (custom_id {name!r}).")
+        if answer is None
+        else _storable(answer)
+        for name, answer in zip(names, answers, strict=True)
+    ]
+
+
+def _storable(answer: Answer) -> Answer:
+    if isinstance(answer.value, dict):
+        for name, value in answer.value.items():
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                return Answer(error=f"The answer's field {name!r} does not fit a column of Int64: {value!r:.50}.")
+    return answer
+
+
+def _value_columns(output: str, schema: Schema | None) -> list[str]:
+    return [output] if schema is None else [_prefix(output) + field.name for field in fields(schema)]
+
+
+def _value_arrays(answers: list[Answer], output: str, schema: Schema | None, endpoint: str) -> dict[str, Any]:
+    values = [answer.value for answer in answers]
+    if schema is None:
+        is_text = endpoint != "/v1/embeddings" and all(value is None or isinstance(value, str) for value in values)
+        return {output: pd.array(values, dtype="string") if is_text else _objects(values)}
+    return {
+        _prefix(output) + field.name: _typed([None if row is None else row.get(field.name) for row in values], field.dtype)
+        for field in fields(schema)
+    }
+
+
+def _typed(values: list[Any], dtype: Dtype) -> Any:
+    if dtype == "object":
+        return _objects(values)
+    if dtype == "Int64":
+        # JSON schema counts 4.0 as an integer.
+        values = [None if value is None else int(value) for value in values]
+    elif dtype == "Float64":
+        values = [None if value is None else float(value) for value in values]
+    return pd.array(values, dtype=dtype)
+
+
+def _objects(values: list[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
+    # np.array() would make a matrix of lists that have one length.
+    array = np.empty(len(values), dtype=object)
+    array[:] = values if not values or not isinstance(values[0], np.ndarray) else [None] * len(values)
+    for position, value in enumerate(values):
+        array[position] = value
+    return array
+
+
+def _prefix(output: str) -> str:
+    return "" if output == "response" else f"{output}_"
