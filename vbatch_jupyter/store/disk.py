@@ -175,28 +175,32 @@ class Space:
         state = os.statvfs(self._path)
         return state.f_bavail * state.f_frsize
 
-    def has(self, wanted: int) -> bool:
-        """Tell whether ``wanted`` bytes can be written and the floor still be free."""
-        return self.free() >= wanted + self._floor_bytes
-
-    def require(self, wanted: int) -> None:
+    def require(self, wanted: int, *, keep_floor: bool = True) -> None:
         """Refuse to begin what the disk has no room for.
+
+        Parameters
+        ----------
+        wanted
+            Bytes to be written.
+        keep_floor
+            Whether the floor must be free beside them.
 
         Raises
         ------
         StoreFullError
-            Less than ``wanted`` bytes and the floor are free.
+            Less than that is free.
         """
-        if not self.has(wanted):
-            message = (
-                f"{full_message(self._path)} ({wanted / MIB:,.1f} MiB and a floor of {self._floor_bytes / MIB:,.1f} "
-                f"MiB are needed, {self.free() / MIB:,.1f} MiB are free.)"
-            )
-            raise StoreFullError(message)
+        needed = wanted + (self._floor_bytes if keep_floor else 0)
+        free = self.free()
+        if free < needed:
+            sizes = f"{needed / MIB:,.1f} MiB are needed, {free / MIB:,.1f} MiB are free."
+            raise StoreFullError(f"{full_message(self._path)} {sizes}")
 
     def keep_reserve(self) -> None:
         """Make the reserve where it is missing and there is room for it beside the floor."""
-        if not self._reserve_bytes or self._reserve.exists() or not self.has(self._reserve_bytes):
+        if not self._reserve_bytes or self._reserve.exists():
+            return
+        if self.free() < self._reserve_bytes + self._floor_bytes:
             return
         descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

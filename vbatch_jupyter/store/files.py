@@ -25,7 +25,6 @@ from vbatch_jupyter.store.locks import FileLock
 from vbatch_jupyter.store.rows import Page, file_from_row
 
 _TEMPORARY_PREFIX = ".tmp-"
-_LOCK_NAME = ".lock"
 _SPACE_CHECK_BYTES = 16 * MIB
 _FINISHED = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
 
@@ -39,10 +38,16 @@ class Files:
         Where they are.
     database, space, clock
         The store's.
+
+    Attributes
+    ----------
+    directory, lock_path
+        As above, and the file whose lock is shared by all who are writing a file.
     """
 
     def __init__(self, directory: Path, *, database: Database, space: Space, clock: Callable[[], float]) -> None:
         self.directory = directory
+        self.lock_path = directory / ".lock"
         self._database = database
         self._space = space
         self._clock = clock
@@ -234,14 +239,14 @@ class Files:
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
         """Keep every process's `sweep` away while content has no row yet."""
-        with FileLock(self.directory / _LOCK_NAME) as lock:
+        with FileLock(self.lock_path) as lock:
             lock.take(shared=True, wait=True)
             yield
 
     def orphans(self) -> builtins.list[Path]:
         """Give the contents without a row: what killed processes left behind, and what live ones are writing."""
         known = {row["id"] for row in self._database.read("SELECT id FROM file WHERE deleted_at IS NULL")}
-        return sorted(path for path in self.directory.iterdir() if path.name not in known and path.name != _LOCK_NAME)
+        return sorted(path for path in self.directory.iterdir() if path.name not in known and path != self.lock_path)
 
     def sweep(self) -> builtins.list[str]:
         """Remove contents without a row and files that have expired; give the names of what was removed.
@@ -249,7 +254,7 @@ class Files:
         While any process is writing a file nothing is removed: what has no row yet may be about to get one.
         """
         removed = self._expire()
-        with FileLock(self.directory / _LOCK_NAME) as lock:
+        with FileLock(self.lock_path) as lock:
             if lock.take():
                 for path in self.orphans():
                     path.unlink(missing_ok=True)

@@ -306,6 +306,8 @@ class Lease:
         StoreFullError
             There is no room.
         """
+        # The floor is for this: finishing gives the spool's room back.
+        self._space.require(self._recovered_spool().bytes, keep_floor=False)
         path = self._temporary_path(kind)
         path.unlink(missing_ok=True)
         return NewFile(path)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
@@ -47,6 +48,8 @@ class Store:
         How long one attempt waits for another process's transaction; there are three.
     mountinfo
         Where the operating system says what is mounted.
+    must_exist
+        Whether a directory without a store is an error, and not made one.
 
     Attributes
     ----------
@@ -62,7 +65,7 @@ class Store:
     StoreVersionError
         A newer release has written the store.
     StoreError
-        The directory belongs to another user, or holds other things.
+        The directory belongs to another user, holds other things, or holds no store though it must.
 
     Examples
     --------
@@ -83,11 +86,15 @@ class Store:
         floor_bytes: int = GIB,
         busy_seconds: float = 10.0,
         mountinfo: Path = MOUNTINFO,
+        must_exist: bool = False,
     ) -> None:
         self.path = Path(path or _default_path()).expanduser().absolute()
         self.clock = clock
         refuse_network(self.path, mountinfo=mountinfo)
-        make_private(self.path, holds_store=(self.path / DATABASE_NAME).is_file())
+        holds_store = (self.path / DATABASE_NAME).is_file()
+        if must_exist and not holds_store:
+            raise StoreError(f"There is no store in {self.path}. VBATCH_STORE names the one that is looked for.")
+        make_private(self.path, holds_store=holds_store)
         for name in ("files", "batches"):
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)

@@ -1,0 +1,299 @@
+"""What a batch needs besides an engine: to be validated, expired, cancelled, recovered and finished.
+
+Any process that holds a batch's lease may do it, a Jupyter server without an engine as well as a kernel's runner; it
+promises that a kill at any moment is redone by the next one that does, with the same ids and the same outcome.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from vbatch_jupyter.errors import (
+    ConflictError,
+    FencedError,
+    NotFoundError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreFullError,
+)
+from vbatch_jupyter.protocol import validation
+from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
+from vbatch_jupyter.protocol.ids import request_id
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line, usage_of
+from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.store import Lease, NewFile, Store
+
+_SWEEP_EVERY_SECONDS = 600.0
+
+# OpenAI's codes and sentences for requests that never ran (contract §1.5).
+_UNEXECUTED = {
+    "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
+    "cancelled": ("batch_cancelled", "This request was not executed: the batch was cancelled before it ran."),
+}
+
+
+def is_expired(record: BatchRecord, now: float) -> bool:
+    """Tell whether a batch's completion window has passed.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    now
+        Unix seconds.
+
+    Examples
+    --------
+    >>> record = BatchRecord(
+    ...     id="batch_0", endpoint="/v1/embeddings", input_file_id="file-0", created_at=0, expires_at=86400
+    ... )
+    >>> is_expired(record, 86399.9), is_expired(record, 86400)
+    (False, True)
+    """
+    return record.expires_at is not None and now >= record.expires_at
+
+
+def validate(store: Store, lease: Lease) -> BatchRecord:
+    """Validate a batch's input file: the batch is in progress after it, or has failed with the reasons.
+
+    A cancel meanwhile ends the pass; the batch is then ``cancelling``. A batch that is past validation is left as it
+    is.
+
+    Parameters
+    ----------
+    store
+        Holds the batch.
+    lease
+        On the batch.
+
+    Raises
+    ------
+    StoreFullError
+        There is no room for the index; the batch stays as it is, and says so.
+    FencedError
+        Another owner has taken the batch over.
+    """
+    record = lease.refresh()
+    if record.status != "validating":
+        return record
+    try:
+        result = _validation_of(store, lease, record)
+    except (NotFoundError, StoreCorruptError):
+        # Its content lost is as good as deleted: there is nothing to run.
+        missing = validation.missing_input_file(record.input_file_id)
+        result = validation.Validation((missing,), LineIndex(), None)
+    if result.stopped:
+        return lease.refresh()
+    try:
+        if result.errors:
+            return lease.update(status="failed", errors=result.errors)
+        # Before the status: a batch in progress has its index.
+        _save_index(lease, result.index)
+        counts = RequestCounts(total=len(result.index))
+        return lease.update(status="in_progress", request_counts=counts, model=result.model)
+    except ConflictError:
+        # Cancelled since the pass ended.
+        return lease.refresh()
+
+
+def load_index(store: Store, lease: Lease) -> LineIndex:
+    """Read a batch's index, or make it anew where it is damaged: the input file never changes.
+
+    Raises
+    ------
+    StoreCorruptError
+        The input file itself is damaged.
+    """
+    try:
+        return lease.load_index()
+    except StoreCorruptError:
+        record = lease.refresh()
+        result = _validation_of(store, lease, dataclasses.replace(record, status="validating"))
+        if result.errors or len(result.index) != record.request_counts.total:
+            raise
+        _save_index(lease, result.index)
+        return result.index
+
+
+def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validation.Validation:
+    def has_changed() -> bool:
+        return record.status == "validating" and lease.refresh().status == "cancelling"
+
+    with store.files.open(record.input_file_id) as input_file:
+        return validation.validate(
+            input_file, endpoint=record.endpoint, profile=PROFILES[record.profile], should_stop=has_changed
+        )
+
+
+def _save_index(lease: Lease, index: LineIndex) -> None:
+    try:
+        lease.save_index(index)
+    except StoreFullError:
+        lease.note_disk_full()
+        raise
+
+
+def finish(store: Store, lease: Lease) -> BatchRecord:
+    """Bring a batch to its end: ``completed``, ``expired`` or ``cancelled``, with its output and error file.
+
+    Requests that never ran become lines of the error file and are not counted as failed. A batch that was cancelled
+    before it was validated has no files and no requests.
+
+    Parameters
+    ----------
+    store
+        Holds the batch.
+    lease
+        On the batch.
+
+    Raises
+    ------
+    ConflictError
+        The batch is not ready: requests have no line yet, and it has neither expired nor been cancelled.
+    StoreFullError
+        There is no room for the files; the batch says so, and is finished when there is.
+    StoreCorruptError
+        A request would be missing from the files.
+    FencedError
+        Another owner has taken the batch over.
+    """
+    while True:
+        record = lease.refresh()
+        try:
+            return _end(store, lease, record)
+        except ConflictError:
+            # Cancelled since the look at its status: then it ends as cancelled.
+            if lease.refresh().status == record.status:
+                raise
+        except StoreFullError:
+            lease.note_disk_full()
+            raise
+
+
+def _end(store: Store, lease: Lease, record: BatchRecord) -> BatchRecord:
+    if record.status == "in_progress":
+        if not lease.recover().counts.left:
+            record = lease.update(status="finalizing")
+        elif is_expired(record, store.clock()):
+            return _publish(store, lease, record, "expired")
+    if record.status == "finalizing":
+        return _publish(store, lease, record, "completed")
+    if record.status == "cancelling":
+        return _publish(store, lease, record, "cancelled")
+    message = f"Batch {record.id} with status '{record.status}' cannot end: requests are left, or it has ended."
+    raise ConflictError(message, id=record.id, status=record.status)
+
+
+def _publish(
+    store: Store, lease: Lease, record: BatchRecord, status: Literal["completed", "expired", "cancelled"]
+) -> BatchRecord:
+    if record.in_progress_at is None:
+        return lease.publish(status)
+    recovered = lease.recover()
+    with lease.new_result_file("output") as output, lease.new_result_file("error") as error:
+        written = bytearray(len(recovered.finished))
+        usage = Usage()
+        for position, is_error, line in lease.records():
+            written[position] += 1
+            if not is_error:
+                usage += usage_of(line)
+            file = error if is_error else output
+            file.write(line)
+            file.write(b"\n")
+        if status in _UNEXECUTED:
+            for position, line in _unexecuted(store, lease, record, written, status):
+                written[position] += 1
+                error.write(line)
+                error.write(b"\n")
+        _check_once(record, written)
+        return lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)
+
+
+def _unexecuted(
+    store: Store, lease: Lease, record: BatchRecord, written: bytearray, status: str
+) -> Iterator[tuple[int, bytes]]:
+    """Give position and line of each request that is not written yet."""
+    if 0 not in written:
+        return
+    code, message = _UNEXECUTED[status]
+    index = load_index(store, lease)
+    with store.files.open(record.input_file_id) as input_file:
+        position = -1
+        while (position := written.find(0, position + 1)) >= 0:
+            input_file.seek(index.offsets[position])
+            request = parse_request_line(input_file.read(index.lengths[position]))
+            line_id = request_id(record.id, position)
+            yield position, unexecuted_line(id=line_id, custom_id=request.custom_id, code=code, message=message)
+
+
+def _check_once(record: BatchRecord, written: bytearray) -> None:
+    once = written.count(1)
+    if once != record.request_counts.total:
+        position = next(position for position, times in enumerate(written) if times != 1)
+        message = (
+            f"Batch {record.id} cannot end: {len(written) - once:,} of its requests would not stand in its files "
+            f"exactly once; request {position} would stand there {written[position]} times. Run "
+            "`python -m vbatch_jupyter fsck`."
+        )
+        raise StoreCorruptError(message)
+
+
+def tend(store: Store) -> list[str]:
+    """Do for every batch that nobody holds what needs no engine; give the ids of those that got on.
+
+    It validates new batches and ends those that were cancelled, have expired, or have all their lines. What stands in
+    one batch's way does not keep the others back.
+
+    Parameters
+    ----------
+    store
+        The store to tend; kernels and Jupyter servers do it again and again.
+    """
+    store.sweep(at_most_every_seconds=_SWEEP_EVERY_SECONDS)
+    advanced = []
+    for record in store.batches.unfinished():
+        if _waits_for_engine(store, record) or _is_stuck(record):
+            continue
+        try:
+            lease = store.batches.acquire(record.id)
+            if lease is None:
+                continue
+            with lease:
+                if _advance(store, lease) != record.status:
+                    advanced.append(record.id)
+        except (FencedError, StoreBusyError, StoreFullError):
+            # Another owner advances it, or the next round tries again; a full disk is told by the batch's reason.
+            continue
+    return advanced
+
+
+def _waits_for_engine(store: Store, record: BatchRecord) -> bool:
+    """Tell, without taking the lease, whether only an engine can help: it is asked of each batch again and again."""
+    return (
+        record.status == "in_progress"
+        and not is_expired(record, store.clock())
+        and record.request_counts.left > 0
+        and not store.batches.has_uncounted(record.id)
+    )
+
+
+def _is_stuck(record: BatchRecord) -> bool:
+    """Tell whether the batch could not be finished for damage; reading all of it again each second would not help."""
+    return record.paused and record.status == "finalizing"
+
+
+def _advance(store: Store, lease: Lease) -> str:
+    try:
+        record = validate(store, lease)
+        if (
+            record.status in {"cancelling", "finalizing"}
+            or is_expired(record, store.clock())
+            or (record.status == "in_progress" and not lease.recover().counts.left)
+        ):
+            record = finish(store, lease)
+    except StoreCorruptError as error:
+        return lease.update(paused=True, reason=str(error)).status
+    return record.status

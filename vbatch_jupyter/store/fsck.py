@@ -1,0 +1,203 @@
+"""Whether the store's invariants hold, and where they do not.
+
+Checked are (reference names in parentheses): no request stands in both files of a batch or twice in one (I1); every
+request of the input file stands in one of them (I2); the counts say what the files hold (I3); a batch that has ended
+has its files, and every file has the size and digest that its row says (I4); there is nothing without a row (I5);
+statuses, timestamps and counts agree (I6, which the schema holds as well); and the spools of batches that have not
+ended hold what was counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from array import array
+from collections.abc import Iterator
+
+from vbatch_jupyter.errors import BadRequestError, NotFoundError, StoreCorruptError, VBatchError
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts
+from vbatch_jupyter.protocol.file import FileRecord
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
+from vbatch_jupyter.store.disk import MIB
+from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.rows import batch_from_row, file_from_row
+from vbatch_jupyter.store.spool import read_segment, segment_epochs, segment_path
+from vbatch_jupyter.store.store import Store
+
+_BLANK = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+
+
+def check(store: Store) -> list[str]:
+    """Check everything in a store; give one sentence for each problem, none where all is well.
+
+    The store may be in use meanwhile; it is only read.
+
+    Parameters
+    ----------
+    store
+        The store.
+    """
+    return [*_database(store), *_files(store), *_orphans(store), *_batches(store)]
+
+
+def _database(store: Store) -> Iterator[str]:
+    for row in store.database.read("PRAGMA integrity_check"):
+        if row[0] != "ok":
+            yield f"database: {row[0]}"
+    for row in store.database.read("PRAGMA foreign_key_check"):
+        yield f"database: row {row['rowid']} of {row['table']} names a {row['parent']} that is not there"
+
+
+def _files(store: Store) -> Iterator[str]:
+    for row in store.database.read("SELECT * FROM file WHERE deleted_at IS NULL ORDER BY number"):
+        record = file_from_row(row)
+        if problem := _damage(store, record):
+            yield f"file {record.id} ({record.filename!r}): {problem}"
+
+
+def _damage(store: Store, record: FileRecord) -> str | None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with store.files.open(record.id) as content:
+            while block := content.read(MIB):
+                digest.update(block)
+                size += len(block)
+    except NotFoundError:
+        # Deleted since its row was read.
+        return None
+    except StoreCorruptError:
+        return f"its content is missing at {store.files.path(record.id)}"
+    if size != record.bytes:
+        return f"it has {size:,} bytes, its row says {record.bytes:,}"
+    if digest.hexdigest() != record.sha256:
+        return "its content is not what was written: the SHA-256 differs"
+    return None
+
+
+def _orphans(store: Store) -> Iterator[str]:
+    with FileLock(store.files.lock_path) as lock:
+        # While a file is being written, what has no row yet is no orphan.
+        if lock.take():
+            for path in store.files.orphans():
+                yield f"{path}: no file of the store; the next sweep removes it"
+    for path in store.batches.orphans():
+        yield f"{path}: belongs to no unfinished batch; the next sweep removes it"
+
+
+def _batches(store: Store) -> Iterator[str]:
+    for row in store.database.read("SELECT * FROM batch ORDER BY number"):
+        record = batch_from_row(row)
+        try:
+            problems = _ended(store, record) if record.status in TERMINAL_STATUSES else _unfinished(store, record)
+            for problem in problems:
+                yield f"batch {record.id} ({record.status}): {problem}"
+        except VBatchError as error:
+            yield f"batch {record.id} ({record.status}): {error}"
+
+
+def _ended(store: Store, record: BatchRecord) -> Iterator[str]:
+    kept = {}
+    for kind in ("output", "error"):
+        file_id = getattr(record, f"{kind}_file_id")
+        lines = None if file_id is None else _Lines.read(store, kind, file_id)
+        if lines is None and file_id is not None:
+            # Deleted by its user: what it held cannot be checked any more.
+            return
+        kept[kind] = lines or _Lines()
+    output, error = kept["output"], kept["error"]
+    if record.in_progress_at is None:
+        if record.request_counts != RequestCounts():
+            yield f"it was never in progress, but counts {record.request_counts.total:,} requests"
+        return
+    counts = record.request_counts
+    found = RequestCounts(len(output.custom_ids) + len(error.custom_ids), len(output.custom_ids), error.executed)
+    for name in ("total", "completed", "failed"):
+        if getattr(found, name) != getattr(counts, name):
+            yield f"its {name} is {getattr(counts, name):,}, its files hold {getattr(found, name):,}"
+    yield from _compare(store, record, output, error)
+
+
+class _Lines:
+    """What one output or error file holds: a hash for each custom_id, 8 bytes each however many there are."""
+
+    def __init__(self) -> None:
+        self.custom_ids = array("Q")
+        self.executed = 0
+
+    @classmethod
+    def read(cls, store: Store, kind: str, file_id: str) -> _Lines | None:
+        lines = cls()
+        try:
+            content = store.files.open(file_id)
+        except NotFoundError:
+            return None
+        with content:
+            for number, line in enumerate(content, start=1):
+                try:
+                    parsed = parse_output_line(line)
+                except BadRequestError as error:
+                    message = f"line {number} of its {kind} file {file_id}: {error}"
+                    raise StoreCorruptError(message) from error
+                lines.custom_ids.append(_hash(parsed.custom_id))
+                lines.executed += parsed.response is not None
+        return lines
+
+
+def _compare(store: Store, record: BatchRecord, output: _Lines, error: _Lines) -> Iterator[str]:
+    answered = sorted([*output.custom_ids, *error.custom_ids])
+    if both := len(set(output.custom_ids) & set(error.custom_ids)):
+        yield f"{both:,} requests stand in its output file and in its error file"
+    if doubled := sum(left == right for left, right in itertools.pairwise(answered)) - both:
+        yield f"{doubled:,} requests stand twice in one of its files"
+    try:
+        content = store.files.open(record.input_file_id)
+    except NotFoundError:
+        return
+    with content:
+        asked = {
+            _hash(parse_request_line(line.removeprefix(_BOM)).custom_id): number
+            for number, line in enumerate(content, start=1)
+            if line.removeprefix(_BOM).strip(_BLANK)
+        }
+    if missing := asked.keys() - set(answered):
+        line_number = min(asked[hashed] for hashed in missing)
+        yield f"{len(missing):,} requests are in neither file, the first of them line {line_number} of the input file"
+    if strange := len(set(answered) - asked.keys()):
+        yield f"{strange:,} lines of its files answer no request of the input file"
+
+
+def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
+    directory = store.batches.directory / record.id
+    if record.in_progress_at is None:
+        return
+    try:
+        lock = FileLock(directory / "lock")
+    except FileNotFoundError:
+        yield f"its directory {directory} is missing"
+        return
+    with lock:
+        # An owner is writing: what is half written now is no damage.
+        if not lock.take(shared=True):
+            return
+        try:
+            requests = len(LineIndex.from_bytes((directory / "index").read_bytes()))
+        except (FileNotFoundError, StoreCorruptError) as error:
+            yield f"its index {directory / 'index'} is damaged ({error}); it is made anew when it is needed"
+            requests = record.request_counts.total
+        if requests != record.request_counts.total:
+            yield f"its total is {record.request_counts.total:,}, its index has {requests:,} requests"
+        finished = set()
+        for epoch in segment_epochs(directory):
+            for spooled in read_segment(segment_path(directory, epoch)):
+                finished.add(spooled.position)
+                if spooled.position >= requests:
+                    yield f"{segment_path(directory, epoch)} has a line of request {spooled.position}, which is none"
+        counted = record.request_counts.completed + record.request_counts.failed
+        if len(finished) < counted:
+            yield f"{counted:,} requests were counted as finished, its spool holds {len(finished):,}"
+
+
+def _hash(custom_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(custom_id.encode(), digest_size=8).digest())
