@@ -20,6 +20,7 @@ from vbatch_jupyter.frames.schema import PydanticModel, Schema, json_schema
 from vbatch_jupyter.protocol.lines import OutputLine
 
 _QUOTED = 200
+_SUCCESS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Answer:
     Parameters
     ----------
     value
-        Text, a list of texts where ``n`` is over 1, a vector, or with a schema a dict of its fields; None where the model said
-        nothing.
+        Text, a list of texts where ``n`` is over 1, a vector, or with a schema a dict of its fields; None where the
+        model said nothing.
     error
         Why there is no answer; None where there is one.
     tool_calls
@@ -129,12 +130,15 @@ def answer_of(line: OutputLine, parse: Parse | None = None) -> Answer:
     """
     response = line.response
     if response is None:
-        if line.error is None:
-            return Answer(error="The line has neither a response nor an error.")
-        return Answer(error=line.error.message or line.error.code or "The request was not run; no reason is given.")
+        reason = line.error and (line.error.message or line.error.code)
+        return Answer(error=reason or "The request was not run, and no reason is given.")
     raw = bytes(response.body)
-    if not 200 <= response.status_code < 300:
+    if response.status_code // 100 != _SUCCESS:
         return Answer(error=_http_error(response.status_code, raw))
+    return _of_body(raw, parse)
+
+
+def _of_body(raw: bytes, parse: Parse | None) -> Answer:
     try:
         body = _BODY_DECODER.decode(raw)
     except (ValueError, RecursionError) as error:
@@ -145,9 +149,8 @@ def answer_of(line: OutputLine, parse: Parse | None = None) -> Answer:
         return _of_embedding(body.data[0])
     if body.output is not None:
         return _of_output(body, body.output, parse)
-    if body.error is not None and body.error.message:
-        return Answer(error=body.error.message)
-    return Answer(error=f"The response holds no answer: {_quote(raw.decode())}.")
+    reason = body.error and body.error.message
+    return Answer(error=reason or f"The response holds no answer: {_quote(raw.decode())}.")
 
 
 def parser(schema: Schema) -> Parse:
@@ -213,7 +216,7 @@ def _json_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - to the caller it is an answer that does not fit
     return value
 
 
@@ -223,7 +226,7 @@ def _of_choices(choices: list[_Choice], parse: Parse | None) -> Answer:
     logprobs = [choice.logprobs for choice in choices]
     if parse is not None:
         # schema= and n= together are refused before a batch is made.
-        return _parsed(messages[0], calls[0], logprobs[0], choices[0].finish_reason == "length", parse)
+        return _parsed(messages[0], calls[0], logprobs[0], parse, cut=choices[0].finish_reason == "length")
     refusal = next((m.refusal for m in messages if m.refusal and m.content is None), None)
     if refusal is not None:
         return Answer(error=f"The model refused: {_quote(refusal)}.")
@@ -248,7 +251,7 @@ def _of_output(body: _Body, items: list[_Item], parse: Parse | None) -> Answer:
     logprobs = [logprob for part in parts for logprob in part.logprobs or ()] or None
     cut = body.incomplete_details is not None and body.incomplete_details.reason == "max_output_tokens"
     if parse is not None:
-        return _parsed(message, calls, logprobs, cut, parse)
+        return _parsed(message, calls, logprobs, parse, cut=cut)
     if message.content is None and message.refusal:
         return Answer(error=f"The model refused: {_quote(message.refusal)}.")
     return Answer(message.content, tool_calls=calls, logprobs=logprobs)
@@ -267,7 +270,7 @@ def _of_embedding(data: _Embedding) -> Answer:
     return Answer(vector)
 
 
-def _parsed(message: _Message, calls: list[Any] | None, logprobs: Any, cut: bool, parse: Parse) -> Answer:
+def _parsed(message: _Message, calls: list[Any] | None, logprobs: Any, parse: Parse, *, cut: bool) -> Answer:
     text = message.content
     if text is None:
         if message.refusal:
@@ -287,9 +290,7 @@ def _parsed(message: _Message, calls: list[Any] | None, logprobs: Any, cut: bool
 
 
 def _calls(made: list[Any]) -> list[dict[str, Any]] | None:
-    calls = [
-        {"id": call[0], "name": call[1].name, "arguments": _arguments(call[1].arguments)} for call in made if call
-    ]
+    calls = [{"id": call[0], "name": call[1].name, "arguments": _arguments(call[1].arguments)} for call in made if call]
     return calls or None
 
 

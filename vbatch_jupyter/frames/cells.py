@@ -18,6 +18,7 @@ arrays                  as lists
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jinja2
@@ -34,7 +35,8 @@ class Missing(jinja2.ChainableUndefined):
     def _undefined_message(self) -> str:
         return f"column {self._undefined_name!r} is missing in this row; guard it with {{% if %}}"
 
-    def __call__(self, *_args: Any, **_options: Any) -> Missing:
+    def __call__(self, *_args: Any, **_options: Any) -> Missing:  # type: ignore[override]  # Jinja's raises
+        """Answer for a method of the cell that is not there."""
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -61,7 +63,7 @@ def is_missing(value: object) -> bool:
     """
     if value is None or value is pd.NA or value is pd.NaT:
         return True
-    return isinstance(value, float) and value != value
+    return isinstance(value, float) and math.isnan(value)
 
 
 def cells_of(series: pd.Series[Any], label: object) -> list[Any]:
@@ -80,7 +82,7 @@ def cells_of(series: pd.Series[Any], label: object) -> list[Any]:
     [1.5, None]
     """
     values: list[Any] = series.tolist()
-    if isinstance(series.dtype, np.dtype) and series.dtype.kind == "f" and series.dtype.itemsize < 8:
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind == "f" and series.dtype != np.float64:
         # tolist() widens float32, and 0.1 would read 0.10000000149011612.
         values = [float(str(value)) for value in series.to_numpy()]
     elif isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vbatch_jupyter.frames.cells import is_missing
+
 
 def fingerprint(df: pd.DataFrame) -> str:
     """Hash a frame's values, index and column labels.
 
-    Two frames that were read the same way have the same fingerprint, in any process. A changed cell, another order of the rows or
-    of the columns, or another index gives another one; the names of index and columns do not count.
+    Two frames that were read the same way have the same fingerprint, in any process. A changed cell, another order of
+    the rows or of the columns, or another index gives another one; the names of index and columns do not count.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ def fingerprint(df: pd.DataFrame) -> str:
 def _hashes(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if values.dtype != object or pd.api.types.infer_dtype(values, skipna=True) == "string":
         try:
-            return pd.util.hash_array(values.array, categorize=False)  # type: ignore[arg-type]
+            return pd.util.hash_array(values.array, categorize=False)
         except (TypeError, UnicodeEncodeError):
             # Nested Arrow types, categories that are no scalars, lone surrogates.
             pass
@@ -60,6 +62,6 @@ def _stable_text(value: object) -> str:
         return "{" + ",".join(f"{_stable_text(key)}:{_stable_text(cell)}" for key, cell in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}[{','.join(map(_stable_text, value))}]"
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+    if is_missing(value):
         return "missing"
-    return f"{type(value).__name__}:{ascii(value)}"
+    return f"{type(value).__name__}:{value!a}"

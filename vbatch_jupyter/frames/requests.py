@@ -28,6 +28,7 @@ from vbatch_jupyter.frames.columns import describe_columns, near_misses, positio
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.body import check_body_keys, endpoint_path
 from vbatch_jupyter.protocol.lines import encode_request_line
+from vbatch_jupyter.protocol.profiles import PROFILES
 
 _CHAT, _COMPLETIONS, _EMBEDDINGS, _RESPONSES = (
     "/v1/chat/completions",
@@ -36,6 +37,8 @@ _CHAT, _COMPLETIONS, _EMBEDDINGS, _RESPONSES = (
     "/v1/responses",
 )
 _PROMPT_KEYS = {_CHAT: "messages", _COMPLETIONS: "prompt", _EMBEDDINGS: "input", _RESPONSES: "input"}
+
+_CUSTOM_ID_BYTES = PROFILES["local"].max_custom_id_bytes
 
 _ROWS_AT_ONCE = 8_192
 """Rows whose cells are held as Python objects at one time."""
@@ -55,9 +58,9 @@ def render_requests(
 ) -> Iterator[bytes]:
     r"""Write one line of an input file for every row, in order.
 
-    All arguments are checked before this returns. The rows are rendered while the lines are taken, a few thousand at a time; a
-    row that cannot be rendered raises then, so an input file must be complete before a batch is made of it. An empty frame
-    gives no line.
+    All arguments are checked before this returns. The rows are rendered while the lines are taken, a few thousand at a
+    time; a row that cannot be rendered raises then, so an input file must be complete before a batch is made of it. An
+    empty frame gives no line.
 
     Parameters
     ----------
@@ -92,10 +95,10 @@ def render_requests(
     Examples
     --------
     >>> df = pd.DataFrame({"text": ["good", None]})
-    >>> for line in render_requests(df, "Is it {{ text }}?", model="m", endpoint="completions", body={"max_tokens": 1}):
+    >>> for line in render_requests(df, "Is it {{ text }}?", model="m", endpoint="completions"):
     ...     print(line.decode(), end="")
-    {"custom_id":"row-0","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it good?","max_tokens":1}}
-    {"custom_id":"row-1","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it ?","max_tokens":1}}
+    {"custom_id":"row-0","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it good?"}}
+    {"custom_id":"row-1","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it ?"}}
     """
     check_frame(df)
     url = endpoint_path(endpoint)
@@ -136,10 +139,14 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
         where = describe_row(df, position)
         if not name:
             raise _custom_id_error(f"The column {column!r} cannot be the custom_id: it is missing or empty in {where}.")
-        if len(name.encode(errors="replace")) > 512:
-            raise _custom_id_error(f"The column {column!r} cannot be the custom_id: over 512 bytes long in {where}.")
+        if len(name.encode(errors="replace")) > _CUSTOM_ID_BYTES:
+            raise _custom_id_error(
+                f"The column {column!r} cannot be the custom_id: over {_CUSTOM_ID_BYTES} bytes long in {where}."
+            )
         if name in seen:
-            message = f"The column {column!r} cannot be the custom_id: {name!r} stands in row {seen[name]} and in {where}."
+            message = (
+                f"The column {column!r} cannot be the custom_id: {name!r} stands in row {seen[name]} and in {where}."
+            )
             raise _custom_id_error(f"{message} Choose a column whose values are distinct.")
         seen[name] = position
         names.append(name)
@@ -245,7 +252,9 @@ def _body_builder(
 ) -> Callable[[str], dict[str, Any]]:
     """Make the function from a prompt to its request's body; whatever can be wrong with the body is found here."""
     if url not in _PROMPT_KEYS:
-        raise FrameError(f"A DataFrame cannot be sent to {url}; choose one of {', '.join(_PROMPT_KEYS)}.", param="endpoint")
+        raise FrameError(
+            f"A DataFrame cannot be sent to {url}; choose one of {', '.join(_PROMPT_KEYS)}.", param="endpoint"
+        )
     check_body_keys(url, body)
     key = _PROMPT_KEYS[url]
     for taken in ("model", key, "stream"):

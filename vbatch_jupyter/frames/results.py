@@ -2,26 +2,27 @@
 
 The result has the input's rows, index and columns, in order, and after them:
 
-====================  ======================================  ==============================================================
-column                of                                      holds
-====================  ======================================  ==============================================================
-``response``          chat, completions, responses            text (``string``); a list of texts (``object``) where ``n`` is over 1
-``response``          embeddings                              a float32 vector (``object``), base64 or not
-*one per field*       ``schema=``                             the field's value, dtypes as `schema` says
-``tool_calls``        ``tools`` given, or a call made         ``[{"id": …, "name": …, "arguments": {…}}]`` (``object``)
-``logprobs``          ``logprobs`` asked, or given            as the endpoint gives them (``object``)
-``error``             always                                  why the row has no answer (``string``)
-====================  ======================================  ==============================================================
+==================  ============================  ============================================================
+column              of                            holds
+==================  ============================  ============================================================
+``response``        chat, completions, responses  text (``string``); lists of texts (``object``) where ``n`` > 1
+``response``        embeddings                    a float32 vector (``object``), base64 or not
+*one per field*     ``schema=``                   the field's value; dtypes as `schema` says
+``tool_calls``      ``tools`` or a call made      ``[{"id": …, "name": …, "arguments": {…}}]`` (``object``)
+``logprobs``        ``logprobs`` asked or given   as the endpoint gives them (``object``)
+``error``           always                        why the row has no answer (``string``)
+==================  ============================  ============================================================
 
-Where there is nothing to hold, a cell is missing. ``response`` is missing beside a missing ``error`` where the model answered without a word:
-it called a tool, or only reasoned. With ``output="mood"`` the columns are ``mood``, ``mood_tool_calls``, ``mood_logprobs``, ``mood_error``,
-and the fields ``mood_<field>``.
+Where there is nothing to hold, a cell is missing. ``response`` is missing beside a missing ``error`` where the model
+answered without a word: it called a tool, or only reasoned. With ``output="mood"`` the columns are ``mood``,
+``mood_tool_calls``, ``mood_logprobs``, ``mood_error``, and the fields ``mood_<field>``.
 
 A row with several lines, as after a retry, takes the last answer; an error never replaces an answer.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ from vbatch_jupyter.frames.answers import Answer, answer_of, parser
 from vbatch_jupyter.frames.columns import full_label
 from vbatch_jupyter.frames.fingerprint import fingerprint
 from vbatch_jupyter.frames.requests import check_frame, column_position
-from vbatch_jupyter.frames.schema import Dtype, Schema, fields, json_schema
+from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, json_schema
 from vbatch_jupyter.protocol.lines import parse_output_line
 
 _EXTRAS = ("tool_calls", "logprobs")
@@ -165,12 +166,14 @@ def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: C
         ...
     vbatch_jupyter.errors.FrameError: The DataFrame already has a column 'error'; choose other names with output=.
     """
-    if not isinstance(output, str) or not output:
+    if not output:
         raise FrameError(f"output= is the name of a column, not {output!r}.", param="output")
     names = [*_value_columns(output, schema), *(_prefix(output) + name for name in (*extras, "error"))]
     for name in names:
         if names.count(name) > 1:
-            message = f"The schema's field {name.removeprefix(_prefix(output))!r} is a column of the result's own; rename it."
+            message = (
+                f"The schema's field {name.removeprefix(_prefix(output))!r} is a column of the result's own; rename it."
+            )
             raise FrameError(message, param="schema")
         if name in df.columns.get_level_values(0):
             message = f"The DataFrame already has a column {name!r}; choose other names with output=."
@@ -193,12 +196,13 @@ def results(
     Parameters
     ----------
     output_lines
-        The lines of output and error file, in any order; blank ones are passed over. The lines of a retry come after those of the
-        batch it retries.
+        The lines of output and error file, in any order; blank ones are passed over. The lines of a retry come after
+        those of the batch it retries.
     rows
         How many rows the frame has.
     df
-        The frame that the batch was made from; it is not changed. Without it the result has its own columns only, by position.
+        The frame that the batch was made from; it is not changed. Without it the result has its own columns only, by
+        position.
     custom_ids
         The rows' custom_ids in order; ``row-0``, ``row-1``, … without it.
     output
@@ -244,6 +248,7 @@ def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
 def _collect(lines: Iterable[bytes], names: list[str], schema: Schema | None) -> list[Answer]:
     positions = {name: position for position, name in enumerate(names)}
     parse = None if schema is None else parser(schema)
+    schema_fields = () if schema is None else fields(schema)
     answers: list[Answer | None] = [None] * len(names)
     for number, text in enumerate(lines, 1):
         if not text.strip():
@@ -263,17 +268,31 @@ def _collect(lines: Iterable[bytes], names: list[str], schema: Schema | None) ->
     return [
         Answer(error=f"Neither the output file nor the error file has a line for this row (custom_id {name!r}).")
         if answer is None
-        else _storable(answer)
+        else _storable(answer, schema_fields)
         for name, answer in zip(names, answers, strict=True)
     ]
 
 
-def _storable(answer: Answer) -> Answer:
-    if isinstance(answer.value, dict):
-        for name, value in answer.value.items():
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                return Answer(error=f"The answer's field {name!r} does not fit a column of Int64: {value!r:.50}.")
+def _storable(answer: Answer, schema_fields: Sequence[Field]) -> Answer:
+    """Turn an answer whose value its column cannot hold into an error, so that it costs one row and not the result."""
+    if not isinstance(answer.value, dict):
+        return answer
+    for field in schema_fields:
+        value = answer.value.get(field.name)
+        if value is not None and not _fits(value, field.dtype):
+            return Answer(
+                error=f"The answer's field {field.name!r} does not fit a column of {field.dtype}: {value!r:.50}."
+            )
     return answer
+
+
+def _fits(value: object, dtype: Dtype) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if dtype == "Int64":
+        return number and value == value // 1 and -(2**63) <= value < 2**63  # type: ignore[operator]  # a number
+    if dtype == "Float64":
+        return number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # a number
+    return dtype == "object" or isinstance(value, bool if dtype == "boolean" else str)
 
 
 def _value_columns(output: str, schema: Schema | None) -> list[str]:
@@ -286,7 +305,9 @@ def _value_arrays(answers: list[Answer], output: str, schema: Schema | None, end
         is_text = endpoint != "/v1/embeddings" and all(value is None or isinstance(value, str) for value in values)
         return {output: pd.array(values, dtype="string") if is_text else _objects(values)}
     return {
-        _prefix(output) + field.name: _typed([None if row is None else row.get(field.name) for row in values], field.dtype)
+        _prefix(output) + field.name: _typed(
+            [None if row is None else row.get(field.name) for row in values], field.dtype
+        )
         for field in fields(schema)
     }
 
@@ -305,7 +326,6 @@ def _typed(values: list[Any], dtype: Dtype) -> Any:
 def _objects(values: list[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
     # np.array() would make a matrix of lists that have one length.
     array = np.empty(len(values), dtype=object)
-    array[:] = values if not values or not isinstance(values[0], np.ndarray) else [None] * len(values)
     for position, value in enumerate(values):
         array[position] = value
     return array

@@ -165,16 +165,13 @@ def _types(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> set[str]:
         return {"any"} if reference in inside else _types(_resolve(reference, root), root, (*inside, reference))
     if "type" in node:
         return {node["type"]} if isinstance(node["type"], str) else set(node["type"])
-    if "const" in node:
-        return {_type_of(node["const"])}
-    if isinstance(node.get("enum"), list):
-        return {_type_of(value) for value in node["enum"]}
-    for key in ("anyOf", "oneOf"):
-        if key in node:
-            return set().union(*(_types(option, root, inside) for option in node[key]))
-    if len(node.get("allOf", ())) == 1:
-        return _types(node["allOf"][0], root, inside)
-    return {"any"}
+    values = [node["const"]] if "const" in node else node.get("enum")
+    if isinstance(values, list):
+        return {_type_of(value) for value in values}
+    options = node.get("anyOf") or node.get("oneOf") or node.get("allOf", [])
+    if "allOf" in node and len(options) != 1:
+        return {"any"}
+    return set().union(*(_types(option, root, inside) for option in options)) or {"any"}
 
 
 def _type_of(value: object) -> str:
@@ -185,10 +182,10 @@ def _type_of(value: object) -> str:
 def _resolve(reference: str, root: JsonSchema) -> dict[str, Any]:
     found: Any = root
     for key in reference.removeprefix("#").strip("/").split("/"):
-        key = key.replace("~1", "/").replace("~0", "~")
-        if not reference.startswith("#/") or not isinstance(found, Mapping) or key not in found:
+        name = key.replace("~1", "/").replace("~0", "~")
+        if not reference.startswith("#/") or not isinstance(found, Mapping) or name not in found:
             raise FrameError(f"schema= refers to {reference!r}, which is not in it.", param="schema")
-        found = found[key]
+        found = found[name]
     return dict(found)
 
 

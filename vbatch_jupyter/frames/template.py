@@ -1,9 +1,9 @@
 """Prompt templates: Jinja2, sandboxed and strict, over the columns of a DataFrame.
 
-- ``{{ text }}`` is the column ``"text"``; ``{{ row["Review text"] }}``, ``{{ row[0] }}`` and ``{{ row["a", "b"] }}`` reach
+- ``{{ text }}`` is the column ``"text"``; ``{{ row["Review text"] }}``, ``{{ row[0] }}``, ``{{ row["a", "b"] }}`` reach
   columns whose labels are no identifiers, no strings, or tuples; ``row`` by itself is the whole row, for
-  ``{% for name, value in row.items() %}`` or ``{{ row | tojson }}``. A label that cannot be written in a template, such as a
-  timestamp, is reached by its text.
+  ``{% for name, value in row.items() %}`` or ``{{ row | tojson }}``. A label that cannot be written in a template, such
+  as a timestamp, is reached by its text.
 - A column named ``row`` shadows ``row``, as any column shadows a variable or a function of Jinja.
 - A name that is neither a column nor assigned in the template is an error before anything is rendered.
 - Cells are data: braces in them mean nothing. How each kind of cell is written stands in `cells`.
@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import collections
-import datetime
+import datetime as dt
 import json
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from vbatch_jupyter.errors import TemplateError
 from vbatch_jupyter.frames.cells import Missing, cell_of, is_missing
 from vbatch_jupyter.frames.columns import describe_columns, near_misses, positions_by_label
 
-_PLAIN = (str, int, float, bytes, list, tuple, dict, set, frozenset, datetime.date, datetime.time, datetime.timedelta)
+_PLAIN = (str, int, float, bytes, list, tuple, dict, set, frozenset, dt.date, dt.time, dt.timedelta)
 
 
 class Template:
@@ -42,8 +42,8 @@ class Template:
     columns
         The labels of all columns, in the frame's order.
     variables
-        What else the template may name, such as a notebook's variables; columns shadow them. Only those that the template
-        uses are looked at, and they must be plain data: text, numbers, dates, lists, dicts.
+        What else the template may name, such as a notebook's variables; columns shadow them. Only those that the
+        template uses are looked at, and they must be plain data: text, numbers, dates, lists, dicts.
 
     Raises
     ------
@@ -72,7 +72,9 @@ class Template:
             undeclared = meta.find_undeclared_variables(tree)
             self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise self._error(f"The template has a mistake in line {error.lineno}: {str(error.message).rstrip('.')}.") from error
+            raise self._error(
+                f"The template has a mistake in line {error.lineno}: {str(error.message).rstrip('.')}."
+            ) from error
         except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
             raise self._error(f"The template is nested too deeply to be compiled: {error}.") from error
         names = _Names(tree)
@@ -168,12 +170,14 @@ class Template:
             raise self._error("'self' is a word of Jinja's own in templates; write row[\"self\"] for the column.")
 
     def _reject_unknown_columns(self, names: set[str], found: _Names) -> None:
-        unknown: list[object] = sorted(name for name in names if name not in self._positions)
+        unknown: list[object] = [name for name in sorted(names) if name not in self._positions]
         if self._row_is_used and "row" not in found.assigned:
             unknown += [
                 key
                 for key, attribute in found.row_keys
-                if key not in self._positions and key not in self._aliases and not (attribute and hasattr(dict, str(key)))
+                if key not in self._positions
+                and key not in self._aliases
+                and not (attribute and hasattr(dict, str(key)))
             ]
         if not unknown:
             return
@@ -219,7 +223,8 @@ class _Names:
         self.row_loads = sum(name.name == "row" and name.ctx == "load" for name in every)
         self.row_keys: list[tuple[Hashable, bool]] = []
         for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
-            if isinstance(node.node, nodes.Name) and node.node.name == "row":
+            # mypy's view of find_all with several types is their common base.
+            if isinstance(node, (nodes.Getitem, nodes.Getattr)) and _is_row(node.node):
                 self._add_key(node)
 
     def _add_key(self, node: nodes.Getitem | nodes.Getattr) -> None:
@@ -269,6 +274,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
 
+def _is_row(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Name) and node.name == "row"
+
+
 def _finalize(value: Any) -> Any:
     return "" if is_missing(value) else value
 
@@ -292,13 +301,8 @@ def _json_default(value: object) -> Any:
 
 def _aliases(columns: Sequence[Hashable]) -> dict[str, Hashable]:
     """Map the texts of labels that are no strings to the labels, where no other label has that text."""
-    aliases: dict[str, Hashable] = {}
-    texts = [str(label) for label in columns]
-    times = collections.Counter(texts)
-    for label, text in zip(columns, texts, strict=True):
-        if not isinstance(label, str) and times[text] == 1:
-            aliases[text] = label
-    return aliases
+    times = collections.Counter(map(str, columns))
+    return {str(label): label for label in columns if not isinstance(label, str) and times[str(label)] == 1}
 
 
 def _as_written(label: Hashable) -> str:
