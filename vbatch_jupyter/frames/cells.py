@@ -18,7 +18,6 @@ arrays                  as lists
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jinja2
@@ -61,9 +60,9 @@ def is_missing(value: object) -> bool:
     >>> is_missing(float("nan")), is_missing(pd.NaT), is_missing([None]), is_missing("")
     (True, True, False, False)
     """
-    if value is None or value is pd.NA or value is pd.NaT:
-        return True
-    return isinstance(value, float) and math.isnan(value)
+    if isinstance(value, str):
+        return False
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 def cells_of(series: pd.Series[Any], label: object) -> list[Any]:

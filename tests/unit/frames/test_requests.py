@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
+from vbatch_jupyter.frames.requests import custom_ids, render_requests
+from vbatch_jupyter.frames.schema import response_format
+from vbatch_jupyter.protocol.lines import parse_request_line
+
+MOOD = {"type": "object", "properties": {"good": {"type": "boolean"}}}
+
+
+def lines(df, template="{{ text }}", **options):
+    rendered = list(render_requests(df, template, **{"model": "m", **options}))
+    assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in rendered)
+    return [json.loads(line) for line in rendered]
+
+
+def prompts(df, template="{{ text }}"):
+    return [line["body"]["messages"][-1]["content"] for line in lines(df, template)]
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_any_text_survives_the_way_into_a_line(texts):
+    df = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
+    read = [parse_request_line(line) for line in render_requests(df, "<{{ text }}>", model="m")]
+    assert [json.loads(bytes(line.body))["messages"][0]["content"] for line in read] == [f"<{text}>" for text in texts]
+
+
+def test_each_endpoint_gets_its_own_body():
+    df = pd.DataFrame({"text": ["hi"]})
+    body = {"temperature": 0.5}
+    assert lines(df, system="be kind {{ text }}", body=body) == [
+        {
+            "custom_id": "row-0",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {
+                "model": "m",
+                "messages": [{"role": "system", "content": "be kind {{ text }}"}, {"role": "user", "content": "hi"}],
+                "temperature": 0.5,
+            },
+        }
+    ]
+    assert lines(df, endpoint="completions", body=body)[0]["body"] == {"model": "m", "prompt": "hi", **body}
+    assert lines(df, endpoint="/v1/embeddings")[0]["body"] == {"model": "m", "input": "hi"}
+    assert lines(df, endpoint="responses", system="s")[0]["body"] == {"model": "m", "input": "hi", "instructions": "s"}
+
+
+def test_a_schema_goes_where_the_endpoint_wants_it():
+    df = pd.DataFrame({"text": ["hi"]})
+    sent = response_format(MOOD)
+    assert lines(df, response_format=sent)[0]["body"]["response_format"] == sent
+    in_responses = lines(df, endpoint="responses", response_format=sent, body={"text": {"verbosity": "low"}})[0]["body"]
+    assert in_responses["text"] == {"verbosity": "low", "format": {"type": "json_schema", **sent["json_schema"]}}
+
+
+FRAMES = {
+    "duplicate index": pd.DataFrame({"text": ["a", "b"]}, index=["x", "x"]),
+    "MultiIndex": pd.DataFrame({"text": ["a", "b"]}, index=pd.MultiIndex.from_tuples([(1, "p"), (1, "q")])),
+    "dates as index": pd.DataFrame({"text": ["a", "b"]}, index=pd.date_range("2024", periods=2)),
+    "other columns twice": pd.DataFrame([["a", 1, 2], ["b", 3, 4]], columns=["text", "n", "n"]),
+    "categories": pd.DataFrame({"text": pd.Categorical(["a", "b"], categories=["b", "a"])}),
+    "string dtype": pd.DataFrame({"text": pd.array(["a", "b"], dtype="string")}),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_row_is_rendered_in_order(name):
+    df = FRAMES[name]
+    before = copy.deepcopy(df)
+    assert prompts(df) == ["a", "b"]
+    pd.testing.assert_frame_equal(df, before)
+
+
+def test_columns_of_a_multiindex_and_columns_that_are_numbers():
+    nested = pd.DataFrame([["a", "b"]], columns=pd.MultiIndex.from_tuples([("review", "text"), ("review", "title")]))
+    assert prompts(nested, "{{ row['review', 'title'] }}: {{ row['review', 'text'] }}") == ["b: a"]
+    assert prompts(pd.DataFrame([["a", "b"]]), "{{ row[1] }}{{ row[0] }}") == ["ba"]
+
+
+def test_an_empty_frame_gives_no_line_and_is_checked_all_the_same():
+    empty = pd.DataFrame({"text": []})
+    assert lines(empty) == []
+    with pytest.raises(TemplateError, match="Unknown column 'txt' in the template; did you mean 'text'"):
+        render_requests(empty, "{{ txt }}", model="m")
+
+
+def test_a_template_without_columns_gives_one_line_a_row():
+    assert prompts(pd.DataFrame(index=range(3)), "Joke!") == ["Joke!"] * 3
+
+
+def test_cells_of_every_dtype_are_written_as_pandas_shows_them():
+    df = pd.DataFrame(
+        {
+            "i": [1, 2],
+            "gaps": [1, None],
+            "whole": pd.array([1, None], dtype="Int64"),
+            "f4": np.array([0.1, np.nan], dtype="float32"),
+            "b": [True, False],
+            "when": pd.to_datetime(["2024-05-01 13:30", None]),
+            "zone": pd.to_datetime(["2024-05-01 13:30", None]).tz_localize("UTC"),
+            "c": pd.Categorical(["x", None]),
+            "o": ["{{ i }}", None],
+        }
+    )
+    template = "|".join("{{ %s }}" % name for name in df.columns)
+    assert prompts(df, template) == [
+        "1|1.0|1|0.1|True|2024-05-01 13:30:00|2024-05-01 13:30:00+00:00|x|{{ i }}",
+        "2||||False||||",
+    ]
+
+
+def test_lists_in_cells_stay_the_users_own():
+    df = pd.DataFrame({"tags": [["a"], ["b", "c"]]})
+    before = copy.deepcopy(df)
+    assert prompts(df, "{{ tags | join('+') }}{% set x = tags | sort(reverse=true) %}{{ x[0] }}") == ["aa", "b+cc"]
+    assert df["tags"].tolist() == before["tags"].tolist()
+
+
+def test_rows_beyond_the_first_chunk_keep_their_place():
+    df = pd.DataFrame({"text": [str(number) for number in range(20_000)]})
+    rendered = lines(df)
+    assert [line["custom_id"] for line in rendered] == [f"row-{number}" for number in range(20_000)]
+    assert [line["body"]["messages"][0]["content"] for line in rendered] == df["text"].tolist()
+
+
+def test_a_row_that_cannot_be_rendered_is_named_by_position_label_and_line():
+    df = pd.DataFrame({"n": [1, 0]}, index=["x", "y"])
+    rendered = render_requests(df, "One over n:\n{{ 1 / n }}", model="m")
+    with pytest.raises(TemplateError) as caught:
+        list(rendered)
+    assert caught.value.message == (
+        "The template cannot be rendered for row 1 (index 'y'), line 2 of the template: division by zero."
+    )
+
+
+def test_a_row_beyond_the_first_chunk_is_named_by_its_position_in_the_frame():
+    df = pd.DataFrame({"n": [1] * 9_000 + [0]})
+    with pytest.raises(TemplateError, match=r"for row 9000, line 1 of the template: division by zero\.$"):
+        list(render_requests(df, "{{ 1 / n }}", model="m"))
+
+
+def test_an_escape_from_the_sandbox_names_the_row():
+    rendered = render_requests(pd.DataFrame({"a": ["x"]}), "{{ a.__class__ }}", model="m")
+    with pytest.raises(TemplateError, match=r"row 0, line 1 of the template: access to attribute '__class__'.*unsafe"):
+        list(rendered)
+
+
+def test_a_lone_surrogate_is_an_error_that_names_the_row():
+    with pytest.raises(FrameError, match=r"^The prompt of row 1 cannot be sent: .*surrogates not allowed"):
+        list(render_requests(pd.DataFrame({"text": pd.Series(["a", "\ud800"], dtype=object)}), "{{ text }}", model="m"))
+
+
+def test_lines_are_rendered_while_they_are_taken():
+    df = pd.DataFrame({"n": [1, 0]})
+    assert len(list(itertools.islice(render_requests(df, "{{ 1 / n }}", model="m"), 1))) == 1
+
+
+def test_a_column_names_the_requests():
+    df = pd.DataFrame({"text": ["a", "b"], "ticket": [17, 4]})
+    assert [line["custom_id"] for line in lines(df, custom_id="ticket")] == ["17", "4"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", "b", "a"], "'a' stands in row 0 and in row 2. Choose a column whose values are distinct."),
+        ([1, "b", "1"], "'1' stands in row 0 and in row 2. Choose a column whose values are distinct."),
+        (["a", None, "b"], "it is missing or empty in row 1."),
+        (["a", "b", ""], "it is missing or empty in row 2."),
+        (["a", "b" * 513, "c"], "over 512 bytes long in row 1."),
+        (["a", "é" * 257, "c"], "over 512 bytes long in row 1."),
+    ],
+)
+def test_a_column_that_cannot_name_the_requests_is_refused_before_the_first_line(values, message):
+    df = pd.DataFrame({"text": ["x"] * 3, "id": pd.Series(values, dtype=object)})
+    with pytest.raises(FrameError) as caught:
+        render_requests(df, "{{ text }}", model="m", custom_id="id")
+    assert caught.value.message == f"The column 'id' cannot be the custom_id: {message}"
+    assert caught.value.param == "custom_id"
+
+
+def test_an_unknown_custom_id_column_names_near_misses():
+    df = pd.DataFrame({"ticket": [1], "x": [2], 3: [4]})
+    with pytest.raises(FrameError, match=r"^Unknown column 'tickt' in custom_id=\. Did you mean 'ticket'\?$"):
+        custom_ids(df, "tickt")
+    with pytest.raises(FrameError, match=r"^Unknown column 9 in custom_id=\. The columns are 'ticket', 'x', 3\.$"):
+        custom_ids(df, 9)
+    assert custom_ids(df, 3) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"endpoint": "embeddings", "system": "s"}, "system= is for chat and responses; put the text into the template."),
+        ({"endpoint": "embeddings", "response_format": {}}, "schema= is for endpoints that write text."),
+        ({"body": {"messages": []}}, "'messages' cannot be set in the body: it is made from the frame and the arguments."),
+        ({"body": {"stream": True}}, "'stream' cannot be set in the body: a batch does not stream."),
+        (
+            {"body": {"response_format": {}}, "response_format": response_format(MOOD)},
+            "schema= and response_format= say the same thing; leave one out.",
+        ),
+        (
+            {"endpoint": "responses", "system": "s", "body": {"instructions": "t"}},
+            "system= and instructions= say the same thing; leave one out.",
+        ),
+        ({"body": {"seed": object()}}, "A body parameter cannot be written as JSON: a object is none of JSON's types."),
+    ],
+)
+def test_what_does_not_fit_the_endpoint_is_refused_before_the_first_line(options, message):
+    with pytest.raises(FrameError) as caught:
+        render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", **options)
+    assert caught.value.message == message
+
+
+def test_a_body_key_that_nobody_knows_is_refused_before_the_first_line():
+    with pytest.raises(BadRequestError, match="temperatur"):
+        render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", body={"temperatur": 0})
+
+
+def test_numbers_of_numpy_are_numbers_in_the_body_and_the_body_is_not_changed():
+    body = {"seed": np.int64(3), "stop": np.array(["x"]), "logit_bias": {"1": 2}}
+    before = dict(body)
+    assert lines(pd.DataFrame({"text": ["a"]}), body=body)[0]["body"]["seed"] == 3
+    assert body.keys() == before.keys()
+
+
+def test_what_is_no_frame_is_told_how_to_become_one():
+    with pytest.raises(FrameError, match=r'^A Series is no DataFrame; pass series\.to_frame\("review"\)\.$'):
+        render_requests(pd.Series(["a"], name="review"), "{{ a }}", model="m")  # type: ignore[arg-type]
+    with pytest.raises(FrameError, match=r"^A list is no pandas DataFrame; convert it first\.$"):
+        render_requests([], "{{ a }}", model="m")  # type: ignore[arg-type]
