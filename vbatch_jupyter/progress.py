@@ -1,0 +1,101 @@
+"""How fast a batch advances and when it will be done, from two looks at it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, RequestCounts
+from vbatch_jupyter.protocol.stats import Snapshot
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """What two snapshots of one batch say together.
+
+    Parameters
+    ----------
+    before, now
+        The earlier and the later snapshot; the same one twice where there is only one.
+
+    Examples
+    --------
+    >>> from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts
+    >>> batch = BatchRecord(
+    ...     id="batch_1a2b3c", endpoint="/v1/embeddings", input_file_id="file-0", created_at=0, status="in_progress"
+    ... )
+    >>> looks = [
+    ...     Snapshot(time=time, batch=dataclasses.replace(batch, request_counts=RequestCounts(1000, completed)))
+    ...     for time, completed in [(0.0, 0), (10.0, 400)]
+    ... ]
+    >>> Progress(*looks).line()
+    'batch_1a2b… in_progress 400/1,000 completed · 40.0 requests/s · 15 s left'
+    """
+
+    before: Snapshot
+    now: Snapshot
+
+    @property
+    def requests_per_second(self) -> float | None:
+        """Requests ended between the snapshots, by the second; None where no time lies between them."""
+        seconds = self.now.time - self.before.time
+        if seconds <= 0:
+            return None
+        # A look from before a recovery may have counted requests whose lines were torn.
+        ended = _ended(self.now.batch.request_counts) - _ended(self.before.batch.request_counts)
+        return max(0, ended) / seconds
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the requests that are left will take at this rate; None where that cannot be told."""
+        if self.now.batch.status != "in_progress":
+            return 0.0 if self.now.batch.status in TERMINAL_STATUSES else None
+        left, rate = self.now.batch.request_counts.left, self.requests_per_second
+        if not left:
+            return 0.0
+        return left / rate if rate else None
+
+    def line(self) -> str:
+        """Say it in one line of text; the reason, where something is in the batch's way, comes last."""
+        batch = self.now.batch
+        counts = batch.request_counts
+        head = f"{_short(batch.id)} {batch.status}"
+        if counts.total:
+            head += f" {counts.completed:,}/{counts.total:,} completed"
+        if counts.failed:
+            head += f", {counts.failed:,} failed"
+        parts = [head]
+        if batch.status == "in_progress":
+            parts += [part for part in (self._rate(), self._time_left()) if part]
+        if batch.reason is not None:
+            # A reason may quote an engine's message, and this is one line.
+            parts.append(" ".join(batch.reason.split()))
+        return " · ".join(parts)
+
+    def _rate(self) -> str | None:
+        engine, rate = self.now.engine, self.requests_per_second
+        # Embeddings generate no tokens.
+        if engine is not None and engine.generation_tokens_per_second:
+            return f"{engine.generation_tokens_per_second:,.0f} tokens/s"
+        return f"{rate:,.1f} requests/s" if rate else None
+
+    def _time_left(self) -> str | None:
+        seconds = self.seconds_left
+        return f"{_duration(seconds)} left" if seconds else None
+
+
+def _ended(counts: RequestCounts) -> int:
+    return counts.completed + counts.failed
+
+
+def _short(batch_id: str) -> str:
+    shown = len("batch_") + 4
+    return batch_id if len(batch_id) <= shown else f"{batch_id[:shown]}…"
+
+
+def _duration(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
