@@ -139,7 +139,7 @@ def check_body_keys(endpoint: str, keys: Iterable[str]) -> None:
     >>> check_body_keys("chat", ["temperature", "top_k"])
     >>> check_body_keys("chat", ["temprature"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    vbatch_jupyter.errors.BadRequestError: Neither OpenAI nor vLLM knows the key 'temprature' ... did you mean 'temperature'?
+    vbatch_jupyter.errors.BadRequestError: Neither OpenAI nor vLLM knows the key 'temprature' ... 'temperature'?
     """
     path = endpoint_path(endpoint)
     known = OPENAI_KEYS[path] | VLLM_KEYS[path]
