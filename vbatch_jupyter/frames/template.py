@@ -77,6 +77,8 @@ class Template:
             ) from error
         except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
             raise self._error(f"The template is nested too deeply to be compiled: {error}.") from error
+        # Jinja copies the globals for every prompt, and copying its ChainMap is half of the time a prompt takes.
+        self._template.globals = dict(self._template.globals)
         names = _Names(tree)
         self._row_is_used = "row" in undeclared and "row" not in self._positions
         self._reject_what_stands_alone_cannot_have(tree, names)

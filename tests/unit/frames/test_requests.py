@@ -201,9 +201,15 @@ def test_an_unknown_custom_id_column_names_near_misses():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"endpoint": "embeddings", "system": "s"}, "system= is for chat and responses; put the text into the template."),
+        (
+            {"endpoint": "embeddings", "system": "s"},
+            "system= is for chat and responses; put the text into the template.",
+        ),
         ({"endpoint": "embeddings", "response_format": {}}, "schema= is for endpoints that write text."),
-        ({"body": {"messages": []}}, "'messages' cannot be set in the body: it is made from the frame and the arguments."),
+        (
+            {"body": {"messages": []}},
+            "'messages' cannot be set in the body: it is made from the frame and the arguments.",
+        ),
         ({"body": {"stream": True}}, "'stream' cannot be set in the body: a batch does not stream."),
         (
             {"body": {"response_format": {}}, "response_format": response_format(MOOD)},

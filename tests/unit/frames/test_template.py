@@ -26,7 +26,19 @@ def refusal(source, columns, values=None, **options):
 
 @pytest.mark.parametrize(
     "text",
-    ["{}", "{{ text }}", "{% if x %}", "{# gone? #}", "\"'", "a\nb\r\n", "\u2028\u0085", "naïve 🦊", "<b>&amp;</b>", "\\n", ""],
+    [
+        "{}",
+        "{{ text }}",
+        "{% if x %}",
+        "{# gone? #}",
+        "\"'",
+        "a\nb\r\n",
+        "\u2028\u0085",
+        "naïve 🦊",
+        "<b>&amp;</b>",
+        "\\n",
+        "",
+    ],
 )
 def test_a_cell_is_data_and_never_a_template(text):
     assert render("[{{ text }}]", {"text": text}) == f"[{text}]"
@@ -103,8 +115,7 @@ def test_row_is_a_whole_row():
     source = "{% for name, value in row.items() %}{{ name }}={{ value }};{% endfor %}{{ row | tojson }}"
     values = {"a": None, "b": "it's <{{ c }}>", "t": pd.Timestamp("2024-01-01")}
     assert render(source, values) == (
-        "a=;b=it's <{{ c }}>;t=2024-01-01 00:00:00;"
-        '{"a": null, "b": "it\'s <{{ c }}>", "t": "2024-01-01 00:00:00"}'
+        'a=;b=it\'s <{{ c }}>;t=2024-01-01 00:00:00;{"a": null, "b": "it\'s <{{ c }}>", "t": "2024-01-01 00:00:00"}'
     )
 
 
@@ -160,7 +171,10 @@ def test_a_frame_without_columns_says_so():
         ("{% with b = a %}{{ b }}{% endwith %}{% filter lower %}{{ a }}{% endfilter %}", "Aa"),
         ("{% for i in range(3) %}{{ i }}{% endfor %}{{ tags | map('upper') | join(', ') }}", "012X, Y"),
         ("{% for row in rows %}{{ row.x }}{% endfor %}", "5"),
-        ("{% for k, v in {'p': a}.items() %}{{ k }}{{ v }}{% endfor %}{# note #}{% raw %}{{ b }}{% endraw %}", "pA{{ b }}"),
+        (
+            "{% for k, v in {'p': a}.items() %}{{ k }}{{ v }}{% endfor %}{# note #}{% raw %}{{ b }}{% endraw %}",
+            "pA{{ b }}",
+        ),
     ],
 )
 def test_the_rest_of_jinja_works_without_false_alarms(source, prompt):

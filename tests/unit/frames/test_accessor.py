@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import pandas as pd
+
+from vbatch_jupyter.frames.accessor import register
+
+
+def test_a_frame_submits_and_runs_itself_and_a_reload_neither_warns_nor_keeps_the_old_functions():
+    df = pd.DataFrame({"a": [1]})
+    register(submit=lambda *arguments, **options: ("old", arguments, options), run=lambda *_: None)
+    assert df.vbatch.submit("t", schema=1)[0] == "old"
+    register(
+        submit=lambda frame, template, **options: ("submit", frame is df, template, options),
+        run=lambda frame, template, **options: ("run", frame is df, template, options),
+    )
+    assert df.vbatch.submit("t", schema=1) == ("submit", True, "t", {"schema": 1})
+    assert df.vbatch.run("t", n=2) == ("run", True, "t", {"n": 2})
