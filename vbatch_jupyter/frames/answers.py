@@ -9,15 +9,18 @@ import base64
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastjsonschema
 import msgspec
 import numpy as np
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.schema import PydanticModel, Schema, json_schema
+from vbatch_jupyter.frames.schema import Schema, is_model, json_schema
 from vbatch_jupyter.protocol.lines import OutputLine
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _QUOTED = 200
 _SUCCESS = 2
@@ -177,7 +180,7 @@ def parser(schema: Schema) -> Parse:
     ValueError: does not fit the schema (stars must be integer)
     """
     plain = json_schema(schema)
-    if isinstance(schema, type) and isinstance(schema, PydanticModel):
+    if is_model(schema):
         return lambda text: _by_model(schema, text)
     try:
         # Formats are notes to the model, not promises; defaults would be values that no model has given.
@@ -198,7 +201,7 @@ def _by_schema(check: Callable[[Any], Any], text: str) -> dict[str, Any]:
     return value
 
 
-def _by_model(model: PydanticModel, text: str) -> dict[str, Any]:
+def _by_model(model: type[BaseModel], text: str) -> dict[str, Any]:
     _json_object(text)
     try:
         instance = model.model_validate_json(text)

@@ -52,7 +52,7 @@ class Missing(jinja2.ChainableUndefined):
         return "None"
 
 
-def is_missing(value: object) -> bool:
+def is_missing(value: Any) -> bool:
     """Tell whether a single value is missing; lists and arrays never are, whatever they hold.
 
     Examples

@@ -20,9 +20,12 @@ import copy
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 from vbatch_jupyter.errors import FrameError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 JsonSchema: TypeAlias = Mapping[str, Any]
 Dtype: TypeAlias = Literal["string", "Int64", "Float64", "boolean", "object"]
@@ -30,22 +33,8 @@ Dtype: TypeAlias = Literal["string", "Int64", "Float64", "boolean", "object"]
 _DTYPES: Mapping[str, Dtype] = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
-@runtime_checkable
-class PydanticModel(Protocol):
-    """What is asked of a pydantic model class; a protocol, so that pydantic is not imported for it."""
-
-    __name__: str
-
-    def model_json_schema(self) -> dict[str, Any]:
-        """Give the model's JSON schema."""
-        ...
-
-    def model_validate_json(self, json_data: str | bytes) -> Any:
-        """Read an instance from JSON."""
-        ...
-
-
-Schema: TypeAlias = PydanticModel | JsonSchema
+# The class as a text: pydantic is imported by whoever defines a model, and not for a JSON schema.
+Schema: TypeAlias = "type[BaseModel] | JsonSchema"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,6 +51,17 @@ class Field:
 
     name: str
     dtype: Dtype
+
+
+def is_model(schema: object) -> TypeGuard[type[BaseModel]]:
+    """Tell whether a schema is a pydantic model class.
+
+    Examples
+    --------
+    >>> is_model({"type": "object"})
+    False
+    """
+    return isinstance(schema, type) and hasattr(schema, "model_json_schema")
 
 
 def json_schema(schema: Schema) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
         ...
     vbatch_jupyter.errors.FrameError: schema= must describe an object with properties, one for each column.
     """
-    if isinstance(schema, type) and isinstance(schema, PydanticModel):
+    if is_model(schema):
         plain = schema.model_json_schema()
     elif isinstance(schema, Mapping):
         plain = copy.deepcopy(dict(schema))

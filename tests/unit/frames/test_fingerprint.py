@@ -49,7 +49,7 @@ CHANGES = {
         array=[np.arange(3), np.where(np.arange(2000) == 1000, 0, np.arange(2000))]
     ),
     "a type": lambda df: df.assign(mixed=["1", "1"]),
-    "a date": lambda df: df.assign(t=pd.to_datetime(["2025", None])),
+    "a date": lambda df: df.assign(t=pd.to_datetime(["2025", "NaT"])),
     "a category": lambda df: df.assign(c=pd.Categorical(["u", "u"], categories=["u", "v"])),
     "the order of rows": lambda df: df.iloc[::-1],
     "the order of columns": lambda df: df[df.columns[::-1]],

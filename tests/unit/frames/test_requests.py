@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
@@ -28,6 +28,7 @@ def prompts(df, template="{{ text }}"):
     return [line["body"]["messages"][-1]["content"] for line in lines(df, template)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
 def test_any_text_survives_the_way_into_a_line(texts):
     df = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
@@ -106,13 +107,13 @@ def test_cells_of_every_dtype_are_written_as_pandas_shows_them():
             "whole": pd.array([1, None], dtype="Int64"),
             "f4": np.array([0.1, np.nan], dtype="float32"),
             "b": [True, False],
-            "when": pd.to_datetime(["2024-05-01 13:30", None]),
-            "zone": pd.to_datetime(["2024-05-01 13:30", None]).tz_localize("UTC"),
+            "when": pd.to_datetime(["2024-05-01 13:30", "NaT"]),
+            "zone": pd.to_datetime(["2024-05-01 13:30", "NaT"]).tz_localize("UTC"),
             "c": pd.Categorical(["x", None]),
             "o": ["{{ i }}", None],
         }
     )
-    template = "|".join("{{ %s }}" % name for name in df.columns)
+    template = "|".join(f"{{{{ {name} }}}}" for name in df.columns)
     assert prompts(df, template) == [
         "1|1.0|1|0.1|True|2024-05-01 13:30:00|2024-05-01 13:30:00+00:00|x|{{ i }}",
         "2||||False||||",

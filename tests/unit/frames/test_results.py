@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
@@ -58,6 +58,7 @@ def only(line, **options):
     return out.iloc[0]
 
 
+@settings(deadline=None)
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11)))
 def test_results_stand_beside_their_rows_in_whatever_order_the_lines_come(order, failed):
     df = pd.DataFrame({"text": [f"t{number}" for number in range(12)]}, index=["same"] * 12)
@@ -68,6 +69,7 @@ def test_results_stand_beside_their_rows_in_whatever_order_the_lines_come(order,
     assert out["text"].tolist() == df["text"].tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
 def test_any_text_survives_the_way_back(texts):
     out = results([said(at, text) for at, text in enumerate(texts)], rows=len(texts))
@@ -88,7 +90,7 @@ FRAMES = {
     "every dtype": pd.DataFrame(
         {
             "c": pd.Categorical(["x", None]),
-            "d": pd.to_datetime(["2024", None]),
+            "d": pd.to_datetime(["2024", "NaT"]),
             "i": pd.array([1, None], dtype="Int64"),
             "o": [["list"], {"d": 1}],
         }
@@ -105,7 +107,7 @@ def test_the_frame_comes_back_as_it_was_with_two_columns_more(name):
     pd.testing.assert_index_equal(out.index, before.index)
     assert out["response"].tolist() == [f"r{at}" for at in range(len(df))]
     assert out["error"].isna().all()
-    assert (out["response"].dtype, out["error"].dtype) == ("string", "string")
+    assert [str(out[name].dtype) for name in ("response", "error")] == ["string", "string"]
     for place in range(df.shape[1]):
         pd.testing.assert_series_equal(out.iloc[:, place], before.iloc[:, place])
     out["response"] = "changed"
@@ -122,7 +124,8 @@ def test_what_is_done_to_the_result_does_not_reach_the_frame():
 def test_columns_of_a_multiindex_are_padded():
     df = pd.DataFrame([["a"]], columns=pd.MultiIndex.from_tuples([("review", "text")]))
     out = results([said(0, "r")], rows=1, df=df)
-    assert list(out.columns) == [("review", "text"), ("response", ""), ("error", "")]
+    expected = pd.MultiIndex.from_tuples([("review", "text"), ("response", ""), ("error", "")])
+    pd.testing.assert_index_equal(out.columns, expected)
     clash = pd.DataFrame([["a"]], columns=pd.MultiIndex.from_tuples([("response", "text")]))
     with pytest.raises(FrameError, match="already has a column 'response'"):
         results([], rows=1, df=clash)

@@ -203,8 +203,10 @@ def test_a_schema_that_is_passed_in_is_not_changed():
         ({"type": "object"}, "schema= must describe an object with properties, one for each column."),
         (
             response_format(Author),
-            "schema= must describe an object with properties, one for each column."
-            " Pass the schema that is inside of the response_format.",
+            (
+                "schema= must describe an object with properties, one for each column."
+                " Pass the schema that is inside of the response_format."
+            ),
         ),
         ({"$ref": "#/$defs/X"}, "schema= refers to '#/$defs/X', which is not in it."),
     ],
