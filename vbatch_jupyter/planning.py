@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vbatch_jupyter.protocol.index import LineIndex
 
-_LEVELS = (0, 16, 32, 48)
-"""How far a prefix key is shifted to compare 8,192, 2,048, 512 and 128 characters of the prompt."""
+_SHIFTS = (48, 32, 16, 0)
+"""How far a prefix key is shifted to compare 128, 512, 2,048 and 8,192 characters of the prompt."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
         raise ValueError(f"finished has {len(finished):,} entries, and the index has {len(index):,} requests")
     unfinished = array("I", (position for position, done in enumerate(finished) if not done))
     candidates, followers = _share(index, unfinished)
-    return Plan(_group(index, candidates), followers)
+    return Plan(array("I", _group(candidates, index.prefix_keys, _SHIFTS)), followers)
 
 
 def _share(index: LineIndex, unfinished: array[int]) -> tuple[array[int], dict[int, array[int]]]:
@@ -103,19 +104,14 @@ def _repeated(hashes: Iterable[int]) -> frozenset[int]:
     return frozenset(ordered[i] for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1])
 
 
-def _group(index: LineIndex, candidates: array[int]) -> array[int]:
-    """Sort by where each group, from the widest to the narrowest, first appears."""
-    order = list(candidates)
-    # From the narrowest level to the widest: each stable sort keeps what the one before it has done.
-    for shift in _LEVELS:
-        _sort(order, index.prefix_keys, shift)
-    return array("I", order)
-
-
-def _sort(order: list[int], keys: array[int], shift: int) -> None:
-    first: dict[int, int] = {}
-    for position in order:
-        key = keys[position] >> shift
-        first[key] = min(position, first.get(key, position))
-    if 1 < len(first) < len(order):
-        order.sort(key=lambda position: first[keys[position] >> shift])
+def _group(positions: Sequence[int], keys: array[int], shifts: tuple[int, ...]) -> Iterator[int]:
+    """Walk groups in the order in which they first appear, each from its widest level to its narrowest."""
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for position in positions:
+        groups[keys[position] >> shifts[0]].append(position)
+    for group in groups.values():
+        # Two of a kind are next to each other already.
+        if len(group) <= 2 or len(shifts) == 1:  # noqa: PLR2004
+            yield from group
+        else:
+            yield from _group(group, keys, shifts[1:])
