@@ -24,7 +24,7 @@ from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line, usage_of
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.store import Lease, NewFile, Store
+from vbatch_jupyter.store import Lease, Store
 
 _SWEEP_EVERY_SECONDS = 600.0
 

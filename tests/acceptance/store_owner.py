@@ -1,0 +1,95 @@
+"""An owner of batches that can be killed: what the processes of test_store_kills run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.batches import group, open_store
+from vbatch_jupyter import lifecycle
+from vbatch_jupyter.store import Store
+
+UPLOAD = b"{}\n" * 100_000
+
+# Every call that changes what is on the disk, or what others may do; a kill falls before each, and so after each too.
+_STEPS = (
+    "close",
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "mkdir",
+    "open",
+    "rename",
+    "rmdir",
+    "truncate",
+    "unlink",
+    "write",
+)
+
+
+def advance_all(store: Store, *, group_size: int) -> None:
+    """Hold one batch after the other, answer what is unanswered in groups, and finish it."""
+    for record in store.batches.unfinished():
+        lease = store.batches.acquire(record.id)
+        if lease is None:
+            continue
+        with lease:
+            status = lifecycle.validate(store, lease).status
+            if status == "in_progress" and not lifecycle.is_expired(record, store.clock()):
+                finished = lease.recover().finished
+                missing = (position for position, kind in enumerate(finished) if not kind)
+                while positions := list(itertools.islice(missing, group_size)):
+                    lease.append(group(record.id, positions))
+                    if lease.refresh().status == "cancelling":
+                        break
+            if status != "failed":
+                lifecycle.finish(store, lease)
+
+
+def run(path: Path) -> None:
+    """Advance everything, in groups of random sizes."""
+    with open_store(path) as store:
+        advance_all(store, group_size=random.randint(1, 24))
+
+
+def run_until_step(path: Path, step: int, seconds_ahead: float) -> None:
+    """Advance everything, and die by ``kill -9`` at the given step."""
+    with open_store(path, clock=lambda: time.time() + seconds_ahead) as store:
+        _die_at(step, store)
+        advance_all(store, group_size=2)
+        os._exit(0)
+
+
+def upload_until_step(path: Path, step: int) -> None:
+    """Upload a file, and die by ``kill -9`` at the given step."""
+    with open_store(path) as store:
+        _die_at(step, store)
+        store.files.create([UPLOAD], filename="input.jsonl", purpose="batch")
+        os._exit(0)
+
+
+def _die_at(step: int, store: Store) -> None:
+    steps = _steps(step)
+    for name in _STEPS:
+        setattr(os, name, _stepping(getattr(os, name), steps))
+    # SQLite's own calls are out of reach; a kill falls before each of its statements, and random ones into them.
+    store.database._connection.set_trace_callback(lambda statement: next(steps))
+
+
+def _steps(last: int) -> Iterator[int]:
+    yield from range(1, last)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stepping(function: Callable[..., Any], steps: Iterator[int]) -> Callable[..., Any]:
+    def stepping(*arguments: Any, **keywords: Any) -> Any:
+        next(steps)
+        return function(*arguments, **keywords)
+
+    return stepping
