@@ -41,8 +41,10 @@ async def call(
     headers
         Lower-case names; content-type and content-length are added.
     """
-    started: asyncio.Future[tuple[int, dict[str, str]]] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    started: asyncio.Future[tuple[int, dict[str, str]]] = loop.create_future()
     chunks: asyncio.Queue[bytes] = asyncio.Queue()
+    left = asyncio.Event()
     received = False
 
     async def receive() -> Message:
@@ -50,8 +52,8 @@ async def call(
         if not received:
             received = True
             return {"type": "http.request", "body": body, "more_body": False}
-        # A second message could only say that the client has left; a client in process leaves by cancelling.
-        return await asyncio.get_running_loop().create_future()
+        await left.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -62,7 +64,7 @@ async def call(
 
     scope = {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": method,
         "scheme": "http",
@@ -83,26 +85,46 @@ async def call(
         try:
             await application(scope, receive, send)
         finally:
+            left.set()
             chunks.put_nowait(_END)
 
-    task = asyncio.ensure_future(work())
+    task = loop.create_task(work())
     try:
         await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        task.cancel()
+        _leave(task, left)
         raise
     if not started.done():
         started.cancel()
         await task
         raise RuntimeError(f"the application ended without an answer to {method} {path}")
     status, pairs = started.result()
-    return EngineResponse(status=status, headers=pairs, chunks=_drain(chunks, task))
+    return EngineResponse(status=int(status), headers=pairs, chunks=_drain(chunks, task, left))
 
 
-async def _drain(chunks: asyncio.Queue[bytes], task: asyncio.Future[None]) -> AsyncIterator[bytes]:
+async def _drain(chunks: asyncio.Queue[bytes], task: asyncio.Task[None], left: asyncio.Event) -> AsyncIterator[bytes]:
     try:
         while (chunk := await chunks.get()) is not _END:
             yield chunk
         await task
     finally:
-        task.cancel()
+        _leave(task, left)
+
+
+def _leave(task: asyncio.Task[None], left: asyncio.Event) -> None:
+    # The client leaves, as over a socket, and the application ends by itself. Cancelling its task would not do: vLLM's
+    # routes work in a task of their own, which would go on.
+    left.set()
+    if not task.done():
+        _leaving.add(task)
+        task.add_done_callback(_forget)
+
+
+_leaving: set[asyncio.Task[None]] = set()
+"""Keeps what is about to end from being collected before it has."""
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    _leaving.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody is there to hear of it

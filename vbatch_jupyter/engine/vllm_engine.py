@@ -92,22 +92,28 @@ class VllmEngine(Engine):
         """Load the model, or load it again after the engine died."""
         await self.shutdown()
         self._starting = True
-        building = asyncio.get_running_loop().run_in_executor(
-            None, vllm_process.build, self.model, self.flags, self.log_path, self._on_progress
-        )
         try:
-            built = await asyncio.shield(building)
+            self._on_progress("importing vLLM")
+            await asyncio.to_thread(vllm_process.import_vllm, self.log_path)
+            built = await self._build()
             self._app = await vllm_process.build_app(built)
-        except asyncio.CancelledError:
-            # Nothing can stop vLLM while it loads; what it has made is ended as soon as it is there.
-            building.add_done_callback(_discard)
-            raise
         finally:
             self._starting = False
         self._llm, self._counters = built.llm, built.counters
         self.served_model_names = tuple(built.arguments.served_model_name)
         self.max_num_seqs = built.llm.vllm_config.scheduler_config.max_num_seqs
         self.answers_key = built.answers_key
+
+    async def _build(self) -> vllm_process.Built:
+        building = asyncio.get_running_loop().run_in_executor(
+            None, vllm_process.build, self.model, self.flags, self.log_path, self._on_progress
+        )
+        try:
+            return await asyncio.shield(building)
+        except asyncio.CancelledError:
+            # Nothing can stop vLLM while it loads; what it has made is ended as soon as it is there.
+            building.add_done_callback(_discard)
+            raise
 
     async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
         """Answer one OpenAI request; cancelling the call aborts the request in the engine."""

@@ -63,6 +63,31 @@ class Built:
     answers_key: str
 
 
+def import_vllm(log_path: Path) -> None:
+    """Import vLLM, in a call of its own before `build`.
+
+    An exception that is caught and kept during the import keeps the frames that led to it: were they those of `build`,
+    the first engine would never be freed.
+
+    Parameters
+    ----------
+    log_path
+        The engine's log.
+
+    Raises
+    ------
+    EngineLoadError
+        vLLM is not installed, or not in order.
+    """
+    with _guarded(log_path):
+        try:
+            from vllm.v1.engine import async_llm  # noqa: F401
+
+            from vbatch_jupyter.engine import vllm_arguments, vllm_stats  # noqa: F401
+        except ImportError as error:
+            raise EngineLoadError(_import_message(error)) from error
+
+
 def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callable[[str], None]) -> Built:
     """Start an engine; called in a thread that may block for minutes.
 
@@ -82,16 +107,12 @@ def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callabl
     EngineLoadError
         Anything else; the message has what the log says.
     """
-    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_start = log_path.stat().st_size if log_path.exists() else 0
     with _guarded(log_path):
-        on_progress("importing vLLM")
         try:
             return _build(model, flags, on_progress)
         except VBatchError:
             raise
-        except ImportError as error:
-            raise EngineLoadError(_import_message(error)) from error
         except Exception as error:
             raise _mapped(error, model, log_path, log_start) from error
 
@@ -136,6 +157,7 @@ async def build_app(built: Built) -> Application:
 def _guarded(log_path: Path) -> Iterator[None]:
     # The tracker is a process too, and starting it unblocks SIGINT: it comes first.
     resource_tracker.ensure_running()
+    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = dict(os.environ)
     logging_config_path = log_path.with_suffix(".logging.json")
