@@ -79,7 +79,7 @@ def _die_at(step: int, store: Store) -> None:
     for name in _STEPS:
         setattr(os, name, _stepping(getattr(os, name), steps))
     # SQLite's own calls are out of reach; a kill falls before each of its statements, and random ones into them.
-    store.database._connection.set_trace_callback(lambda statement: next(steps))
+    store.database._connection.set_trace_callback(lambda _: next(steps))
 
 
 def _steps(last: int) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import random
@@ -87,7 +88,7 @@ def test_a_kill_at_each_step_to_the_end_of_a_batch_is_redone_with_the_same_ids(t
             owner.join()
             assert owner.exitcode in {0, -signal.SIGKILL}
 
-            store.clock = lambda ahead=ahead: time.time() + ahead
+            store.clock = functools.partial(_time_ahead, ahead)
             store_owner.advance_all(store, group_size=2)
             store.sweep()
             store.clock = time.time
@@ -99,6 +100,10 @@ def test_a_kill_at_each_step_to_the_end_of_a_batch_is_redone_with_the_same_ids(t
         # Fewer would mean that the steps are no longer seen.
         assert step > 40
         assert check(store) == []
+
+
+def _time_ahead(seconds):
+    return time.time() + seconds
 
 
 def _batch_to_be_ended(store, end):
@@ -126,8 +131,9 @@ def _assert_ended(store, record, end):
 
 def test_a_kill_at_each_step_of_an_upload_leaves_the_whole_file_or_none(tmp_path, processes):
     with open_store(tmp_path / "store") as store:
+        files = store.files.list().data
         for step in range(1, 200):
-            known = len(store.files.list().data)
+            known = len(files)
             owner = processes.Process(target=store_owner.upload_until_step, args=(store.path, step))
             owner.start()
             owner.join()

@@ -83,6 +83,8 @@ class Spool:
     ----------
     finished
         `NONE`, `OUTPUT` or `ERROR` for each request.
+    completed, failed
+        How many of them are `OUTPUT` and `ERROR`; kept, because counting a million for each group would be quadratic.
     """
 
     def __init__(self, directory: Path, *, epoch: int, total: int) -> None:
@@ -94,21 +96,13 @@ class Spool:
         self._sizes: dict[int, int] = {}
         self._torn = False
         self.finished = bytearray(total)
+        self.completed = 0
+        self.failed = 0
 
     @property
     def bytes(self) -> int:
         """Size of what `recover` has read and `append` has written."""
         return sum(self._sizes.values())
-
-    @property
-    def completed(self) -> int:
-        """Requests with a line for the output file."""
-        return self.finished.count(OUTPUT)
-
-    @property
-    def failed(self) -> int:
-        """Requests with a line for the error file."""
-        return self.finished.count(ERROR)
 
     def recover(self) -> None:
         """Read all segments of former owners, and cut off what a kill left half written.
@@ -130,7 +124,7 @@ class Spool:
                     raise StoreCorruptError(message)
                 whole = end
                 if self.finished[record.position] == NONE:
-                    self.finished[record.position] = ERROR if record.is_error else OUTPUT
+                    self._mark(record.position, ERROR if record.is_error else OUTPUT)
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
             self._sizes[epoch] = whole
@@ -171,7 +165,12 @@ class Spool:
         self._torn = False
         self._sizes[self._epoch] = start + len(group)
         for position, kind in kinds.items():
-            self.finished[position] = kind
+            self._mark(position, kind)
+
+    def _mark(self, position: int, kind: int) -> None:
+        self.finished[position] = kind
+        self.completed += kind == OUTPUT
+        self.failed += kind == ERROR
 
     def _segment(self) -> int:
         if self._descriptor is None:
