@@ -1,0 +1,117 @@
+"""The wheel, by itself, in an empty environment: no engine, no tools, none of this checkout on the path."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What importing the package must leave alone: each costs a good part of a second, vllm and torch ten.
+HEAVY = ("IPython", "jinja2", "openai", "pandas", "pydantic", "torch", "vllm")
+
+
+def call(*command, cwd=None):
+    # No PYTHONPATH, and nothing of the environment that runs this test: only the wheel may answer.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def interpreter(version):
+    """Find a CPython of that version that starts, or skip."""
+    candidates = [Path(sys.executable)] if version == f"3.{sys.version_info[1]}" else []
+    named = shutil.which(f"python{version}")
+    candidates += [Path(named)] if named else []
+    candidates += sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    for candidate in candidates:
+        # A pyenv shim may be there and name nothing.
+        started = subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False)
+        if started.returncode == 0:
+            return candidate
+    pytest.skip(f"Python {version} is not on this machine")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
+    call(sys.executable, "-m", "pip", "wheel", *options, ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module", params=["3.11", "3.12", "3.13"])
+def python(request, wheel, tmp_path_factory):
+    """Give the interpreter of an environment that holds the wheel and what it asks for."""
+    folder = tmp_path_factory.mktemp(f"python{request.param}")
+    call(interpreter(request.param), "-m", "venv", folder)
+    inside = folder / "bin" / "python"
+    call(inside, "-m", "pip", "install", "--quiet", f"--constraint={ROOT / 'requirements/base.txt'}", wheel)
+    yield inside
+    shutil.rmtree(folder)
+
+
+def test_the_wheel_carries_its_licence_its_type_marker_and_its_entry_point_and_nothing_beside_the_package(wheel):
+    assert wheel.name == "vbatch_jupyter-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        licence = archive.read("vbatch_jupyter-0.1.0.dist-info/licenses/LICENSE").decode()
+        metadata = archive.read("vbatch_jupyter-0.1.0.dist-info/METADATA").decode()
+        entry_points = archive.read("vbatch_jupyter-0.1.0.dist-info/entry_points.txt").decode()
+
+    assert licence == (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "vbatch_jupyter/py.typed" in names
+    assert "vbatch_jupyter/store/schema.sql" in names
+    assert "[vllm.general_plugins]\nvbatch = vbatch_jupyter.engine.vllm_child:register\n" in entry_points
+    assert {name.partition("/")[0] for name in names} == {"vbatch_jupyter", "vbatch_jupyter-0.1.0.dist-info"}
+
+
+@pytest.mark.timeout(600)
+def test_it_imports_in_under_a_second_without_anything_heavy(python, tmp_path):
+    program = (
+        f"import sys, vbatch_jupyter\nprint(sorted(set(sys.modules) & {set(HEAVY)}))\nprint(vbatch_jupyter.__file__)"
+    )
+    seconds, printed = [], ""
+    for _ in range(3):
+        started = time.perf_counter()
+        printed = call(python, "-c", program, cwd=tmp_path)
+        seconds.append(time.perf_counter() - started)
+
+    loaded, file = printed.splitlines()
+    assert loaded == "[]"
+    assert Path(file).is_relative_to(python.parent.parent)
+    assert min(seconds) < 1.0, seconds
+
+
+@pytest.mark.timeout(900)
+def test_its_unit_tests_pass_without_an_engine(python, tmp_path):
+    pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
+    call(python, "-m", "pip", "install", "--quiet", *pins, "pytest", "pytest-timeout", "hypothesis")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+
+    missing = call(python, "-c", "import importlib.util as u; print(u.find_spec('vllm'), u.find_spec('torch'))")
+    printed = call(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", cwd=tmp_path)
+
+    assert missing == "None None\n"
+    assert " passed in " in printed
+    assert "failed" not in printed
