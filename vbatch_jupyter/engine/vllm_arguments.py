@@ -47,7 +47,7 @@ def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
     parser = make_arg_parser(_Parser(add_help=False))
     given = {_option(flag) for flag in flags if flag.startswith("-")}
     filled = [word for option, words in _defaults().items() if option not in given for word in words]
-    arguments = parser.parse_args([model, *filled, *flags])
+    arguments: argparse.Namespace = parser.parse_args([model, *filled, *flags])
     arguments.model = model
     if arguments.served_model_name is None:
         arguments.served_model_name = [model]

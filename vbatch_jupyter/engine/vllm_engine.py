@@ -67,7 +67,7 @@ class VllmEngine(Engine):
         flags: Sequence[str] = (),
         *,
         log_path: Path,
-        on_progress: Callable[[str], None] = lambda phrase: None,
+        on_progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.flags = tuple(flags)
@@ -153,9 +153,7 @@ class VllmEngine(Engine):
             # The front end's objects refer to each other in circles and hold tens of megabytes.
             gc.collect()
 
-    async def _call(
-        self, app: asgi.Application, method: str, path: str, body: bytes, priority: int
-    ) -> EngineResponse:
+    async def _call(self, app: asgi.Application, method: str, path: str, body: bytes, priority: int) -> EngineResponse:
         try:
             return await asgi.call(app, method, path, body, [(b"x-vllm-priority", str(priority).encode())])
         except Exception as error:
@@ -190,7 +188,7 @@ def _discard(building: asyncio.Future[Any]) -> None:
 
 
 def _json_response(status: int, body: bytes) -> EngineResponse:
-    async def chunks() -> Any:  # noqa: ANN401 - an asynchronous generator
+    async def chunks() -> Any:
         yield body
 
     return EngineResponse(status=status, headers={"content-type": "application/json"}, chunks=chunks())

@@ -206,9 +206,7 @@ def _logging_config(log_path: Path) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "line": {"format": "%(asctime)s %(levelname)s %(processName)s %(name)s:%(lineno)d %(message)s"}
-        },
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(processName)s %(name)s:%(lineno)d %(message)s"}},
         "handlers": {
             "file": {"class": "logging.FileHandler", "filename": str(log_path), "formatter": "line", "delay": True}
         },
@@ -273,9 +271,7 @@ def _answers_key(model: str, arguments: argparse.Namespace) -> str:
     weights: list[Any] = [model]
     if folder.is_dir():
         weights = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    options = {
-        name: repr(value) for name, value in sorted(vars(arguments).items()) if name not in _NEUTRAL_ARGUMENTS
-    }
+    options = {name: repr(value) for name, value in sorted(vars(arguments).items()) if name not in _NEUTRAL_ARGUMENTS}
     template = Path(arguments.chat_template).read_text() if _is_file(arguments.chat_template) else ""
     return hashlib.sha256(json.dumps([weights, options, template]).encode()).hexdigest()
 

@@ -38,7 +38,7 @@ class EngineCounters:
         self._generation_tokens = 0
         self._steps: collections.deque[tuple[float, int, int]] = collections.deque()
 
-    def observe(self, scheduler_stats: Any, iteration_stats: Any) -> None:  # noqa: ANN401 - vLLM calls these unstable
+    def observe(self, scheduler_stats: Any, iteration_stats: Any) -> None:
         """Take over the figures of one engine step.
 
         Parameters
@@ -101,11 +101,11 @@ def stat_logger_factory(counters: EngineCounters) -> Callable[..., StatLoggerBas
     """
 
     class StatLogger(StatLoggerBase):
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ANN401
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
             del vllm_config, engine_index
             self._warned = False
 
-        def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
             del args, kwargs
             try:
                 counters.observe(scheduler_stats, iteration_stats)

@@ -1,0 +1,166 @@
+"""An engine without a model, for tests and fault injection: it says back what it is told.
+
+Ship your own tests with it: it keeps to the same port as vLLM's engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from vbatch_jupyter.engine.base import Engine, EngineResponse
+from vbatch_jupyter.errors import EngineDiedError, EngineLoadError
+from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+
+_OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
+
+
+class EchoEngine(Engine):
+    """Answers every request with the last words of its prompt.
+
+    Parameters
+    ----------
+    served_model_names
+        The names it serves.
+    latency_seconds
+        How long each request takes.
+    killer
+        Text that, found in a request, kills the engine.
+    refusing
+        Text that, found in a request, is answered with status 400.
+    starts
+        How often it can be started; a further start fails.
+
+    Attributes
+    ----------
+    requests
+        How many requests it has been given.
+    peak_running
+        The most that it had at once.
+
+    Examples
+    --------
+    >>> async def ask():
+    ...     engine = EchoEngine(["m"])
+    ...     await engine.start()
+    ...     response = await engine.request("POST", "/v1/completions", b'{"model": "m", "prompt": "hello"}')
+    ...     return msgspec.json.decode(await response.read())["choices"][0]["text"]
+    >>> asyncio.run(ask())
+    'hello'
+    """
+
+    def __init__(
+        self,
+        served_model_names: Sequence[str] = ("echo",),
+        *,
+        latency_seconds: float = 0.0,
+        killer: str | None = None,
+        refusing: str | None = None,
+        starts: int | None = None,
+    ) -> None:
+        self.served_model_names = tuple(served_model_names)
+        self.answers_key = "echo"
+        self.state: EngineState = "unloaded"
+        self.requests = 0
+        self.peak_running = 0
+        self._running = 0
+        self._latency_seconds = latency_seconds
+        self._killer = None if killer is None else killer.encode()
+        self._refusing = None if refusing is None else refusing.encode()
+        self._starts_left = starts
+        self._death = asyncio.Event()
+
+    async def start(self) -> None:
+        """Be ready for requests."""
+        if self._starts_left == 0:
+            self.state = "dead"
+            raise EngineLoadError("The echo engine was told to start no more.")
+        if self._starts_left is not None:
+            self._starts_left -= 1
+        self._death = asyncio.Event()
+        self.state = "ready"
+
+    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
+        """Say the prompt back."""
+        del method, priority
+        if self.state != "ready":
+            raise EngineDiedError("The echo engine is dead.")
+        self.requests += 1
+        self._running += 1
+        self.peak_running = max(self.peak_running, self._running)
+        try:
+            await self._work(body)
+        finally:
+            self._running -= 1
+        content = msgspec.json.decode(body)
+        if content.get("model") not in self.served_model_names:
+            message = f"The model `{content.get('model')}` does not exist."
+            return _response(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
+        if self._refusing is not None and self._refusing in body:
+            return _response(_BAD_REQUEST, error_body("This request is refused, as it asked to be.", param="messages"))
+        return _response(_OK, msgspec.json.encode(_answer(path, content)))
+
+    async def _work(self, body: bytes) -> None:
+        death = self._death
+        if self._killer is not None and self._killer in body:
+            self.die()
+        elif self._latency_seconds:
+            sleep = asyncio.ensure_future(death.wait())
+            await asyncio.wait({sleep}, timeout=self._latency_seconds)
+            sleep.cancel()
+        if death.is_set():
+            raise EngineDiedError("The echo engine died under the request.")
+
+    def die(self) -> None:
+        """End at once, under whatever runs."""
+        self.state = "dead"
+        self._death.set()
+
+    async def tokenize(self, body: bytes) -> int:
+        """Count words."""
+        return len(_prompt(msgspec.json.decode(body)).split())
+
+    def stats(self) -> EngineStats:
+        """Give the engine's figures at this moment."""
+        return EngineStats(model=self.served_model_names[0], state=self.state, running=self._running)
+
+    async def shutdown(self) -> None:
+        """End the engine."""
+        self._death.set()
+        self.state = "unloaded"
+
+
+def _response(status: int, body: bytes) -> EngineResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    return EngineResponse(status=status, headers={"content-type": "application/json"}, chunks=chunks())
+
+
+def _prompt(content: dict[str, Any]) -> str:
+    if "messages" in content:
+        return str(content["messages"][-1]["content"])
+    return str(content.get("prompt", content.get("input", "")))
+
+
+def _answer(path: str, content: dict[str, Any]) -> dict[str, Any]:
+    text = _prompt(content)
+    tokens = len(text.split())
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens}
+    shared = {"id": "echo", "created": 0, "model": content["model"], "usage": usage}
+    if path == "/v1/embeddings":
+        data = [{"object": "embedding", "index": 0, "embedding": [float(len(text)), 0.0]}]
+        return {**shared, "object": "list", "data": data}
+    if path == "/v1/completions":
+        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
+        return {**shared, "object": "text_completion", "choices": [choice]}
+    if path == "/v1/responses":
+        message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+        return {**shared, "object": "response", "status": "completed", "output": [message]}
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    return {**shared, "object": "chat.completion", "choices": [choice]}

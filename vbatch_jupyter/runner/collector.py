@@ -1,0 +1,105 @@
+"""Puts finished lines into the spool, in groups, and keeps the feed from running ahead of the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from vbatch_jupyter.errors import StoreBusyError, StoreFullError
+from vbatch_jupyter.store import Lease, SpoolRecord
+
+GROUP_LINES = 256
+GROUP_SECONDS = 0.5
+_MOST_LINES_WAITING = 4096
+_RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function of the store off the loop."""
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except RuntimeError as error:
+        # The interpreter is going down and takes no more threads; what is finished must still reach the disk.
+        if "interpreter shutdown" not in str(error):
+            raise
+        return function(*arguments)
+
+
+class Collector:
+    """Collects one batch's finished lines.
+
+    Parameters
+    ----------
+    lease
+        On the batch.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._waiting: list[SpoolRecord] = []
+        self._group_is_full = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._ending = False
+        self._task = asyncio.create_task(self._write())
+        self.lines = 0
+        """How many lines have reached the spool."""
+
+    async def put(self, record: SpoolRecord) -> None:
+        """Take a finished line; waits while the disk is behind or full.
+
+        Raises
+        ------
+        FencedError
+            Another owner has taken the batch over.
+        """
+        while not self._has_room.is_set() and not self._task.done():
+            room = asyncio.create_task(self._has_room.wait())
+            await asyncio.wait({room, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            room.cancel()
+        if self._task.done():
+            self._task.result()
+        self._waiting.append(record)
+        if len(self._waiting) >= GROUP_LINES:
+            self._group_is_full.set()
+        if len(self._waiting) >= _MOST_LINES_WAITING:
+            self._has_room.clear()
+
+    async def end(self) -> None:
+        """Write what is left and stop.
+
+        Raises
+        ------
+        FencedError
+            Another owner has taken the batch over.
+        """
+        self._ending = True
+        self._group_is_full.set()
+        await self._task
+
+    async def _write(self) -> None:
+        while self._waiting or not self._ending:
+            if not self._ending:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._group_is_full.wait(), GROUP_SECONDS)
+            self._group_is_full.clear()
+            group, self._waiting = self._waiting, []
+            if group:
+                await self._append(group)
+                self.lines += len(group)
+            self._has_room.set()
+
+    async def _append(self, group: list[SpoolRecord]) -> None:
+        while True:
+            try:
+                await in_thread(self._lease.append, group)
+            except (StoreFullError, StoreBusyError):
+                # Full: the batch's row says so. The group is kept here, and the feed stops behind `put` meanwhile.
+                self._has_room.clear()
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
