@@ -56,10 +56,16 @@ def group(batch_id: str, positions: Iterable[int], *, padding: int = 0) -> list[
     return [line(batch_id, position, padding=padding) for position in positions]
 
 
+def hold(store: Store, batch_id: str) -> Lease:
+    """Take the lease of a batch that nobody else holds."""
+    lease = store.batches.acquire(batch_id)
+    assert lease is not None
+    return lease
+
+
 def begin(store: Store, requests: int, **arguments) -> Lease:
     """Make a batch, take its lease and validate it."""
-    lease = store.batches.acquire(make_batch(store, requests, **arguments).id)
-    assert lease is not None
+    lease = hold(store, make_batch(store, requests, **arguments).id)
     assert lifecycle.validate(store, lease).status == "in_progress"
     return lease
 

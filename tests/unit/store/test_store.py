@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.batches import make_batch, open_store
+from vbatch_jupyter.errors import (
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFilesystemError,
+    StoreVersionError,
+)
+from vbatch_jupyter.protocol.batch import NEXT_STATUSES, TERMINAL_STATUSES
+from vbatch_jupyter.store import Store
+from vbatch_jupyter.store.filesystem import filesystem_type
+
+
+def test_everything_in_a_store_is_its_owners_alone(store):
+    batch = make_batch(store, 1)
+    with store.batches.acquire(batch.id):
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode)
+            for path in [store.path, *store.path.rglob("*")]
+            if not path.name.endswith("-journal")
+        }
+    assert modes == {
+        "store": 0o700,
+        "files": 0o700,
+        "batches": 0o700,
+        batch.id: 0o700,
+        batch.input_file_id: 0o600,
+        ".lock": 0o600,
+        "lock": 0o600,
+        "vbatch.sqlite3": 0o600,
+    }
+
+
+def test_the_journal_is_a_rollback_journal_that_is_synced_in_full(store):
+    assert store.database.read("PRAGMA journal_mode")[0][0] == "truncate"
+    assert store.database.read("PRAGMA synchronous")[0][0] == 2
+
+
+def test_the_directory_comes_from_the_environment_and_else_from_jupyter(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.delenv("VBATCH_STORE", raising=False)
+    with Store(reserve_bytes=0) as store:
+        assert store.path == tmp_path / "jupyter" / "vbatch"
+    monkeypatch.setenv("VBATCH_STORE", str(tmp_path / "named"))
+    with Store(reserve_bytes=0) as store:
+        assert store.path == tmp_path / "named"
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "nfs", "cifs", "lustre", "9p", "fuse.sshfs", "ceph", "fuse"])
+def test_a_network_file_system_is_refused_with_the_way_out(tmp_path, kind):
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(f"21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 0:40 / {tmp_path} rw - {kind} host:/ rw\n")
+    with pytest.raises(StoreFilesystemError, match=f"type {re.escape(kind)}, .*Set .* VBATCH_STORE to a directory"):
+        open_store(tmp_path / "store", mountinfo=mountinfo)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "tmpfs", "overlay", "fuse.fuse-overlayfs", "btrfs"])
+def test_a_local_file_system_is_taken(tmp_path, kind):
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(f"22 21 0:40 / {tmp_path} rw shared:1 master:2 - {kind} none rw\n")
+    open_store(tmp_path / "store", mountinfo=mountinfo).close()
+
+
+def test_the_innermost_and_latest_mount_decides_and_blanks_in_its_name_are_read():
+    mountinfo = (
+        "1 0 8:1 / / rw - ext4 a rw\n"
+        "2 1 0:40 / /home/ann\\040b rw - autofs b rw\n"
+        "3 1 0:40 / /home/ann\\040b rw - nfs c rw\n"
+        "4 1 0:40 / /home/ann\\040b/local rw - xfs d rw\n"
+    )
+    assert filesystem_type(Path("/home/ann b/store"), mountinfo) == "nfs"
+    assert filesystem_type(Path("/home/ann b/local/store"), mountinfo) == "xfs"
+    assert filesystem_type(Path("/home/ann"), mountinfo) == "ext4"
+
+
+def test_a_directory_that_holds_other_things_is_left_as_it_is(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"other things are in that directory\. Set .* VBATCH_STORE"):
+        open_store(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
+
+
+def test_an_empty_directory_is_made_private(tmp_path):
+    tmp_path.chmod(0o755)
+    open_store(tmp_path).close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_a_file_in_the_place_of_the_directory_is_an_error_that_names_the_variable(tmp_path):
+    (tmp_path / "store").write_text("")
+    with pytest.raises(StoreError, match="VBATCH_STORE"):
+        open_store(tmp_path / "store")
+
+
+def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path):
+    with open_store(tmp_path / "store") as store:
+        store.database.write(lambda connection: connection.execute("PRAGMA user_version = 99"))
+    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows 1\). Upgrade vbatch-jupyter"):
+        open_store(tmp_path / "store")
+
+
+def test_a_file_that_is_no_database_is_a_damaged_store(tmp_path):
+    open_store(tmp_path / "store").close()
+    (tmp_path / "store" / "vbatch.sqlite3").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(StoreCorruptError, match=r"vbatch\.sqlite3 is damaged"):
+        open_store(tmp_path / "store")
+
+
+def test_many_processes_may_make_the_same_store_at_once(tmp_path):
+    program = "import sys; from tests.batches import open_store; open_store(sys.argv[1]).close()"
+    makers = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "store")], stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    assert [maker.communicate()[1] for maker in makers] == [b""] * 4
+    with open_store(tmp_path / "store") as store:
+        assert store.batches.unfinished() == []
+
+
+def test_the_schema_lets_a_status_take_exactly_the_ways_of_the_status_machine(store):
+    moved = set()
+    for before in NEXT_STATUSES:
+        for after in NEXT_STATUSES:
+            if before != after and _moves(store, before, after):
+                moved.add((before, after))
+    assert moved == {(before, after) for before, afters in NEXT_STATUSES.items() for after in afters}
+
+
+def _moves(store, before, after):
+    stamps = {
+        "in_progress": ["in_progress_at"],
+        "finalizing": ["in_progress_at", "finalizing_at"],
+        "completed": ["in_progress_at", "finalizing_at", "completed_at"],
+        "failed": ["failed_at"],
+        "expired": ["in_progress_at", "expired_at"],
+        "cancelling": ["cancelling_at"],
+        "cancelled": ["cancelling_at", "cancelled_at"],
+    }
+    batch = make_batch(store, 1)
+
+    def move(connection):
+        for number, status in enumerate([before, after]):
+            names = stamps.get(status, [])
+            others = {name for names in stamps.values() for name in names} - set(names)
+            assignments = ", ".join([*(f"{name} = 1" for name in names), *(f"{name} = NULL" for name in others)])
+            if number == 0:
+                # To begin anywhere, the way there must not be watched.
+                connection.execute("PRAGMA ignore_check_constraints = ON")
+                connection.execute("DROP TRIGGER status_moves_forward")
+            connection.execute(f"UPDATE batch SET status = ?, {assignments} WHERE id = ?", (status, batch.id))
+            if number == 0:
+                connection.execute(trigger)
+                connection.execute("PRAGMA ignore_check_constraints = OFF")
+
+    trigger = store.database.read("SELECT sql FROM sqlite_master WHERE name = 'status_moves_forward'")[0][0]
+    try:
+        store.database.write(move)
+    except StoreError as error:
+        refusal = str(error)
+    else:
+        return True
+    assert "only moves forward" in refusal or before in TERMINAL_STATUSES
+    return False
+
+
+def test_a_database_that_another_process_keeps_locked_is_a_busy_store(tmp_path):
+    with open_store(tmp_path / "store", busy_seconds=0.01) as store:
+        rival = sqlite3.connect(store.path / "vbatch.sqlite3", isolation_level=None)
+        rival.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreBusyError, match=r"locked for 3 times 0\.01 s"):
+            make_batch(store, 1)
+        rival.execute("ROLLBACK")
+        rival.close()
+        assert store.batches.unfinished() == []
+        assert make_batch(store, 1).status == "validating"
+
+
+def test_a_database_that_is_locked_for_a_moment_is_waited_for(store):
+    rival = sqlite3.connect(store.path / "vbatch.sqlite3", isolation_level=None, check_same_thread=False)
+    rival.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.2, rival.execute, ["ROLLBACK"])
+    timer.start()
+    assert make_batch(store, 1).status == "validating"
+    timer.join()
+    rival.close()
+
+
+def test_an_interrupt_in_a_transaction_writes_nothing_and_leaves_nothing_locked(store):
+    batch = make_batch(store, 1)
+
+    def interrupted(connection):
+        connection.execute("UPDATE batch SET reason = 'half' WHERE id = ?", (batch.id,))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.database.write(interrupted)
+    with open_store(store.path) as other:
+        assert other.batches.get(batch.id).reason is None
+        assert other.batches.cancel(batch.id).status == "cancelling"
+
+
+def test_the_data_version_changes_when_another_store_object_commits(store):
+    before = store.data_version()
+    assert store.data_version() == before
+    with open_store(store.path) as other:
+        make_batch(other, 1)
+    assert store.data_version() != before
+
+
+def test_threads_share_one_store_without_losing_a_batch(store):
+    threads = [threading.Thread(target=lambda: [make_batch(store, 1) for _ in range(5)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({record.id for record in store.batches.unfinished()}) == 20
+
+
+def test_the_reserve_is_kept_and_takes_its_room_on_the_disk(tmp_path):
+    with open_store(tmp_path / "store", reserve_bytes=1 << 20) as store:
+        state = (store.path / "reserve").stat()
+        assert (state.st_size, state.st_blocks * 512 >= 1 << 20) == (1 << 20, True)
+
+
+def test_no_descriptor_of_a_store_reaches_a_child_process(store):
+    batch = make_batch(store, 1)
+    with store.batches.acquire(batch.id):
+        ours = [
+            int(link.name)
+            for link in Path("/proc/self/fd").iterdir()
+            if link.exists() and link.resolve().is_relative_to(store.path)
+        ]
+        assert len(ours) >= 2
+        assert [descriptor for descriptor in ours if os.get_inheritable(descriptor)] == []
