@@ -90,8 +90,8 @@ def test_a_file_for_another_purpose_may_hold_anything(manager):
             {"purpose": "batch_output"},
             (
                 (
-                    "Invalid value: 'batch_output'. Supported values are: 'assistants', 'batch', 'fine-tune', 'vision', "
-                    "'user_data', and 'evals'."
+                    "Invalid value: 'batch_output'. Supported values are: 'assistants', 'batch', "
+                    "'fine-tune', 'vision', 'user_data', and 'evals'."
                 ),
                 "purpose",
                 "invalid_value",
@@ -113,8 +113,8 @@ def test_a_file_for_another_purpose_may_hold_anything(manager):
             {"expires_after_seconds": 3599},
             (
                 (
-                    "Invalid 'expires_after.seconds': integer below minimum value. Expected a value >= 3600, but got 3599 "
-                    "instead."
+                    "Invalid 'expires_after.seconds': integer below minimum value. Expected a value >= 3600, but "
+                    "got 3599 instead."
                 ),
                 "expires_after.seconds",
                 "integer_below_min_value",
@@ -244,8 +244,8 @@ ENDPOINTS = "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', and '/
             {"metadata": {str(number): "a" for number in range(17)}},
             (
                 (
-                    "Invalid 'metadata': too many properties. Expected an object with at most 16 properties, but got an "
-                    "object with 17 properties instead."
+                    "Invalid 'metadata': too many properties. Expected an object with at most 16 properties, but "
+                    "got an object with 17 properties instead."
                 ),
                 "metadata",
                 "object_above_max_properties",
@@ -255,8 +255,8 @@ ENDPOINTS = "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', and '/
             {"metadata": {"k" * 65: "a"}},
             (
                 (
-                    "Invalid property name in 'metadata': string too long. Expected a string with maximum length 64, but "
-                    "got a string with length 65 instead."
+                    "Invalid property name in 'metadata': string too long. Expected a string with maximum length "
+                    "64, but got a string with length 65 instead."
                 ),
                 "metadata",
                 "string_above_max_length",
@@ -266,8 +266,8 @@ ENDPOINTS = "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', and '/
             {"metadata": {"k": "a" * 513}},
             (
                 (
-                    "Invalid 'metadata.k': string too long. Expected a string with maximum length 512, but got a string "
-                    "with length 513 instead."
+                    "Invalid 'metadata.k': string too long. Expected a string with maximum length 512, but got "
+                    "a string with length 513 instead."
                 ),
                 "metadata.k",
                 "string_above_max_length",
