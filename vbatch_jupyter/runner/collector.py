@@ -45,6 +45,7 @@ class Collector:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._ending = False
+        self._given_up = asyncio.Event()
         self._task = asyncio.create_task(self._write())
         self.lines = 0
         """How many lines have reached the spool."""
@@ -69,6 +70,10 @@ class Collector:
         if len(self._waiting) >= _MOST_LINES_WAITING:
             self._has_room.clear()
 
+    def give_up(self) -> None:
+        """Wait for room no longer: lines that the disk does not take are dropped, and their requests run again."""
+        self._given_up.set()
+
     async def end(self) -> None:
         """Write what is left and stop.
 
@@ -76,6 +81,8 @@ class Collector:
         ------
         FencedError
             Another owner has taken the batch over.
+        StoreFullError, StoreBusyError
+            The collector was told to give up, and the disk took no more.
         """
         self._ending = True
         self._group_is_full.set()
@@ -99,7 +106,10 @@ class Collector:
                 await in_thread(self._lease.append, group)
             except (StoreFullError, StoreBusyError):
                 # Full: the batch's row says so. The group is kept here, and the feed stops behind `put` meanwhile.
+                if self._given_up.is_set():
+                    raise
                 self._has_room.clear()
-                await asyncio.sleep(_RETRY_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._given_up.wait(), _RETRY_SECONDS)
             else:
                 return

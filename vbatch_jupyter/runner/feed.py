@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine
-from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError
-from vbatch_jupyter.planning import Plan
+from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError, StoreBusyError, StoreError
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
@@ -38,8 +36,10 @@ class Feed:
 
     Parameters
     ----------
-    store, lease, record, index, plan
+    store, lease, record, index
         The batch.
+    order, followers
+        Of its plan.
     engine
         Where the requests go.
     window
@@ -53,7 +53,8 @@ class Feed:
         record: BatchRecord,
         *,
         index: LineIndex,
-        plan: Plan,
+        order: array[int],
+        followers: Mapping[int, array[int]],
         engine: Engine,
         window: asyncio.Semaphore,
     ) -> None:
@@ -61,16 +62,17 @@ class Feed:
         self._lease = lease
         self._record = record
         self._index = index
-        self._order = plan.order
-        self._followers: Mapping[int, array[int]] = plan.followers
+        self._order = order
+        self._followers = followers
         self._apart = array("I")
         self._engine = engine
         self._window = window
         self._collector = Collector(lease)
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None], int] = {}
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self.suspect: int | None = None
-        """Where requests run one at a time: the position of the one that runs."""
+        self._failure: BaseException | None = None
+        self.suspects = array("I")
+        """Positions of the requests that ran when the engine died."""
 
     @property
     def lines(self) -> int:
@@ -78,7 +80,8 @@ class Feed:
         return self._collector.lines
 
     def stop(self) -> None:
-        """Abort what runs; its requests stay unfinished."""
+        """Abort what runs, and wait for no room on the disk; requests without a line stay unfinished."""
+        self._collector.give_up()
         self._conclude("stopped")
 
     async def run(self) -> End:
@@ -89,77 +92,83 @@ class Feed:
         FencedError
             Another owner has taken the batch over.
         """
-        watch = asyncio.create_task(self._watch())
-        try:
-            with self._store.files.open(self._record.input_file_id) as input_file:
-                await self._feed(input_file.fileno())
-                await self._drain()
-            await self._collector.end()
-        finally:
-            watch.cancel()
-            await self._abort()
-        self._raise_failure(watch)
+        with self._store.files.open(self._record.input_file_id) as input_file:
+            watch = asyncio.create_task(self._watch())
+            feeding = asyncio.create_task(self._feed(input_file.fileno()))
+            first: list[asyncio.Future[Any]] = [feeding, self._end]
+            try:
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await _abort([watch, feeding])
+                await _abort(list(self._in_flight))
+        await self._collector.end()
+        if self._failure is not None:
+            raise self._failure
+        if not self._end.done():
+            feeding.result()
         return self._end.result() if self._end.done() else "answered"
 
     async def _feed(self, descriptor: int) -> None:
-        for position in self._positions():
-            await self._window.acquire()
-            if self._end.done():
-                self._window.release()
+        for position in self._order:
+            if not await self._start(position, descriptor):
                 return
-            task = asyncio.create_task(self._run_one(position, descriptor))
-            self._in_flight.add(task)
-            task.add_done_callback(self._finished)
-            if self._record.careful:
-                self.suspect = position
-                await self._until_first([task])
+        while self._in_flight or self._apart:
+            if not self._apart:
+                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+            elif not await self._start(self._apart.pop(), descriptor):
+                return
 
-    def _positions(self) -> Iterator[int]:
-        yield from self._order
-        while self._apart:
-            yield self._apart.pop()
-
-    async def _drain(self) -> None:
-        while not self._end.done() and (self._in_flight or self._apart):
-            if self._in_flight:
-                await self._until_first(self._in_flight)
-        await self._abort()
-
-    async def _until_first(self, tasks: Iterable[asyncio.Task[None]]) -> None:
-        first: list[asyncio.Future[Any]] = [*tasks, self._end]
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _abort(self) -> None:
-        for task in self._in_flight:
-            task.cancel()
-        if self._in_flight:
-            await asyncio.wait(self._in_flight)
+    async def _start(self, position: int, descriptor: int) -> bool:
+        """Start a request when the window admits it; False where the feed has ended."""
+        await self._window.acquire()
+        if self._record.careful and self._engine.state != "ready":
+            # It died of something before: this request is not to blame.
+            self._conclude("died")
+        if self._end.done():
+            self._window.release()
+            return False
+        task = asyncio.create_task(self._run_one(position, descriptor))
+        self._in_flight[task] = position
+        task.add_done_callback(self._finished)
+        if self._record.careful:
+            await asyncio.wait({task})
+        return True
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
+        position = self._in_flight.pop(task)
         self._window.release()
-        if not task.cancelled() and (error := task.exception()) is not None and not self._end.done():
-            if isinstance(error, EngineDiedError):
-                self._end.set_result("died")
-            else:
-                self._end.set_exception(error)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, EngineDiedError):
+            if not self._end.done():
+                self.suspects = array("I", [position, *self._in_flight.values()])
+            self._conclude("died")
+        else:
+            self._fail(error)
 
     def _conclude(self, end: End) -> None:
         if not self._end.done():
             self._end.set_result(end)
 
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._conclude("stopped")
+
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            record = await in_thread(self._lease.refresh)
-            if record.status != "in_progress" or lifecycle.is_expired(record, self._store.clock()):
-                self._conclude("ending")
+            try:
+                record = await in_thread(self._lease.refresh)
+            except StoreBusyError:
+                pass
+            except StoreError as error:
+                self._fail(error)
                 return
-
-    def _raise_failure(self, watch: asyncio.Task[None]) -> None:
-        # The watch may have been fenced before anything else noticed.
-        if watch.done() and not watch.cancelled() and (error := watch.exception()) is not None:
-            raise error
+            else:
+                if record.status != "in_progress" or lifecycle.is_expired(record, self._store.clock()):
+                    self._conclude("ending")
+                    return
+            await asyncio.sleep(_WATCH_SECONDS)
 
     # --------------------------------------------------------------------------------------------------- one request
 
@@ -167,13 +176,19 @@ class Feed:
         request = self._read(position, descriptor)
         status, body = await self._answer(request)
         await self._collect(position, request, status, body)
-        followers = self._followers.get(position, ())
+        followers = self._followers.get(position)
+        if followers is None:
+            return
+        if status in _RETRYABLE_STATUSES or status >= _SERVER_ERROR:
+            # The engine's trouble of a moment is no property of the request: the others have a chance of their own.
+            self._apart.extend(followers)
+            return
         for count, follower in enumerate(followers):
             other = self._read(follower, descriptor)
-            if (other.url, bytes(other.body)) != (request.url, bytes(request.body)):
+            if _same(other, request):
+                await self._collect(follower, other, status, body)
+            else:
                 self._apart.append(follower)  # equal hashes, other bytes
-                continue
-            await self._collect(follower, other, status, body)
             if count % _FOLLOWERS_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
@@ -199,40 +214,51 @@ class Feed:
             else:
                 if response.status not in _RETRYABLE_STATUSES or attempt == _MOST_ATTEMPTS - 1:
                     return response.status, body
-            await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
+            if attempt < _MOST_ATTEMPTS - 1:
+                await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
         message = f"The engine gave no answer in {_MOST_ATTEMPTS} attempts: {message}"
         return _SERVER_ERROR, error_body(message, type="server_error", code="engine_error")
 
     async def _collect(self, position: int, request: RequestLine, status: int, body: bytes) -> None:
-        name = request_id(self._record.id, position)
         try:
-            line = output_line(
-                id=name, custom_id=request.custom_id, status_code=status, request_id=_inner(name), body=body
-            )
+            record = self._record_of(position, request, status, body)
         except EngineError as error:
-            status = _SERVER_ERROR
             body = error_body(str(error), type="server_error", code="engine_error")
-            line = output_line(
-                id=name, custom_id=request.custom_id, status_code=status, request_id=_inner(name), body=body
-            )
-        await self._collector.put(SpoolRecord(position, status not in _SUCCESS, line))
+            record = self._record_of(position, request, _SERVER_ERROR, body)
+        await self._collector.put(record)
+
+    def _record_of(self, position: int, request: RequestLine, status: int, body: bytes) -> SpoolRecord:
+        name = request_id(self._record.id, position)
+        line = output_line(id=name, custom_id=request.custom_id, status_code=status, request_id=_inner(name), body=body)
+        return SpoolRecord(position, status not in _SUCCESS, line)
 
     async def put_killer(self) -> None:
-        """Give the one request that ran when the engine died a line in the error file."""
-        if self.suspect is None:
-            return
+        """Give the one request that ran when the engine died, and its duplicates, a line in the error file."""
+        (killer,) = self.suspects
         message = (
             "The engine died each time it ran this request, so it was given up; all others of the batch went on. "
             "The engine's log says why it died."
         )
-        with contextlib.closing(self._store.files.open(self._record.input_file_id)) as input_file:
-            request = self._read(self.suspect, input_file.fileno())
         body = error_body(message, type="server_error", code="engine_error")
-        name = request_id(self._record.id, self.suspect)
-        line = output_line(
-            id=name, custom_id=request.custom_id, status_code=_SERVER_ERROR, request_id=_inner(name), body=body
-        )
-        await in_thread(self._lease.append, [SpoolRecord(self.suspect, True, line)])
+        with self._store.files.open(self._record.input_file_id) as input_file:
+            request = self._read(killer, input_file.fileno())
+            group = [self._record_of(killer, request, _SERVER_ERROR, body)]
+            for follower in self._followers.get(killer, ()):
+                other = self._read(follower, input_file.fileno())
+                if _same(other, request):
+                    group.append(self._record_of(follower, other, _SERVER_ERROR, body))
+        await in_thread(self._lease.append, group)
+
+
+async def _abort(tasks: Collection[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _same(one: RequestLine, other: RequestLine) -> bool:
+    return one.url == other.url and bytes(one.body) == bytes(other.body)
 
 
 def _inner(name: str) -> str:

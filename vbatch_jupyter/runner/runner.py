@@ -1,16 +1,17 @@
 """The runner: takes up the batches of the store that its engine can answer, and brings each to its end.
 
 What it promises about an engine that dies: no request that was with it counts as answered; the engine is rebuilt and
-the batch goes on. Deaths are counted while no answer lies between them. After two, the batch's requests run one at a
-time; the request that runs when the engine dies again gets a line in the error file, and the others go on together. A
-batch whose engine dies a third time with no request to blame, cannot be rebuilt, or finds three such requests in a
-row, is paused with the reason until an engine is loaded anew.
+the batch goes on. Deaths are counted while no answer lies between them. After two, the requests that were with the
+engine run one at a time, and no other batch beside them; the one that runs when the engine dies again gets a line in
+the error file, and the others go on together. A batch whose engine dies a third time with no request to blame, cannot
+be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from array import array
 from collections.abc import Callable
 
 from vbatch_jupyter import lifecycle, planning
@@ -21,6 +22,7 @@ from vbatch_jupyter.errors import (
     FencedError,
     StoreBusyError,
     StoreCorruptError,
+    StoreError,
     StoreFullError,
 )
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -32,10 +34,12 @@ POLL_SECONDS = 0.2
 """How often the store is looked at; a batch of another process is found within it."""
 
 _TEND_SECONDS = 1.0
+_AGAIN_SECONDS = 1.0
 _CAREFUL_AFTER_DEATHS = 2
 _PAUSED_AFTER_DEATHS = 3
 _MORE_THAN_RUN = 64
 _FEEDS_AT_ONCE = 8
+_ADVICE = "Load an engine again to go on; the engine's log says why it died."
 
 
 class Runner:
@@ -58,9 +62,15 @@ class Runner:
         self._window = asyncio.Semaphore(0)
         self._feeds: dict[str, asyncio.Task[None]] = {}
         self._fed: dict[str, Feed] = {}
+        self.resumed: set[str] = set()
+        """Ids of the batches that the present engine has taken up."""
         self._careful: set[str] = set()
+        self._suspects: dict[str, frozenset[int]] = {}
+        self._again_at: dict[str, float] = {}
         self._killers_in_a_row = 0
         self._rebuilding = asyncio.Lock()
+        self._loss: str | None = None
+        self._looking = asyncio.Lock()
         self._woken = asyncio.Event()
         self._stopping = False
         self._tended_at = -_TEND_SECONDS
@@ -78,11 +88,15 @@ class Runner:
     async def attach(self, engine: Engine) -> None:
         """Take an engine that has been started; batches that an earlier one left paused are taken up again."""
         for record in await in_thread(self._store.batches.unfinished):
-            if record.model in engine.served_model_names and record.paused:
+            # One that runs with care does so for what it remembers of the engine before.
+            if record.model in engine.served_model_names and (record.paused or record.careful):
                 await in_thread(self._store.batches.resume, record.id)
         self._engine = engine
+        self._loss = None
+        self._suspects.clear()
         self._window = asyncio.Semaphore(engine.max_num_seqs + _MORE_THAN_RUN)
         self._killers_in_a_row = 0
+        self.resumed.clear()
         self.wake()
 
     async def detach(self) -> None:
@@ -98,7 +112,8 @@ class Runner:
         while not self._stopping:
             self._woken.clear()
             with contextlib.suppress(StoreBusyError):
-                await self._take_up()
+                async with self._looking:
+                    await self._take_up()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
 
@@ -106,6 +121,9 @@ class Runner:
         """Stop, with what is finished on the disk."""
         self._stopping = True
         self.wake()
+        async with self._looking:
+            # A batch that was just being taken up is among the feeds now.
+            pass
         await self.detach()
         ending = [*self._feeds.values(), *([self._tending] if self._tending else [])]
         if ending:
@@ -114,13 +132,17 @@ class Runner:
     # ----------------------------------------------------------------------------------------------- which batches
 
     async def _take_up(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for record in await in_thread(self._store.batches.unfinished):
+        records = await in_thread(self._store.batches.unfinished)
+        self._careful = {record.id for record in records if record.careful and self._may_run(record)}
+        for record in records:
             if record.id not in self._feeds and self._may_start(record):
                 lease = await in_thread(self._store.batches.acquire, record.id)
                 if lease is not None:
                     self._start(record, lease)
-        if now - self._tended_at >= _TEND_SECONDS:
+        now = asyncio.get_running_loop().time()
+        # Who cancels is waiting; for all else there is time.
+        cancelled = any(record.status == "cancelling" and record.id not in self._feeds for record in records)
+        if cancelled or now - self._tended_at >= _TEND_SECONDS:
             self._tended_at = now
             # Beside this: finishing a large batch must not keep a new one waiting.
             if self._tending is None or self._tending.done():
@@ -131,30 +153,30 @@ class Runner:
             await in_thread(lifecycle.tend, self._store)
 
     def _may_start(self, record: BatchRecord) -> bool:
-        if record.paused or self._stopping:
+        if self._stopping or record.paused or self._again_at.get(record.id, 0) > asyncio.get_running_loop().time():
             return False
         if record.status == "validating":
             return True
-        if record.status != "in_progress" or not self._serves(record) or len(self._feeds) >= _FEEDS_AT_ONCE:
-            return False
-        # Requests that run one at a time must be alone in the engine, or the wrong one would be blamed.
-        return not self._careful and not (record.careful and self._fed)
+        return self._may_run(record) and self._may_feed(record) and len(self._feeds) < _FEEDS_AT_ONCE
+
+    def _may_run(self, record: BatchRecord) -> bool:
+        return record.status == "in_progress" and not record.paused and self._serves(record)
+
+    def _may_feed(self, record: BatchRecord) -> bool:
+        # Requests that run one at a time must be alone in the engine, or the wrong one would be blamed; and who waits
+        # to be alone must not wait for those that came later.
+        return not self._fed if record.careful else not self._careful
 
     def _serves(self, record: BatchRecord) -> bool:
         return self._engine is not None and record.model in self._engine.served_model_names
 
     def _start(self, record: BatchRecord, lease: Lease) -> None:
-        if record.careful:
-            self._careful.add(record.id)
         task = asyncio.create_task(self._advance(lease))
         self._feeds[record.id] = task
-        task.add_done_callback(lambda done: self._ended(record.id, done))
+        task.add_done_callback(lambda _: self._ended(record.id))
 
-    def _ended(self, id: str, task: asyncio.Task[None]) -> None:  # noqa: A002 - OpenAI's word
+    def _ended(self, id: str) -> None:  # noqa: A002 - OpenAI's word
         del self._feeds[id]
-        self._careful.discard(id)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_notice(f"Batch {id} is left for now: {type(error).__name__}: {error}")
         self.wake()
 
     # --------------------------------------------------------------------------------------------------- one batch
@@ -164,35 +186,63 @@ class Runner:
             record = await in_thread(lifecycle.validate, self._store, lease)
             if record.status == "in_progress" and (engine := self._engine) and self._serves(record):
                 end = await self._feed(lease, record, engine)
-                if end == "died":
-                    return
                 if end in {"answered", "ending"}:
                     await in_thread(lifecycle.finish, self._store, lease)
-        except (FencedError, ConflictError, StoreFullError, StoreBusyError):
-            # Another owner has it, it was cancelled meanwhile, or there is no room now: the next look finds out.
-            return
+        except (FencedError, ConflictError):
+            # Another owner has it, or it was cancelled meanwhile: the next look finds out.
+            pass
+        except (StoreFullError, StoreBusyError):
+            self._again_at[lease.id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS
         except StoreCorruptError as error:
-            reason = str(error)
-            await in_thread(lambda: lease.update(paused=True, reason=reason))
-            self._on_notice(f"Batch {lease.id} is paused: {reason}")
+            await self._pause(lease, str(error))
+        except Exception as error:  # noqa: BLE001
+            # Taken up again at once it would only fail again, for ever.
+            await self._pause(lease, f"{type(error).__name__}: {error}")
         finally:
             await in_thread(lease.release)
 
+    async def _pause(self, lease: Lease, reason: str) -> None:
+        self._on_notice(f"Batch {lease.id} is paused: {reason}")
+        with contextlib.suppress(StoreError, ConflictError):
+            await in_thread(lambda: lease.update(paused=True, reason=reason))
+
     async def _feed(self, lease: Lease, record: BatchRecord, engine: Engine) -> End:
+        if engine.state != "ready" and (reason := await self._rebuild(engine)) is not None:
+            await self._pause(lease, f"{reason} {_ADVICE}")
+            return "stopped"
         recovered = await in_thread(lease.recover)
         index = await in_thread(lifecycle.load_index, self._store, lease)
-        if recovered.counts.left < recovered.counts.total:
-            done = recovered.counts.total - recovered.counts.left
-            self._on_notice(f"Resuming batch {lease.id}: {done:,} of {recovered.counts.total:,} requests are answered.")
         plan = await in_thread(planning.plan, index, recovered.finished)
-        feed = Feed(self._store, lease, record, index=index, plan=plan, engine=engine, window=self._window)
+        order = plan.order
+        if record.careful and lease.id in self._suspects:
+            suspects = self._suspects[lease.id]
+            order = array("I", (position for position in order if position in suspects))
+        if self._engine is not engine or not self._may_feed(record):
+            return "stopped"
+        feed = Feed(
+            self._store,
+            lease,
+            record,
+            index=index,
+            order=order,
+            followers=plan.followers,
+            engine=engine,
+            window=self._window,
+        )
         self._fed[lease.id] = feed
+        self.resumed.add(lease.id)
+        if (done := recovered.counts.total - recovered.counts.left) > 0:
+            self._on_notice(f"Resuming batch {lease.id}: {done:,} of {recovered.counts.total:,} requests are answered.")
         try:
             end = await feed.run()
             if end == "died":
                 await self._survive(lease, record, feed, engine)
             elif feed.lines:
                 self._killers_in_a_row = 0
+            if end == "answered" and len(order) < len(plan.order):
+                # None of the suspects kills by itself; the rest need not wait in line.
+                await in_thread(lambda: lease.update(deaths=0, careful=False))
+                return "stopped"
             return end
         finally:
             del self._fed[lease.id]
@@ -202,31 +252,30 @@ class Runner:
     async def _survive(self, lease: Lease, record: BatchRecord, feed: Feed, engine: Engine) -> None:
         deaths = 1 if feed.lines else record.deaths + 1
         careful = record.careful or deaths >= _CAREFUL_AFTER_DEATHS
-        found = record.careful and feed.suspect is not None
+        self._suspects[lease.id] = frozenset(feed.suspects)
         if feed.lines:
             self._killers_in_a_row = 0
-        if found:
+        if record.careful and len(feed.suspects) == 1:
             await feed.put_killer()
             self._killers_in_a_row += 1
             deaths, careful = 0, False
+        if careful:
+            self._careful.add(lease.id)
+        await in_thread(lambda: lease.update(deaths=deaths, careful=careful))
         reason = None
         if deaths >= _PAUSED_AFTER_DEATHS:
             reason = f"The engine died {deaths} times with no answer between."
         elif self._killers_in_a_row >= _PAUSED_AFTER_DEATHS:
             reason = f"The engine died under {self._killers_in_a_row} requests in a row that each ran alone."
-        if reason is None:
-            reason = await self._rebuild(engine)
-        if reason is not None:
-            reason += " Load an engine again to go on; the engine's log says why it died."
-            self._on_notice(f"Batch {lease.id} is paused: {reason}")
-        fields = {"deaths": deaths, "careful": careful, "paused": reason is not None, "reason": reason}
-        await in_thread(lambda: lease.update(**fields))
+        rebuilt = await self._rebuild(engine)
+        if reason or rebuilt:
+            await self._pause(lease, f"{reason or rebuilt} {_ADVICE}")
 
     async def _rebuild(self, engine: Engine) -> str | None:
         """Start the engine again, once for all batches that were with it; give the reason why it cannot be."""
         async with self._rebuilding:
-            if engine.state == "ready" or self._engine is not engine:
-                return None
+            if engine.state == "ready" or self._engine is not engine or self._loss is not None:
+                return self._loss
             self._on_notice("The engine died; it is being loaded again, and the batch goes on.")
             message = ""
             for _ in range(_PAUSED_AFTER_DEATHS):
@@ -236,4 +285,5 @@ class Runner:
                     message = str(error)
                 else:
                     return None
-            return f"The engine died and could not be loaded again: {message}"
+            self._loss = f"The engine died and could not be loaded again: {message}"
+            return self._loss
