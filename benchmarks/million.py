@@ -1,0 +1,206 @@
+"""What the path of a request costs beside the engine: batches of 1,000 to 1,000,000 requests through a null engine.
+
+Each size runs in a process of its own, from ``batches.create`` to ``completed``: validation, plan, feed, spool and
+finalising, on the store's real files. Prints a table, then the same as JSON; the exit status is 1 where the goals (the
+growth of the process, and a time that is linear in the requests) are missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.lines import encode_request_line
+from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.store import Store
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+MOST_GROWTH_MB = 400.0
+MOST_TIMES_LINEAR = 1.5
+"""How much longer a request of the largest size may take than one of the second largest."""
+
+_ENDPOINT = "/v1/chat/completions"
+_POLL_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """One batch.
+
+    Parameters
+    ----------
+    requests
+        In the batch.
+    seconds
+        From ``batches.create`` to ``completed``.
+    validating, in_progress, finalizing
+        Seconds of them, to the nearest 20 ms.
+    requests_per_second
+        All of it included.
+    growth_mb
+        The largest resident set since the engine and the runner were there, less what it was then, in MB of 10**6
+        bytes.
+    payload_bytes
+        Of the output file.
+    written_per_payload_byte
+        What the process wrote to the disk over the payload; 0 where the disk is the memory.
+    """
+
+    requests: int
+    seconds: float
+    validating: float
+    in_progress: float
+    finalizing: float
+    requests_per_second: float
+    growth_mb: float
+    payload_bytes: int
+    written_per_payload_byte: float
+
+
+def _lines(requests: int) -> Iterator[bytes]:
+    for position in range(requests):
+        content = f"Answer question {position} in one word."
+        body = {"model": "echo", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        yield encode_request_line(f"row-{position}", _ENDPOINT, body) + b"\n"
+
+
+def _memory_mb(key: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def _forget_peak() -> None:
+    # The upload's; proc(5) has the number.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _written_bytes() -> int:
+    counted = Path("/proc/self/io").read_text(encoding="ascii")
+    (line,) = (line for line in counted.splitlines() if line.startswith("write_bytes"))
+    return int(line.split()[1])
+
+
+async def measure(directory: Path, requests: int) -> Measured:
+    """Bring one batch to its end.
+
+    Parameters
+    ----------
+    directory
+        Empty; the store is made in it.
+    requests
+        In the batch.
+    """
+    with Store(directory / "store") as store:
+        manager = Manager(store, profile="local")
+        file = manager.files.create(_lines(requests), filename="input.jsonl", purpose="batch")
+        engine = EchoEngine()
+        await engine.start()
+        runner = Runner(store)
+        await runner.attach(engine)
+        running = asyncio.create_task(runner.run())
+        _forget_peak()
+        memory, written = _memory_mb("VmRSS"), _written_bytes()
+        begun = time.perf_counter()
+        record = manager.batches.create(input_file_id=file.id, endpoint=_ENDPOINT)
+        runner.wake()
+        since = {"validating": begun}
+        while (record := manager.batches.retrieve(record.id)).status not in TERMINAL_STATUSES:
+            since.setdefault(record.status, time.perf_counter())
+            await asyncio.sleep(_POLL_SECONDS)
+        ended = time.perf_counter()
+        growth, written = _memory_mb("VmHWM") - memory, _written_bytes() - written
+        await runner.stop()
+        await running
+        payload = _payload(manager, record, requests)
+    in_progress = since.get("in_progress", ended)
+    finalizing = since.get("finalizing", ended)
+    return Measured(
+        requests=requests,
+        seconds=ended - begun,
+        validating=in_progress - begun,
+        in_progress=finalizing - in_progress,
+        finalizing=ended - finalizing,
+        requests_per_second=requests / (ended - begun),
+        growth_mb=growth,
+        payload_bytes=payload,
+        written_per_payload_byte=written / payload,
+    )
+
+
+def _payload(manager: Manager, record: BatchRecord, requests: int) -> int:
+    if record.request_counts.completed != requests or record.output_file_id is None:
+        raise SystemExit(f"The batch did not complete: {record}")
+    return manager.files.retrieve(record.output_file_id).bytes
+
+
+def _measure_apart(requests: int, directory: str | None) -> Measured:
+    command = [sys.executable, __file__, "--one", str(requests)]
+    command += ["--directory", directory] if directory else []
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return Measured(**json.loads(answer.stdout))
+
+
+def _missed(results: list[Measured]) -> list[str]:
+    missed = [
+        f"{result.requests:,} requests grew the process by {result.growth_mb:.0f} MB; the goal is less than "
+        f"{MOST_GROWTH_MB:.0f} MB."
+        for result in results
+        if result.growth_mb >= MOST_GROWTH_MB
+    ]
+    if len(results) > 1:
+        before, last = results[-2:]
+        times = before.requests_per_second / last.requests_per_second
+        if times > MOST_TIMES_LINEAR:
+            missed.append(
+                f"A request of {last.requests:,} took {times:.2f} times as long as one of {before.requests:,}; the "
+                f"goal is {MOST_TIMES_LINEAR} times at most."
+            )
+    return missed
+
+
+def main() -> int:
+    """Measure all sizes, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=int, default=SIZES, help="requests of each batch")
+    parser.add_argument("--directory", help="where the stores are made; by default where temporary files are")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+            print(json.dumps(dataclasses.asdict(asyncio.run(measure(Path(directory), options.one)))))
+        return 0
+    print(
+        f"{'requests':>10} {'seconds':>8} {'valid.':>7} {'run':>7} {'final.':>7} {'requests/s':>11} {'growth':>8} "
+        f"{'output':>9} {'written/byte':>12}",
+        flush=True,
+    )
+    results = []
+    for requests in options.sizes:
+        result = _measure_apart(requests, options.directory)
+        results.append(result)
+        print(
+            f"{result.requests:>10,} {result.seconds:>8.2f} {result.validating:>7.2f} {result.in_progress:>7.2f} "
+            f"{result.finalizing:>7.2f} {result.requests_per_second:>11,.0f} {result.growth_mb:>5.0f} MB "
+            f"{result.payload_bytes / 1e6:>6.1f} MB {result.written_per_payload_byte:>12.2f}",
+            flush=True,
+        )
+    print(json.dumps([dataclasses.asdict(result) for result in results]))
+    for sentence in (missed := _missed(results)):
+        print(sentence, file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
