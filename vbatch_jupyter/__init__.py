@@ -1,1 +1,179 @@
-"""DataFrames through OpenAI batches on a vLLM engine that lives in the notebook's kernel."""
+"""DataFrames through OpenAI batches on a vLLM engine that lives in the notebook's kernel.
+
+>>> import vbatch_jupyter as vb
+>>> vb.load("demo")  # doctest: +SKIP
+>>> out = vb.run(df, "Is this positive? {{ review }}", max_tokens=8)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from vbatch_jupyter.batch import Batch
+    from vbatch_jupyter.engine.base import Engine
+    from vbatch_jupyter.frames.schema import Schema
+
+__all__ = ["attach", "load", "load_ipython_extension", "run", "submit", "unload", "unload_ipython_extension"]
+
+__version__ = "0.1.0"
+
+
+def load(model: str, **engine_args: Any) -> Engine:
+    """Start a vLLM engine in this process, in the place of the one that is loaded.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id, a folder, or ``"demo"``.
+    **engine_args
+        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``.
+
+    Raises
+    ------
+    EngineArgumentError
+        An argument that vLLM refuses; the message names it.
+    EngineLoadError
+        The model was not found, or the engine did not start.
+    """
+    from vbatch_jupyter.engine.flags import to_flags
+    from vbatch_jupyter.kernel import current
+
+    register_accessor()
+    return current().load(model, to_flags(engine_args))
+
+
+def unload() -> None:
+    """End the engine and its processes; batches that it was running stay in progress."""
+    from vbatch_jupyter.kernel import current
+
+    current().unload()
+
+
+def submit(
+    df: pd.DataFrame,
+    template: str,
+    *,
+    system: str | None = None,
+    schema: Schema | None = None,
+    endpoint: str = "chat",
+    model: str | None = None,
+    output: str = "response",
+    custom_id: Hashable | None = None,
+    sample: int | None = None,
+    **body: Any,
+) -> Batch:
+    """Make a batch of a DataFrame, one request a row, and return at once.
+
+    Parameters
+    ----------
+    df
+        The frame; it is not changed.
+    template
+        The prompt, with ``{{ column }}`` for a row's values; Jinja2.
+    system
+        The system prompt, sent as it stands.
+    schema
+        A pydantic model class or a JSON schema that answers must follow; gives one typed column per field.
+    endpoint
+        ``"chat"``, ``"completions"``, ``"embeddings"`` or ``"responses"``.
+    model
+        The model's name; the loaded engine's first one by default. A batch for a model that no engine holds waits.
+    output
+        Name of the response column.
+    custom_id
+        Label of a column whose values name the requests; by default they are named ``row-0``, ``row-1``, …
+    sample
+        Run the first so many rows only.
+    **body
+        What else goes into every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
+
+    Raises
+    ------
+    TemplateError, FrameError, BadRequestError
+        Template, frame or an argument is wrong; nothing runs.
+    EngineNotLoadedError
+        No engine is loaded, and no ``model`` was named.
+    """
+    from vbatch_jupyter.kernel import current
+
+    return current().submit(
+        df,
+        template,
+        system=system,
+        schema=schema,
+        endpoint=endpoint,
+        model=model,
+        output=output,
+        custom_id=custom_id,
+        sample=sample,
+        **body,
+    )
+
+
+def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
+    """Send a DataFrame through a batch, show how it gets on, and return the result.
+
+    The result has the rows, index and columns of the frame, in order, and after them ``response`` (or one column per
+    field of the schema) and ``error``, which is missing where the request succeeded. An interrupt cancels the batch
+    and gives what is finished; a second one at once leaves it running.
+
+    Parameters
+    ----------
+    df, template, **options
+        As for `submit`.
+
+    Raises
+    ------
+    TemplateError, FrameError, BadRequestError
+        Template, frame or an argument is wrong; nothing runs.
+    EngineNotLoadedError
+        No engine is loaded.
+    """
+    from vbatch_jupyter.kernel import current
+
+    return current().run(df, template, **options)
+
+
+def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
+    """Give the handle on a batch of the store, such as one that was made before the kernel was restarted.
+
+    Parameters
+    ----------
+    id
+        ``batch_…``.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such batch.
+    """
+    from vbatch_jupyter.kernel import current
+
+    return current().attach(id)
+
+
+def register_accessor() -> None:
+    """Give every DataFrame ``df.vbatch.run`` and ``df.vbatch.submit``."""
+    from vbatch_jupyter.frames.accessor import register
+
+    register(submit, run)
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Register the magics: ``%load_ext vbatch_jupyter``."""
+    from vbatch_jupyter.magics import VBatchMagics
+
+    register_accessor()
+    shell.register_magics(VBatchMagics)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Take the magics away; a loaded engine stays."""
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("vbatch", None)

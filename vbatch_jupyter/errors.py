@@ -13,7 +13,8 @@ The tree::
     │   ├── EngineArgumentError  an argument that vLLM refuses
     │   ├── EngineLoadError      the engine could not be started
     │   ├── EngineDiedError      the engine ended under its requests
-    │   └── RequestAbortedError  the engine gave one request up unfinished
+    │   ├── RequestAbortedError  the engine gave one request up unfinished
+    │   └── BatchPausedError     a batch that waits for an engine to be loaded anew
     └── StoreError
         ├── StoreBusyError       another process kept the database locked
         ├── StoreFullError       no room on the disk
@@ -122,6 +123,10 @@ class EngineDiedError(EngineError):
 
 class RequestAbortedError(EngineError):
     """The engine gave the request up before it was finished; it has no answer and is run again."""
+
+
+class BatchPausedError(EngineError):
+    """The batch does not go on until an engine is loaded anew; its finished answers are kept."""
 
 
 class StoreError(VBatchError):

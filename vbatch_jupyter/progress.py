@@ -65,12 +65,22 @@ class Progress:
         if counts.failed:
             head += f", {counts.failed:,} failed"
         parts = [head]
+        if batch.status in TERMINAL_STATUSES and (average := self._average()):
+            parts.append(average)
         if batch.status == "in_progress":
             parts += [part for part in (self._rate(), self._time_left()) if part]
         if batch.reason is not None:
             # A reason may quote an engine's message, and this is one line.
             parts.append(" ".join(batch.reason.split()))
         return " · ".join(parts)
+
+    def _average(self) -> str | None:
+        before, now = self.before.engine, self.now.engine
+        seconds = self.now.time - self.before.time
+        if before is None or now is None or seconds <= 0 or now.generation_tokens <= before.generation_tokens:
+            return None
+        tokens = now.generation_tokens - before.generation_tokens
+        return f"{tokens / seconds:,.0f} tokens/s over {_duration(seconds)}"
 
     def _rate(self) -> str | None:
         engine, rate = self.now.engine, self.requests_per_second

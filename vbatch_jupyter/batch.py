@@ -1,0 +1,274 @@
+"""The handle on one batch: what `submit` returns. All of its state is in the store; a handle can be made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.progress import Progress
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
+from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vbatch_jupyter.frames.schema import Schema
+
+_LOOK_SECONDS = 0.05
+
+
+class Batch:
+    """One batch of the store.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    id
+        The batch's id.
+    engine_stats
+        Gives the figures of the engine that may run it.
+    df
+        The frame it was made from, where it is still at hand.
+    schema
+        The schema as it was given; a pydantic class checks more than the JSON schema that the store keeps.
+
+    Examples
+    --------
+    >>> batch = submit(df, "Is this positive? {{ review }}")  # doctest: +SKIP
+    >>> batch.wait().request_counts  # doctest: +SKIP
+    RequestCounts(total=3, completed=3, failed=0)
+    """
+
+    def __init__(
+        self,
+        manager: Manager,
+        id: str,  # noqa: A002 - OpenAI's word
+        *,
+        engine_stats: Callable[[], EngineStats | None] = lambda: None,
+        df: pd.DataFrame | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        self.id = id
+        self._manager = manager
+        self._engine_stats = engine_stats
+        self._df = df
+        self._schema = schema
+        self._record()  # an unknown id is an error here, not later
+
+    def __repr__(self) -> str:
+        return Progress(*[self.snapshot()] * 2).line().replace(self.id[:10] + "…", self.id, 1)
+
+    # ------------------------------------------------------------------------------------------------- how it stands
+
+    @property
+    def status(self) -> Status:
+        """OpenAI's status."""
+        return self._record().status
+
+    @property
+    def request_counts(self) -> RequestCounts:
+        """How many requests it has, and how many have ended which way."""
+        return self._record().request_counts
+
+    def to_openai(self) -> Any:
+        """Give OpenAI's object of the batch."""
+        return self._record().to_openai()
+
+    def snapshot(self) -> Snapshot:
+        """Give one moment of the batch and of the engine."""
+        return Snapshot(time=time.monotonic(), batch=self._record(), engine=self._engine_stats())
+
+    def _record(self) -> BatchRecord:
+        return self._manager.batches.retrieve(self.id)
+
+    # ------------------------------------------------------------------------------------------------------- waiting
+
+    def wait(self, timeout: float | None = None, *, show: Callable[[Snapshot], None] = lambda _: None) -> Self:
+        """Wait for the batch to end; an interrupt ends the wait and not the batch.
+
+        Parameters
+        ----------
+        timeout
+            Seconds.
+        show
+            Called with a snapshot again and again.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended within that time; it goes on.
+        BatchPausedError
+            It does not go on until an engine is loaded anew.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._has_ended(show):
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"Batch {self.id} has not ended within {timeout:g} s; it is {self.status}.")
+            time.sleep(_LOOK_SECONDS)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._ended().__await__()
+
+    async def _ended(self) -> Self:
+        # The end may come from another process, which can set no event here.
+        while not self._has_ended(lambda _: None):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        return self
+
+    def _has_ended(self, show: Callable[[Snapshot], None]) -> bool:
+        snapshot = self.snapshot()
+        show(snapshot)
+        record = snapshot.batch
+        if record.paused and record.status not in TERMINAL_STATUSES:
+            raise BatchPausedError(f"Batch {self.id} is paused: {record.reason}")
+        return record.status in TERMINAL_STATUSES
+
+    # ------------------------------------------------------------------------------------------------------- results
+
+    def results(self, df: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Wait for the batch, and give its result; that of a retry has the answers of the batches it retries too.
+
+        Parameters
+        ----------
+        df
+            The frame that the batch was made from. Without it, and after a restart of the kernel, the answers come by
+            position.
+
+        Raises
+        ------
+        FrameError
+            ``df`` is another frame.
+        BadRequestError
+            The input file did not validate; the message has the first reasons.
+        """
+        from vbatch_jupyter.frames.requests import custom_ids
+        from vbatch_jupyter.frames.results import FrameDescription, results
+
+        self.wait()
+        self._refuse_failed(self._record())
+        chain = self._chain()
+        root = chain[0]
+        schema: Schema | None = self._schema
+        frame = self._df if df is None else df
+        if root.frame is None:
+            names = list(self._input_custom_ids(root))
+            return results(self._lines(chain), rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema)
+        description = FrameDescription.from_json(root.frame)
+        if df is not None:
+            description.check(df)
+        if frame is not None and description.custom_id is not None:
+            names = custom_ids(frame, frame.columns[description.custom_id])
+        else:
+            names = list(self._input_custom_ids(root))
+        return results(
+            self._lines(chain),
+            rows=description.rows,
+            df=frame,
+            custom_ids=names,
+            output=description.output,
+            schema=schema or description.schema,
+            endpoint=root.endpoint,
+            extras=description.extras,
+        )
+
+    def errors(self) -> pd.DataFrame:
+        """List the requests without an answer: custom_id, status code and the reason.
+
+        Raises
+        ------
+        ConflictError
+            The batch has not ended yet.
+        BadRequestError
+            The input file did not validate.
+        """
+        from vbatch_jupyter.frames.failures import failures
+        from vbatch_jupyter.frames.results import FrameDescription
+
+        record = self._record()
+        if record.status not in TERMINAL_STATUSES:
+            message = f"Batch {self.id} is {record.status}; its errors are known when it has ended."
+            raise ConflictError(message, id=self.id, status=record.status)
+        self._refuse_failed(record)
+        schema: Schema | None = self._schema
+        if schema is None and record.frame is not None:
+            schema = FrameDescription.from_json(record.frame).schema
+        return failures(self._lines(self._chain()), schema=schema)
+
+    def _refuse_failed(self, record: BatchRecord) -> None:
+        if record.status == "failed":
+            reasons = "; ".join(
+                (f"line {error.line}: " if error.line else "") + error.message for error in record.errors[:3]
+            )
+            more = f" (and {len(record.errors) - 3:,} more)" if len(record.errors) > 3 else ""  # noqa: PLR2004
+            raise BadRequestError(f"Batch {self.id} failed validation, and nothing ran. {reasons}{more}")
+
+    def _chain(self) -> list[BatchRecord]:
+        """Give the batches that this one retries, the first of them first, and itself."""
+        chain = [self._record()]
+        while before := (chain[0].metadata or {}).get("retry_of"):
+            chain.insert(0, self._manager.batches.retrieve(before))
+        return chain
+
+    def _lines(self, chain: list[BatchRecord]) -> Iterator[bytes]:
+        for record in chain:
+            for file_id in (record.output_file_id, record.error_file_id):
+                if file_id is not None:
+                    with self._manager.files.content(file_id) as content:
+                        yield from content
+
+    def _input_custom_ids(self, record: BatchRecord) -> Iterator[str]:
+        with self._manager.files.content(record.input_file_id) as content:
+            for line in content:
+                if line.strip():
+                    yield parse_request_line(line.rstrip(b"\r\n")).custom_id
+
+    # -------------------------------------------------------------------------------------------------------- verbs
+
+    def cancel(self) -> Self:
+        """Cancel the batch: what is finished is kept, what runs is aborted.
+
+        Raises
+        ------
+        ConflictError
+            It has ended already.
+        """
+        self._manager.batches.cancel(self.id)
+        return self
+
+    def retry(self) -> Batch:
+        """Run the requests without an answer again, in a new batch whose results complete this one's.
+
+        Raises
+        ------
+        ConflictError
+            The batch has not ended, or every request has its answer.
+        """
+        names = set(self.errors()["custom_id"])
+        root = self._chain()[0]
+        if not names:
+            message = f"Batch {self.id} has no request without an answer, so there is nothing to retry."
+            raise ConflictError(message, id=self.id, status=self.status)
+        file = self._manager.files.create(
+            self._input_lines(root, names), filename=f"{self.id}_retry.jsonl", purpose="batch"
+        )
+        record = self._manager.batches.create(
+            input_file_id=file.id,
+            endpoint=root.endpoint,
+            metadata={**(root.metadata or {}), "retry_of": self.id},
+            profile=root.profile,
+            frame=root.frame,
+        )
+        return Batch(self._manager, record.id, engine_stats=self._engine_stats, df=self._df, schema=self._schema)
+
+    def _input_lines(self, record: BatchRecord, names: set[str]) -> Iterator[bytes]:
+        with self._manager.files.content(record.input_file_id) as content:
+            for line in content:
+                if line.strip() and parse_request_line(line.rstrip(b"\r\n")).custom_id in names:
+                    yield line if line.endswith(b"\n") else line + b"\n"

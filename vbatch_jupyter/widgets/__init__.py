@@ -1,0 +1,1 @@
+"""Faces of a snapshot in the notebook; a line of text for now."""

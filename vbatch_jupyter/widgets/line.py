@@ -1,0 +1,60 @@
+"""One line of text that is drawn over itself while something takes its time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+REDRAW_SECONDS = 0.25
+
+_PLAIN_SECONDS = 10.0
+
+
+class Line:
+    """Draws one line again and again; where the output cannot go back, it prints a new line now and then.
+
+    Parameters
+    ----------
+    stream
+        Where to; standard output by default.
+    clock
+        Monotonic seconds.
+
+    Examples
+    --------
+    >>> line = Line()
+    >>> line.end("batch_1a2b… completed 3/3 completed")
+    batch_1a2b… completed 3/3 completed
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._width = 0
+        self._drawn_at: float | None = None
+        # ipykernel's stream says that it is no terminal, and goes back all the same.
+        self._goes_back = self._stream.isatty() or type(self._stream).__module__.startswith("ipykernel")
+
+    def draw(self, text: str) -> None:
+        """Show a text; too soon after the last one, it is passed over."""
+        now = self._clock()
+        pause = REDRAW_SECONDS if self._goes_back else _PLAIN_SECONDS
+        if self._drawn_at is not None and now - self._drawn_at < pause:
+            return
+        self._drawn_at = now
+        if self._goes_back:
+            self._put("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._put(text + "\n")
+
+    def end(self, text: str) -> None:
+        """Show the last text and leave the line."""
+        self._put(("\r" + text.ljust(self._width) if self._width else text) + "\n")
+        self._width = 0
+
+    def _put(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
