@@ -96,7 +96,11 @@ class VllmEngine(Engine):
             self._on_progress("importing vLLM")
             await asyncio.to_thread(vllm_process.import_vllm, self.log_path)
             built = await self._build()
-            self._app = await vllm_process.build_app(built)
+            try:
+                self._app = await vllm_process.build_app(built)
+            except BaseException:
+                built.llm.shutdown()
+                raise
         finally:
             self._starting = False
         self._llm, self._counters = built.llm, built.counters
