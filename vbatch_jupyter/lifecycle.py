@@ -24,7 +24,7 @@ from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line, usage_of
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.store import Lease, Store
+from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 
 _SWEEP_EVERY_SECONDS = 600.0
 
@@ -93,7 +93,7 @@ def validate(store: Store, lease: Lease) -> BatchRecord:
         # Before the status: a batch in progress has its index.
         _save_index(lease, result.index)
         counts = RequestCounts(total=len(result.index))
-        return lease.update(status="in_progress", request_counts=counts, model=result.model)
+        return lease.update(status="in_progress", request_counts=counts, model=result.model, reason=None)
     except ConflictError:
         # Cancelled since the pass ended.
         return lease.refresh()
@@ -255,7 +255,7 @@ def tend(store: Store) -> list[str]:
     store.sweep(at_most_every_seconds=_SWEEP_EVERY_SECONDS)
     advanced = []
     for record in store.batches.unfinished():
-        if _waits_for_engine(store, record) or _is_stuck(record):
+        if _waits_for_engine(store, record) or _is_stuck(store, record):
             continue
         try:
             lease = store.batches.acquire(record.id)
@@ -280,9 +280,11 @@ def _waits_for_engine(store: Store, record: BatchRecord) -> bool:
     )
 
 
-def _is_stuck(record: BatchRecord) -> bool:
-    """Tell whether the batch could not be finished for damage; reading all of it again each second would not help."""
-    return record.paused and record.status == "finalizing"
+def _is_stuck(store: Store, record: BatchRecord) -> bool:
+    """Tell whether the batch could not be finished, for damage or for want of room, and trying again would not help."""
+    if record.status == "finalizing" and record.paused:
+        return True
+    return record.reason == DISK_FULL_REASON and not store.batches.has_room_to_finish(record.id)
 
 
 def _advance(store: Store, lease: Lease) -> str:

@@ -129,6 +129,10 @@ class Batches:
         """
         return bool(self._row(id)["spool_bytes"] != spool_bytes(self.directory / id))
 
+    def has_room_to_finish(self, id: str) -> bool:  # noqa: A002
+        """Tell whether the disk has room for what the spool holds once more, which its end will need; cheap."""
+        return self._space.free() > spool_bytes(self.directory / id)
+
     def cancel(self, id: str) -> BatchRecord:  # noqa: A002
         """Ask for a batch to be cancelled; whoever holds it, or tends the store, ends it.
 

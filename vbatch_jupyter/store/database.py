@@ -138,9 +138,9 @@ class Database:
                 return self._retried(lambda: self._transaction(function))
 
     def _transaction(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        # IMMEDIATE: a transaction that reads first and then cannot get the write lock would have to be thrown away.
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
+            # IMMEDIATE: a transaction that reads first and then cannot get the write lock would have to be thrown away.
+            self._connection.execute("BEGIN IMMEDIATE")
             result = function(self._connection)
             self._connection.execute("COMMIT")
         except BaseException:

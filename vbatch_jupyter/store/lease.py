@@ -228,7 +228,7 @@ class Lease:
                 path.unlink(missing_ok=True)
             spool = Spool(self._directory, epoch=self.epoch, total=record.request_counts.total)
             spool.recover()
-            self._commit_counts(spool, among=frozenset({"in_progress", "finalizing", "cancelling"}))
+            self._commit_counts(spool, {}, among=frozenset({"in_progress", "finalizing", "cancelling"}))
             self._spool = spool
         return self._spool
 
@@ -259,25 +259,19 @@ class Lease:
                 group_bytes = sum(len(record.line) for record in records)
                 self._space.require(2 * group_bytes + spool.bytes)
                 spool.append(records)
-                record = self._commit_counts(spool, among=frozenset({"in_progress", "cancelling"}))
+                has_room_again = {"reason": None} if self._disk_was_full else {}
+                record = self._commit_counts(spool, has_room_again, among=frozenset({"in_progress", "cancelling"}))
             except StoreFullError:
                 self.note_disk_full()
                 raise
+            if self._disk_was_full:
+                self._disk_was_full = False
+                self._space.keep_reserve()
             return record.request_counts
 
-    def _commit_counts(self, spool: Spool, *, among: frozenset[Status]) -> BatchRecord:
-        columns: dict[str, Any] = {
-            "completed": spool.completed,
-            "failed": spool.failed,
-            "spool_bytes": spool.bytes,
-        }
-        if self._disk_was_full:
-            columns["reason"] = None
-        record = self._database.write(lambda connection: self._change(connection, columns, among=among))
-        if self._disk_was_full:
-            self._disk_was_full = False
-            self._space.keep_reserve()
-        return record
+    def _commit_counts(self, spool: Spool, others: dict[str, Any], *, among: frozenset[Status]) -> BatchRecord:
+        counts = {"completed": spool.completed, "failed": spool.failed, "spool_bytes": spool.bytes}
+        return self._database.write(lambda connection: self._change(connection, counts | others, among=among))
 
     def note_disk_full(self) -> None:
         """Say in the batch's row that it waits for room, if there is room to say so."""

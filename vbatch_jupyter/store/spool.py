@@ -142,6 +142,8 @@ class Spool:
         parts: list[bytes] = []
         kinds: dict[int, int] = {}
         for position, is_error, line in records:
+            if not 0 <= position < len(self.finished):
+                raise ValueError(f"There is no request {position}: the batch has {len(self.finished)}.")
             if self.finished[position] == NONE and position not in kinds:
                 kinds[position] = kind = ERROR if is_error else OUTPUT
                 checked = struct.pack("<IB", position, kind)
@@ -162,10 +164,11 @@ class Spool:
             # At once, so that the room is there for others; `_mend` repeats it if this fails too.
             self._mend(descriptor)
             raise
-        self._torn = False
+        # In this order, an Interrupt between any two lines costs at most that the group is written twice.
         self._sizes[self._epoch] = start + len(group)
         for position, kind in kinds.items():
             self._mark(position, kind)
+        self._torn = False
 
     def _mark(self, position: int, kind: int) -> None:
         self.finished[position] = kind

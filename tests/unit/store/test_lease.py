@@ -230,6 +230,14 @@ def test_a_group_that_could_not_be_counted_may_be_given_again(tmp_path):
         assert positions(lease) == [0, 1]
 
 
+@pytest.mark.parametrize("position", [-1, 2])
+def test_a_line_of_a_request_that_is_none_is_not_taken(store, position):
+    with begin(store, 2) as lease:
+        with pytest.raises(ValueError, match=f"There is no request {position}: the batch has 2"):
+            lease.append([SpoolRecord(position, is_error=False, line=b"{}")])
+        assert lease.recover().counts == RequestCounts(2, 0, 0)
+
+
 def test_an_interrupt_in_the_middle_of_a_group_does_not_damage_the_next_one(store, monkeypatch):
     with begin(store, 3) as lease:
         lease.append(group(lease.id, [0]))

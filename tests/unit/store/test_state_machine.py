@@ -75,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(batch_id=batches, positions=st.lists(st.integers(0, REQUESTS - 1), max_size=4))
     def append(self, batch_id, positions):
-        if batch_id not in self.leases:
+        if batch_id not in self.leases or self.store.batches.get(batch_id).in_progress_at is None:
             return
         try:
             self.leases[batch_id].append(group(batch_id, positions))
