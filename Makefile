@@ -16,7 +16,7 @@ help:
 	@echo "make lab     set up, open JupyterLab in notebooks/"
 	@echo "make test    set up, run every test"
 	@echo "make lint    set up, run ruff, mypy and import-linter"
-	@echo "make bench   set up, run 1,000 to 1,000,000 requests through a null engine: time, memory, bytes written"
+	@echo "make bench   set up, measure: 1,000 to 1,000,000 requests through a null engine; vb.run against LLM.chat"
 	@echo "make wheel   set up, build dist/*.whl"
 	@echo "make clean   remove $(VENV), dist and caches"
 
@@ -48,6 +48,7 @@ lint: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/million.py
+	@$(BIN)/python benchmarks/chat.py
 
 wheel: $(READY)
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
