@@ -59,6 +59,9 @@ class Engine(abc.ABC):
     max_num_seqs: int = 256
     answers_key: str = ""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(self.served_model_names)}: {self.state}>"
+
     @abc.abstractmethod
     async def start(self) -> None:
         """Load the model, or load it again after the engine died.
