@@ -27,7 +27,8 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt) tools/setup_environment.
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python tools/run_notebook.py notebooks/01_quickstart.ipynb
+	@store=$$(mktemp -d); VBATCH_STORE=$$store $(BIN)/python tools/run_notebook.py notebooks/01_quickstart.ipynb; \
+		status=$$?; rm -rf $$store; exit $$status
 
 lab: $(READY)
 	@cd notebooks && ../$(BIN)/jupyter lab

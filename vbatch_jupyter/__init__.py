@@ -66,6 +66,7 @@ def submit(
     output: str = "response",
     custom_id: Hashable | None = None,
     sample: int | None = None,
+    fresh: bool = False,
     **body: Any,
 ) -> Batch:
     """Make a batch of a DataFrame, one request a row, and return at once.
@@ -90,6 +91,9 @@ def submit(
         Label of a column whose values name the requests; by default they are named ``row-0``, ``row-1``, …
     sample
         Run the first so many rows only.
+    fresh
+        Ask the engine for every row. Otherwise a row whose request this engine has answered before, byte for byte,
+        takes that answer again.
     **body
         What else goes into every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
 
@@ -112,6 +116,7 @@ def submit(
         output=output,
         custom_id=custom_id,
         sample=sample,
+        fresh=fresh,
         **body,
     )
 

@@ -66,7 +66,8 @@ class Kernel:
         self.store = store
         self._make_engine = make_engine or _vllm_engine
         self._thread = EngineThread()
-        self._say = say or _print
+        self._line = Line()
+        self._say = say or self._say_above_line
         self._runner = self._thread.call(self._new_runner())
         self._running: Future[None] = self._thread.submit(self._runner.run())
         self.manager = Manager(store, profile="local", wake=self._wake)
@@ -74,6 +75,9 @@ class Kernel:
 
     async def _new_runner(self) -> Runner:
         return Runner(self.store, on_notice=self._say)
+
+    def _say_above_line(self, sentence: str) -> None:
+        self._line.say(sentence)
 
     def _wake(self) -> None:
         self._thread.loop.call_soon_threadsafe(self._runner.wake)
@@ -98,7 +102,8 @@ class Kernel:
             The engine did not start.
         """
         self.unload()
-        line, phrases = Line(), [f"loading {model}"]
+        line = self._line = Line()
+        phrases = [f"loading {model}"]
         path, flags = _resolve(model, list(flags), line)
         log_path = self.store.path / "logs" / f"engine-{os.getpid()}.log"
         engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
@@ -176,6 +181,7 @@ class Kernel:
         output: str = "response",
         custom_id: Hashable | None = None,
         sample: int | None = None,
+        fresh: bool = False,
         **body: Any,
     ) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
@@ -200,7 +206,9 @@ class Kernel:
         if not len(df):
             raise FrameError("The DataFrame has no rows, so there is no batch to submit.", param="df")
         file = self.manager.files.create(lines, filename="dataframe.jsonl", purpose="batch")
-        record = self.manager.batches.create(input_file_id=file.id, endpoint=path, frame=description.to_json())
+        record = self.manager.batches.create(
+            input_file_id=file.id, endpoint=path, fresh=fresh, frame=description.to_json()
+        )
         return Batch(self.manager, record.id, engine_stats=self.engine_stats, df=df, schema=schema)
 
     def run(self, df: pd.DataFrame, template: str, *, sample: int | None = None, **options: Any) -> pd.DataFrame:
@@ -219,7 +227,7 @@ class Kernel:
         KeyboardInterrupt
             At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
         """
-        line = Line()
+        line = self._line = Line()
         first = batch.snapshot()
 
         def show(now: Snapshot) -> None:
@@ -315,8 +323,3 @@ def _is_shutting_down() -> bool:
     # ipykernel has no public word for it; it sets this before it leaves its loops.
     kernel = getattr(get_ipython(), "kernel", None)
     return getattr(kernel, "_shutdown_message", None) is not None
-
-
-def _print(sentence: str) -> None:
-    sys.stdout.write(sentence + "\n")
-    sys.stdout.flush()

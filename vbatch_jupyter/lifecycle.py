@@ -6,7 +6,9 @@ promises that a kill at any moment is redone by the next one that does, with the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from array import array
 from collections.abc import Iterator
 from typing import Literal
 
@@ -195,11 +197,13 @@ def _publish(
     recovered = lease.recover()
     with lease.new_result_file("output") as output, lease.new_result_file("error") as error:
         written = bytearray(len(recovered.finished))
+        output_offsets = array("Q", bytes(8 * len(written)))
         usage = Usage()
         for position, is_error, line in lease.records():
             written[position] += 1
             if not is_error:
                 usage += usage_of(line)
+                output_offsets[position] = output.bytes + 1
             file = error if is_error else output
             file.write(line)
             file.write(b"\n")
@@ -209,7 +213,14 @@ def _publish(
                 error.write(line)
                 error.write(b"\n")
         _check_once(record, written)
-        return lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)
+        # Publishing removes the index.
+        index = load_index(store, lease) if record.answers_key else None
+        ended = lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)
+    if index is not None:
+        # The batch has ended; what is kept beside it only saves work, and no disk is too full for that to be left out.
+        with contextlib.suppress(StoreFullError):
+            store.answers.keep(ended, index, output_offsets)
+    return ended
 
 
 def _unexecuted(

@@ -79,6 +79,7 @@ def cell_parser() -> argparse.ArgumentParser:
     parser.add_argument("--system", metavar="TEXT", help="the system prompt")
     parser.add_argument("--schema", metavar="NAME", help="variable with a pydantic model class or a JSON schema")
     parser.add_argument("--sample", type=int, metavar="N", help="run the first N rows only")
+    parser.add_argument("--fresh", action="store_true", help="ask the engine even where an answer is known")
     parser.add_argument("--endpoint", default="chat", help="chat, completions, embeddings or responses")
     parser.add_argument("--model", help="the model's name; the loaded engine's by default")
     parser.add_argument("--output", default="response", metavar="COLUMN", help="name of the response column")
@@ -131,6 +132,7 @@ class VBatchMagics(Magics):
             "output": options.output,
             "custom_id": options.custom_id,
             "sample": options.sample,
+            "fresh": options.fresh,
             **{name: value for name, value in asked.items() if value is not None},
             **options.body,
         }

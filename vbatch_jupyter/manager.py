@@ -159,6 +159,7 @@ class BatchesManager:
         metadata: Any = None,
         output_expires_after_seconds: int | None = None,
         profile: str | None = None,
+        fresh: bool = False,
         frame: str | None = None,
     ) -> BatchRecord:
         """Create a batch; it is on the disk, and waits for validation, when the call returns.
@@ -177,6 +178,8 @@ class BatchesManager:
             3,600 to 2,592,000, counted from the creation of the output file.
         profile
             Whose limits the input file is held to; the manager's where it is None.
+        fresh
+            Ask the engine even where an answer is known.
         frame
             What turns the output back into a DataFrame, as JSON.
 
@@ -206,6 +209,7 @@ class BatchesManager:
                 metadata=metadata,
                 output_expires_after_seconds=output_expires_after_seconds,
                 profile=rules.name,
+                fresh=fresh,
                 frame=frame,
             )
         )

@@ -155,6 +155,10 @@ class BatchRecord:
     """Deaths of the engine since this batch last got an answer."""
     careful: bool = False
     """Requests run one at a time, to find the one that kills the engine."""
+    fresh: bool = False
+    """Every request goes to the engine, even where its answer is known."""
+    answers_key: str | None = None
+    """Which engine's answers these are, so that they can be taken again; empty where several engines gave them."""
     frame: str | None = None
     """What `frames` needs to turn the output back into a DataFrame, as JSON; opaque to the store."""
 

@@ -28,6 +28,7 @@ from vbatch_jupyter.errors import (
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.runner.collector import in_thread
 from vbatch_jupyter.runner.feed import End, Feed
+from vbatch_jupyter.runner.reuse import take_answers
 from vbatch_jupyter.store import Lease, Store
 
 POLL_SECONDS = 0.2
@@ -212,6 +213,9 @@ class Runner:
             return "stopped"
         recovered = await in_thread(lease.recover)
         index = await in_thread(lifecycle.load_index, self._store, lease)
+        if taken := await in_thread(take_answers, self._store, lease, record, index, engine.answers_key):
+            self._on_notice(f"Batch {lease.id}: {taken:,} of {len(index):,} answers were known and are taken again.")
+            recovered = await in_thread(lease.recover)
         plan = await in_thread(planning.plan, index, recovered.finished)
         order = plan.order
         if record.careful and lease.id in self._suspects:
@@ -231,7 +235,7 @@ class Runner:
         )
         self._fed[lease.id] = feed
         self.resumed.add(lease.id)
-        if (done := recovered.counts.total - recovered.counts.left) > 0:
+        if (done := recovered.counts.total - recovered.counts.left - taken) > 0:
             self._on_notice(f"Resuming batch {lease.id}: {done:,} of {recovered.counts.total:,} requests are answered.")
         try:
             end = await feed.run()

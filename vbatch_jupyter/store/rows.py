@@ -15,7 +15,7 @@ RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
 
 _BATCH_FIELDS = tuple(field.name for field in dataclasses.fields(BatchRecord))
 _FILE_FIELDS = tuple(field.name for field in dataclasses.fields(FileRecord))
-_BOOLEANS = frozenset({"paused", "careful"})
+_BOOLEANS = frozenset({"paused", "careful", "fresh"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

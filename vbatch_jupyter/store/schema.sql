@@ -53,6 +53,8 @@ CREATE TABLE batch (
     paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     deaths INTEGER NOT NULL DEFAULT 0 CHECK (deaths >= 0),
     careful INTEGER NOT NULL DEFAULT 0 CHECK (careful IN (0, 1)),
+    fresh INTEGER NOT NULL DEFAULT 0 CHECK (fresh IN (0, 1)),
+    answers_key TEXT,
     frame TEXT,
     -- Bytes of spool that the counts stand for; more than that on the disk means answers that are not counted yet.
     spool_bytes INTEGER NOT NULL DEFAULT 0 CHECK (spool_bytes >= 0),

@@ -5,6 +5,7 @@
     vbatch.sqlite3              what changes together: rows of files and batches
     files/file-…                contents of input, output and error files
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
+    answers/file-…              where in an output file the answer to which request stands, to be taken again
     reserve                     room for state on a full disk
 
 It promises that what its calls have returned is on the disk, that any number of processes of one machine may use it at
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.store.answers import Answers
 from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
@@ -55,7 +57,7 @@ class Store:
     ----------
     path, clock
         As above.
-    files, batches, space, database
+    files, batches, answers, space, database
         The store's parts.
 
     Raises
@@ -95,7 +97,7 @@ class Store:
         if must_exist and not holds_store:
             raise StoreError(f"There is no store in {self.path}. VBATCH_STORE names the one that is looked for.")
         make_private(self.path, holds_store=holds_store)
-        for name in ("files", "batches"):
+        for name in ("files", "batches", "answers"):
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
@@ -104,6 +106,7 @@ class Store:
         self.batches = Batches(
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
+        self.answers = Answers(self.path / "answers", files=self.files)
         self.space.keep_reserve()
         self._swept_at: float | None = None
 
@@ -131,7 +134,7 @@ class Store:
             return []
         self._swept_at = now
         self.space.keep_reserve()
-        return self.files.sweep() + self.batches.sweep()
+        return self.files.sweep() + self.batches.sweep() + self.answers.sweep()
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""

@@ -55,6 +55,12 @@ class Line:
         self._put(("\r" + text.ljust(self._width) if self._width else text) + "\n")
         self._width = 0
 
+    def say(self, sentence: str) -> None:
+        """Put a sentence above the line."""
+        self._put(("\r" + sentence.ljust(self._width) if self._width else sentence) + "\n")
+        self._width = 0
+        self._drawn_at = None
+
     def _put(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()

@@ -35,6 +35,7 @@ def test_everything_in_a_store_is_its_owners_alone(store):
     assert modes == {
         "store": 0o700,
         "files": 0o700,
+        "answers": 0o700,
         "batches": 0o700,
         batch.id: 0o700,
         batch.input_file_id: 0o600,

@@ -1,0 +1,125 @@
+"""A cell that is run again takes the answers that the same engine has given before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.kernel import Kernel
+from vbatch_jupyter.store import Store
+
+TEMPLATE = "Say {{ word }}"
+
+
+class Kernels:
+    """Kernels on one store, one after the other, each with its engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+        self.open: list[Kernel] = []
+
+    def start(self, *, answers_key: str = "echo", refusing: str | None = None) -> tuple[Kernel, EchoEngine]:
+        engine = EchoEngine(refusing=refusing)
+        engine.answers_key = answers_key
+        store = Store(self.folder / "store", floor_bytes=0, reserve_bytes=0)
+        kernel = Kernel(store, make_engine=lambda *_, **__: engine, say=self.said.append)
+        self.open.append(kernel)
+        kernel.load("echo")
+        return kernel, engine
+
+    def close(self) -> None:
+        while self.open:
+            self.open.pop().close()
+
+
+@pytest.fixture
+def kernels(tmp_path: Path) -> Iterator[Kernels]:
+    kernels = Kernels(tmp_path)
+    yield kernels
+    kernels.close()
+
+
+def words(*texts: str) -> pd.DataFrame:
+    return pd.DataFrame({"word": texts})
+
+
+def test_an_unchanged_cell_costs_no_request_and_says_so(kernels: Kernels) -> None:
+    kernel, engine = kernels.start()
+    first = kernel.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
+    assert engine.requests == 3
+    again = kernel.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
+    assert engine.requests == 3
+    pd.testing.assert_frame_equal(first, again)
+    assert list(again["response"]) == ["Say one", "Say two", "Say three"]
+    newest = next(kernel.batches())
+    assert kernels.said == [f"Batch {newest.id}: 3 of 3 answers were known and are taken again."]
+    assert newest.request_counts.completed == 3
+    assert newest.usage is not None
+    assert newest.usage.output_tokens == 6
+
+
+def test_a_changed_row_runs_alone(kernels: Kernels) -> None:
+    kernel, engine = kernels.start()
+    kernel.run(words("one", "two", "three"), TEMPLATE)
+    out = kernel.run(words("three", "four", "one"), TEMPLATE)
+    assert engine.requests == 4
+    assert list(out["response"]) == ["Say three", "Say four", "Say one"]
+
+
+def test_fresh_asks_for_every_row(kernels: Kernels) -> None:
+    kernel, engine = kernels.start()
+    kernel.run(words("one", "two"), TEMPLATE)
+    kernel.run(words("one", "two"), TEMPLATE, fresh=True)
+    assert engine.requests == 4
+
+
+def test_another_parameter_is_another_request(kernels: Kernels) -> None:
+    kernel, engine = kernels.start()
+    kernel.run(words("one"), TEMPLATE, max_tokens=5)
+    kernel.run(words("one"), TEMPLATE, max_tokens=6)
+    assert engine.requests == 2
+
+
+def test_answers_outlive_the_kernel_but_are_not_taken_from_another_engine(kernels: Kernels) -> None:
+    kernel, _ = kernels.start(answers_key="these weights")
+    kernel.run(words("one", "two"), TEMPLATE)
+    kernels.close()
+    kernel, engine = kernels.start(answers_key="these weights")
+    kernel.run(words("one", "two"), TEMPLATE)
+    assert engine.requests == 0
+    kernels.close()
+    kernel, engine = kernels.start(answers_key="other weights")
+    kernel.run(words("one", "two"), TEMPLATE)
+    assert engine.requests == 2
+
+
+@pytest.mark.parametrize("deleted", ["output_file_id", "input_file_id"])
+def test_deleting_a_file_takes_its_answers_out(kernels: Kernels, deleted: str) -> None:
+    kernel, engine = kernels.start()
+    kernel.run(words("one", "two"), TEMPLATE)
+    kernel.manager.files.delete(getattr(next(kernel.batches()), deleted))
+    kernel.run(words("one", "two"), TEMPLATE)
+    assert engine.requests == 4
+
+
+def test_errors_are_never_taken_again(kernels: Kernels) -> None:
+    kernel, engine = kernels.start(refusing="bad")
+    for _ in range(2):
+        out = kernel.run(words("good", "bad"), TEMPLATE)
+        assert out["error"].isna().tolist() == [True, False]
+    assert engine.requests == 3
+
+
+def test_a_sweep_removes_what_is_kept_of_deleted_files(kernels: Kernels) -> None:
+    kernel, _ = kernels.start()
+    kernel.run(words("one"), TEMPLATE)
+    file_id = next(kernel.batches()).output_file_id
+    assert file_id is not None
+    kernel.manager.files.delete(file_id)
+    assert file_id in kernel.store.sweep()
+    assert list((kernel.store.path / "answers").iterdir()) == []

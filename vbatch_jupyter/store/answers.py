@@ -1,0 +1,132 @@
+"""Which finished answers can be taken again: for each output file, where the answer to which request stands.
+
+It is an index and no truth: what is missing costs a request to the engine, and nothing more. A request counts as asked
+before only when its url and body are the same bytes; so both the input and the output file must still be there, and
+deleting either, or its expiry, takes the answers out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from vbatch_jupyter.errors import VBatchError
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.store.disk import NewFile
+from vbatch_jupyter.store.files import Files
+
+_COLUMNS = ("hashes", "input_offsets", "input_lengths", "output_offsets")
+
+
+class _Header(msgspec.Struct):
+    key: str
+    input_file_id: str
+    count: int
+
+
+class Answers:
+    """The answers of finished batches, by the engine that gave them.
+
+    Parameters
+    ----------
+    directory
+        One file for each output file, under the same name.
+    files
+        The store's.
+    """
+
+    def __init__(self, directory: Path, *, files: Files) -> None:
+        self._directory = directory
+        self._files = files
+
+    def keep(self, record: BatchRecord, index: LineIndex, output_offsets: array[int]) -> None:
+        """Remember where the answers of a batch that has ended stand.
+
+        Parameters
+        ----------
+        record
+            The batch; `BatchRecord.answers_key` says whose answers they are.
+        index
+            Its requests.
+        output_offsets
+            For each request the byte after which its line begins in the output file, counted from 1; 0 where it has
+            none.
+        """
+        if not record.answers_key or record.output_file_id is None:
+            return
+        hashes = index.request_hashes
+        order = sorted((position for position, offset in enumerate(output_offsets) if offset), key=hashes.__getitem__)
+        header = msgspec.json.encode(_Header(record.answers_key, record.input_file_id, len(order)))
+        temporary = self._directory / f"{record.output_file_id}.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        with NewFile(temporary) as new:
+            new.write(header + b"\n")
+            for column in (hashes, index.offsets, index.lengths, output_offsets):
+                new.write(array("Q", (column[position] for position in order)).tobytes())
+            new.seal()
+            new.place(self._directory / record.output_file_id)
+
+    def find(
+        self, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+    ) -> Iterator[tuple[int, bytes]]:
+        """Give position and output line of each unfinished request that was answered before.
+
+        Parameters
+        ----------
+        key
+            The engine's `answers_key`.
+        index
+            The requests.
+        read
+            Gives the line of the input file at a position.
+        finished
+            One byte for each request; those that are not 0 are passed over, and those found are set to 1.
+        """
+        for path in sorted(self._directory.glob("file-*"), key=lambda path: -path.stat().st_mtime_ns):
+            if path.suffix == ".tmp":
+                continue
+            with contextlib.suppress(VBatchError, OSError, ValueError):
+                yield from self._find_in(path, key, index, read, finished)
+
+    def _find_in(
+        self, path: Path, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+    ) -> Iterator[tuple[int, bytes]]:
+        with path.open("rb") as kept:
+            header = msgspec.json.decode(kept.readline(), type=_Header)
+            if header.key != key:
+                return
+            columns = {name: array("Q") for name in _COLUMNS}
+            for column in columns.values():
+                column.frombytes(kept.read(header.count * column.itemsize))
+        hashes = columns["hashes"]
+        with self._files.open(header.input_file_id) as asked, self._files.open(path.name) as answered:
+            for position, done in enumerate(finished):
+                if done:
+                    continue
+                at = bisect_left(hashes, index.request_hashes[position])
+                if at == len(hashes) or hashes[at] != index.request_hashes[position]:
+                    continue
+                asked.seek(columns["input_offsets"][at])
+                before = parse_request_line(asked.read(columns["input_lengths"][at]))
+                now = parse_request_line(read(position))
+                if (before.url, bytes(before.body)) == (now.url, bytes(now.body)):
+                    answered.seek(columns["output_offsets"][at] - 1)
+                    finished[position] = 1
+                    yield position, answered.readline()
+
+    def sweep(self) -> list[str]:
+        """Remove what is kept of files that are no longer there; give the names."""
+        removed = []
+        for path in self._directory.iterdir():
+            if not self._files.path(path.name.partition(".")[0]).exists():
+                path.unlink(missing_ok=True)
+                removed.append(path.name)
+        return removed
