@@ -1,0 +1,210 @@
+"""A runner on a loop, an engine that tells what it was asked, and batches of prompts for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from tests.batches import ENDPOINT, content
+from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.lines import encode_request_line
+from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.store import Store
+
+MORE_THAN_RUN = 64
+"""Requests that wait in the engine beside those that run, so that it never starves."""
+
+Fault = Exception | tuple[int, bytes]
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Let a test be a coroutine."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **keywords: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*arguments, **keywords), 60))
+
+    return run
+
+
+class WitnessEngine(EchoEngine):
+    """The echo engine, with a memory.
+
+    Parameters
+    ----------
+    max_num_seqs
+        Requests that run at once; the runner's window is larger by `MORE_THAN_RUN`.
+    hanging
+        Text that, found in a prompt, makes the request run until it is aborted or released.
+    faults
+        By prompt, what happens at its first, second … request in the place of an answer.
+    dies_at
+        How many requests each life of the engine takes; the last one kills it. A life beyond these is endless.
+    **arguments
+        Of the echo engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int = 256,
+        hanging: str | None = None,
+        faults: dict[str, list[Fault]] | None = None,
+        dies_at: Sequence[int] = (),
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        self.max_num_seqs = max_num_seqs
+        self.asked: list[str] = []
+        self.running_when_asked: list[int] = []
+        self.aborted: list[str] = []
+        self.lives = 0
+        self.released = asyncio.Event()
+        self._hanging = hanging
+        self._faults = faults or {}
+        self._dies_at = list(dies_at)
+        self._left_to_live: int | None = None
+
+    async def start(self) -> None:
+        await super().start()
+        self.lives += 1
+        self._left_to_live = self._dies_at.pop(0) if self._dies_at else None
+        if self._left_to_live == 0:
+            self.die()
+
+    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
+        assert (method, path, priority) == ("POST", ENDPOINT, BATCH_PRIORITY)
+        prompt = msgspec.json.decode(body)["messages"][-1]["content"]
+        self.asked.append(prompt)
+        self.running_when_asked.append(self._running + 1)
+        if self._left_to_live is not None:
+            self._left_to_live -= 1
+            if self._left_to_live == 0:
+                self.die()
+        if self._faults.get(prompt):
+            fault = self._faults[prompt].pop(0)
+            if isinstance(fault, Exception):
+                raise fault
+            return EngineResponse(status=fault[0], headers={}, chunks=_chunks(fault[1]))
+        try:
+            if self._hanging is not None and self._hanging in prompt:
+                await self.released.wait()
+            return await super().request(method, path, body, priority=priority)
+        except asyncio.CancelledError:
+            self.aborted.append(prompt)
+            raise
+
+    @property
+    def times_asked(self) -> Counter[str]:
+        return Counter(self.asked)
+
+
+async def _chunks(body: bytes) -> AsyncIterator[bytes]:
+    yield body[:3]
+    yield body[3:]
+
+
+@contextlib.asynccontextmanager
+async def a_runner(store: Store, engine: Engine | None = None) -> AsyncIterator[tuple[Runner, list[str]]]:
+    """Run a runner; gives it and the notices that it has made."""
+    notices: list[str] = []
+    runner = Runner(store, on_notice=notices.append)
+    if engine is not None:
+        await engine.start()
+        await runner.attach(engine)
+    running = asyncio.create_task(runner.run())
+    try:
+        yield runner, notices
+    finally:
+        await runner.stop()
+        await running
+    assert runner.running == frozenset()
+
+
+def batch_of(store: Store, prompts: Iterable[str], **body: Any) -> str:
+    """Create a batch; its custom_ids are row-0, row-1 ….
+
+    Parameters
+    ----------
+    store
+        Where.
+    prompts
+        One for each request.
+    **body
+        Further keys of each request's body.
+    """
+    manager = Manager(store, profile="local")
+    lines = [
+        encode_request_line(
+            f"row-{position}", ENDPOINT, {"model": "echo", "messages": [{"role": "user", "content": prompt}], **body}
+        )
+        + b"\n"
+        for position, prompt in enumerate(prompts)
+    ]
+    file = manager.files.create(lines, filename="input.jsonl", purpose="batch")
+    return manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+async def ended(store: Store, batch_id: str) -> BatchRecord:
+    """Wait for a batch's end."""
+    await until(lambda: store.batches.get(batch_id).status in TERMINAL_STATUSES)
+    return store.batches.get(batch_id)
+
+
+async def paused(store: Store, batch_id: str) -> BatchRecord:
+    """Wait until a batch is paused, and held by nobody."""
+    await until(lambda: store.batches.get(batch_id).paused and store.batches.get(batch_id).owner is None)
+    return store.batches.get(batch_id)
+
+
+def _lines(store: Store, file_id: str | None) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in content(store, file_id).splitlines()]
+
+
+def order_of_answers(store: Store, record: BatchRecord) -> list[str]:
+    return [line["custom_id"] for line in _lines(store, record.output_file_id)]
+
+
+def answers(store: Store, record: BatchRecord) -> dict[str, str]:
+    """Give the text of each line of the output file, by custom_id."""
+    lines = _lines(store, record.output_file_id)
+    found = {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+def errors(store: Store, record: BatchRecord) -> dict[str, tuple[int | None, str | None, str]]:
+    """Give status, code and message of each line of the error file, by custom_id."""
+    lines = _lines(store, record.error_file_id)
+    found = {}
+    for line in lines:
+        if line["response"] is None:
+            found[line["custom_id"]] = (None, line["error"]["code"], line["error"]["message"])
+        else:
+            error = line["response"]["body"]["error"]
+            found[line["custom_id"]] = (line["response"]["status_code"], error["code"], error["message"])
+    assert len(found) == len(lines)
+    return found
+
+
+def expected(prompts: Sequence[str], *, without: Iterable[int] = ()) -> dict[str, str]:
+    """Give what the echo engine answers to prompts, by custom_id."""
+    return {f"row-{position}": prompt for position, prompt in enumerate(prompts) if position not in set(without)}
