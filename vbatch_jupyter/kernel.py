@@ -6,6 +6,7 @@ One object per process (`current`); it starts when it is first asked for somethi
 from __future__ import annotations
 
 import atexit
+import collections
 import functools
 import os
 import sys
@@ -53,7 +54,8 @@ class Kernel:
     make_engine
         Called with model, flags, log path and a callback for progress; vLLM's engine by default.
     say
-        Called with a sentence when a batch is resumed or paused, from any thread.
+        Called with a sentence when a batch is resumed or paused, from any thread; by default the next call that waits
+        shows it.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Kernel:
         self._make_engine = make_engine or _vllm_engine
         self._thread = EngineThread()
         self._line = Line()
-        self._say = say or self._say_above_line
+        self._notices: collections.deque[str] = collections.deque()
+        # ipykernel shows what another thread prints under the cell that started the thread: the main thread says it.
+        self._say = say or self._notices.append
         self._runner = self._thread.call(self._new_runner())
         self._running: Future[None] = self._thread.submit(self._runner.run())
         self.manager = Manager(store, profile="local", wake=self._wake)
@@ -76,8 +80,9 @@ class Kernel:
     async def _new_runner(self) -> Runner:
         return Runner(self.store, on_notice=self._say)
 
-    def _say_above_line(self, sentence: str) -> None:
-        self._line.say(sentence)
+    def _say_notices(self) -> None:
+        while self._notices:
+            self._line.say(self._notices.popleft())
 
     def _wake(self) -> None:
         self._thread.loop.call_soon_threadsafe(self._runner.wake)
@@ -122,6 +127,7 @@ class Kernel:
         self.engine = engine
         self._thread.call(self._runner.attach(engine))
         self._await_resumed(engine)
+        self._say_notices()
         return engine
 
     def _await_resumed(self, engine: Engine) -> None:
@@ -157,6 +163,7 @@ class Kernel:
 
     def attach(self, id: str) -> Batch:  # noqa: A002 - OpenAI's word
         """Give the handle on a batch of the store."""
+        self._say_notices()
         return Batch(self.manager, id, engine_stats=self.engine_stats)
 
     def batches(self) -> Iterator[BatchRecord]:
@@ -231,6 +238,7 @@ class Kernel:
         first = batch.snapshot()
 
         def show(now: Snapshot) -> None:
+            self._say_notices()
             line.draw(Progress(first, now).line())
 
         try:

@@ -35,6 +35,18 @@ if TYPE_CHECKING:
     from vbatch_jupyter.engine.asgi import Application
     from vbatch_jupyter.engine.vllm_stats import EngineCounters
 
+# Hugging Face's own exceptions are told by name: transformers wraps some in an OSError, and vLLM others.
+_NOT_FOUND = frozenset(
+    {
+        "GatedRepoError",
+        "HFValidationError",
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "RepositoryNotFoundError",
+    }
+)
+_NO_SUCH_MODEL = r"not a (valid|local) |Repo(sitory)? (id|Not Found)|Invalid repository|does not appear to have"
+
 _NEUTRAL_ARGUMENTS = frozenset(
     {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "served_model_name", "scheduling_policy"}
 )
@@ -146,10 +158,11 @@ async def build_app(built: Built) -> Application:
     from vllm.entrypoints.launchers import app as vllm_app
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
-    await built.llm.reset_mm_cache()
-    supported_tasks = await built.llm.get_supported_tasks()
-    app = vllm_app.build_app(built.arguments, supported_tasks, built.llm.model_config)
-    await init_app_state(built.llm, app.state, built.arguments, supported_tasks)
+    with _quiet():
+        await built.llm.reset_mm_cache()
+        supported_tasks = await built.llm.get_supported_tasks()
+        app = vllm_app.build_app(built.arguments, supported_tasks, built.llm.model_config)
+        await init_app_state(built.llm, app.state, built.arguments, supported_tasks)
     return app  # type: ignore[no-any-return, unused-ignore]
 
 
@@ -176,10 +189,25 @@ def _guarded(log_path: Path) -> Iterator[None]:
         os.environ["VLLM_PLUGINS"] = before["VLLM_PLUGINS"] + ",vbatch"
     logging.config.dictConfig(logging_config)
     try:
-        with _hidden_main():
+        with _hidden_main(), _quiet():
             yield
     finally:
         _restore_environment(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # torch's log and Python's warnings are the user's as well: they are led to the engine's log for this time only.
+    log = logging.getLogger("torch")
+    before, ours = log.handlers[:], logging.getLogger("vllm").handlers[:]
+    log.handlers[:] = ours
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        # The first import of torch has added its own handler meanwhile.
+        log.handlers[:] = before + [handler for handler in log.handlers if handler not in [*before, *ours]]
 
 
 def _restore_environment(before: Mapping[str, str]) -> None:
@@ -210,7 +238,7 @@ def _logging_config(log_path: Path) -> dict[str, Any]:
         "handlers": {
             "file": {"class": "logging.FileHandler", "filename": str(log_path), "formatter": "line", "delay": True}
         },
-        "loggers": {"vllm": handled, "transformers": handled, "huggingface_hub": handled},
+        "loggers": dict.fromkeys(("vllm", "transformers", "huggingface_hub", "py.warnings"), handled),
     }
 
 
@@ -227,7 +255,7 @@ def _mapped(error: Exception, model: str, log_path: Path, log_start: int) -> Eng
     text = str(error).strip()
     if fields := _refused_fields(error):
         return EngineArgumentError(f"vLLM refuses {fields}.")
-    if re.search(r"not a (valid|local) |Repo(sitory)? (id|Not Found)|Invalid repository|does not appear to have", text):
+    if type(error).__name__ in _NOT_FOUND or re.search(_NO_SUCH_MODEL, text):
         return EngineLoadError(
             f"The model '{model}' was not found: it is neither a folder here nor a model that can be had from "
             f"Hugging Face now. ({_first_sentence(text)})"

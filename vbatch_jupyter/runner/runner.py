@@ -234,9 +234,10 @@ class Runner:
             window=self._window,
         )
         self._fed[lease.id] = feed
-        self.resumed.add(lease.id)
         if (done := recovered.counts.total - recovered.counts.left - taken) > 0:
             self._on_notice(f"Resuming batch {lease.id}: {done:,} of {recovered.counts.total:,} requests are answered.")
+        # After the notice: a load waits for this, so that the notice stands under its cell.
+        self.resumed.add(lease.id)
         try:
             end = await feed.run()
             if end == "died":

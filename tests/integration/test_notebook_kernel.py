@@ -1,0 +1,114 @@
+"""Interrupt, restart and shutdown of a real kernel while a cell waits for a batch; the engine is the echo engine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.batches import open_store
+from tests.kernels import NotebookKernel, lines_of
+from vbatch_jupyter.store import Store
+
+PREPARE = """
+%load_ext vbatch_jupyter
+import json, pandas as pd
+import vbatch_jupyter as vb
+from vbatch_jupyter import kernel
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+kernel.current()._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5)
+kernel.current().engine = None
+df = pd.DataFrame({"n": range(3000)})
+"""
+RUN = "%%vbatch df -o out\nSay {{ n }}"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[NotebookKernel]:
+    kernel = NotebookKernel(tmp_path / "store")
+    kernel.run(PREPARE).checked()
+    kernel.run("%vbatch load echo").checked()
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def store(kernel: NotebookKernel, tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as store:
+        yield store
+
+
+def start_and_wait_for_answers(kernel: NotebookKernel, store: Store) -> str:
+    sent = kernel.start(RUN)
+    until = time.monotonic() + 30
+    while not any(record.request_counts.completed for record in store.batches.unfinished()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return sent
+
+
+def test_one_interrupt_cancels_and_the_frame_comes_back_with_what_is_finished(kernel, store):
+    sent = start_and_wait_for_answers(kernel, store)
+    kernel.manager.interrupt_kernel()
+    cell = kernel.finish(sent).checked()
+    (record,) = store.batches.list().data
+    assert record.status == "cancelled"
+    assert 0 < record.request_counts.completed < 3000
+    assert record.request_counts.failed == 0
+    interrupted, ended = lines_of(cell.stdout)
+    assert interrupted == f"{record.id}: interrupted; cancelling it (interrupt again at once to leave it running)"
+    assert "cancelled" in ended
+    code = "print(json.dumps([len(out), int(out['error'].isna().sum()), sorted(set(out['error'].dropna()))]))"
+    assert json.loads(kernel.run(code).checked().stdout) == [
+        3000,
+        record.request_counts.completed,
+        ["This request was not executed: the batch was cancelled before it ran."],
+    ]
+
+
+def test_two_interrupts_leave_the_batch_running(kernel, store):
+    sent = start_and_wait_for_answers(kernel, store)
+    kernel.manager.interrupt_kernel()
+    time.sleep(0.2)
+    kernel.manager.interrupt_kernel()
+    assert kernel.finish(sent).error.startswith("KeyboardInterrupt")
+    (record,) = store.batches.list().data
+    assert record.status == "in_progress"
+    cell = kernel.run("batch = %vbatch attach\nprint(batch.status, batch.request_counts.completed)").checked()
+    assert cell.stdout.endswith("completed 3000\n")
+
+
+def test_a_restart_is_no_cancel_and_the_batch_is_resumed(kernel, store):
+    start_and_wait_for_answers(kernel, store)
+    kernel.manager.restart_kernel()
+    kernel.client.wait_for_ready(timeout=60)
+    (record,) = store.batches.list().data
+    assert record.status == "in_progress"
+    assert 0 < record.request_counts.completed < 3000
+    kernel.run(PREPARE).checked()
+    cell = kernel.run("%vbatch load echo").checked()
+    assert lines_of(cell.stdout)[-1].startswith(f"Resuming batch {record.id}: ")
+    results = "out = %vbatch results\nprint(list(out.columns), len(out), out['error'].isna().all())"
+    assert kernel.run(results).checked().stdout == "['response', 'error'] 3000 True\n"
+    code = f"again = vb.attach({record.id!r}).results(df); print(list(again.columns), again['response'].iloc[2999])"
+    assert kernel.run(code).checked().stdout == "['n', 'response', 'error'] Say 2999\n"
+
+
+def test_a_shutdown_is_no_cancel(kernel, store):
+    start_and_wait_for_answers(kernel, store)
+    kernel.manager.shutdown_kernel()
+    (record,) = store.batches.list().data
+    assert record.status == "in_progress"
+    assert 0 < record.request_counts.completed < 3000
+
+
+def test_an_interrupt_does_not_touch_a_background_batch(kernel, store):
+    kernel.run("%%vbatch df -b -o batch\nSay {{ n }}").checked()
+    sent = kernel.start("batch.wait()")
+    time.sleep(0.5)
+    kernel.manager.interrupt_kernel()
+    assert kernel.finish(sent).error.startswith("KeyboardInterrupt")
+    assert kernel.run("print(batch.wait(60).request_counts.completed)").checked().stdout == "3000\n"

@@ -1,0 +1,122 @@
+"""A real Jupyter kernel, driven cell by cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import psutil
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+
+@dataclasses.dataclass
+class Cell:
+    """What one cell has shown."""
+
+    stdout: str = ""
+    stderr: str = ""
+    result: str = ""
+    error: str = ""
+    traceback: str = ""
+
+    def checked(self) -> Cell:
+        """Fail where the cell has raised."""
+        assert not self.error, f"{self.error}\n{self.traceback}\n{self.stdout}\n{self.stderr}"
+        return self
+
+
+class NotebookKernel:
+    """One kernel of this interpreter, with a store of its own."""
+
+    def __init__(self, store: Path) -> None:
+        # A socket's path must be short, and without kernel folders python3 is this very interpreter.
+        self._sockets = tempfile.TemporaryDirectory(prefix="vb")
+        self.manager = KernelManager(
+            kernel_name="python3",
+            transport="ipc",
+            ip=str(Path(self._sockets.name, "k")),
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+        )
+        environment = {**os.environ, "VBATCH_STORE": str(store)}
+        self.manager.start_kernel(env=environment, cwd=str(store.parent))
+        self.connect()
+
+    def connect(self) -> None:
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    @property
+    def pid(self) -> int:
+        pid = self.manager.provisioner.pid  # type: ignore[union-attr]
+        assert pid is not None
+        return int(pid)
+
+    def start(self, code: str) -> str:
+        """Send a cell, and do not wait for it."""
+        return str(self.client.execute(code))
+
+    def finish(self, message_id: str, timeout: float = 150) -> Cell:
+        """Wait for a cell that was sent."""
+        cell = Cell()
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except Empty:
+                assert self.manager.is_alive(), f"the kernel has died\n{cell}"
+                continue
+            if message["parent_header"].get("msg_id") == message_id and _take(cell, message):
+                return cell
+        raise AssertionError(f"the cell has not ended within {timeout} s\n{cell}")
+
+    def run(self, code: str, timeout: float = 150) -> Cell:
+        """Run a cell; what it raises is in the cell."""
+        return self.finish(self.start(code), timeout)
+
+    def engine_processes(self) -> list[psutil.Process]:
+        return engine_processes(self.pid)
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+        self._sockets.cleanup()
+
+
+def engine_processes(pid: int) -> list[psutil.Process]:
+    """Give the processes that vLLM has started under a kernel."""
+    return [
+        process
+        for process in psutil.Process(pid).children(recursive=True)
+        if "resource_tracker" not in " ".join(process.cmdline())
+    ]
+
+
+def lines_of(text: str) -> list[str]:
+    """Give the lines as a front end shows them: of what is drawn over itself, the last."""
+    return [line.rpartition("\r")[2].rstrip() for line in text.split("\n") if line.strip()]
+
+
+def _take(cell: Cell, message: dict[str, Any]) -> bool:
+    content = message["content"]
+    match message["msg_type"]:
+        case "stream" if content["name"] == "stdout":
+            cell.stdout += content["text"]
+        case "stream":
+            cell.stderr += content["text"]
+        case "execute_result" | "display_data":
+            cell.result += content["data"].get("text/plain", "")
+        case "error":
+            cell.error = f"{content['ename']}: {content['evalue']}"
+            cell.traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(content["traceback"]))
+        case "status":
+            return bool(content["execution_state"] == "idle")
+    return False
