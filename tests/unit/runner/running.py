@@ -194,7 +194,7 @@ def answers(store: Store, record: BatchRecord) -> dict[str, str]:
 def errors(store: Store, record: BatchRecord) -> dict[str, tuple[int | None, str | None, str]]:
     """Give status, code and message of each line of the error file, by custom_id."""
     lines = _lines(store, record.error_file_id)
-    found = {}
+    found: dict[str, tuple[int | None, str | None, str]] = {}
     for line in lines:
         if line["response"] is None:
             found[line["custom_id"]] = (None, line["error"]["code"], line["error"]["message"])
