@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import NotebookKernel
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    subprocess.run([sys.executable, str(Path(__file__).with_name("tiny_model.py")), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_kernel() -> Iterator[Callable[[Path], NotebookKernel]]:
+    """Start kernels on a store, and end them with the module."""
+    kernels: list[NotebookKernel] = []
+
+    def start(store: Path) -> NotebookKernel:
+        kernels.append(NotebookKernel(store))
+        kernels[-1].run("%load_ext vbatch_jupyter\nimport vbatch_jupyter as vb").checked()
+        return kernels[-1]
+
+    yield start
+    for kernel in kernels:
+        kernel.close()

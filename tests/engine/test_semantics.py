@@ -1,0 +1,249 @@
+"""The demo model through vLLM's own OpenAI layer, in a real kernel; one engine for all tests of this file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernels import Cell, NotebookKernel, lines_of
+
+PREPARE = """
+import json, os, pandas as pd
+from vbatch_jupyter.kernel import current
+
+def ask(path, priority=0, **body):
+    async def call():
+        response = await current().engine.request("POST", path, json.dumps(body).encode(), priority=priority)
+        return int(response.status), json.loads(await response.read())
+    return current()._thread.call(call(), timeout=100)
+
+def show(value):
+    print("JSON" + json.dumps(value))
+
+HELLO = [{"role": "user", "content": "Say hello."}]
+before = dict(os.environ)
+"""
+
+
+class Session:
+    """The kernel, and what its load has shown."""
+
+    def __init__(self, kernel: NotebookKernel, loaded: Cell) -> None:
+        self.kernel = kernel
+        self.loaded = loaded
+
+    def ask(self, code: str) -> Any:
+        cell = self.kernel.run(code).checked()
+        assert cell.stderr == ""
+        return json.loads(cell.stdout.rpartition("JSON")[2])
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory, new_kernel: Callable[[Path], NotebookKernel]) -> Session:
+    kernel = new_kernel(tmp_path_factory.mktemp("semantics") / "store")
+    kernel.run(PREPARE).checked()
+    load = (
+        "%vbatch load demo --served-model-name demo prod/model staging --max-model-len 1024 "
+        "--enable-auto-tool-choice --tool-call-parser hermes"
+    )
+    return Session(kernel, kernel.run(load, timeout=200).checked())
+
+
+def test_a_load_shows_its_progress_and_nothing_of_the_engines_log(session: Session) -> None:
+    assert session.loaded.stderr == ""
+    lines = lines_of(session.loaded.stdout)
+    assert len(lines) == 1
+    assert lines[0].startswith("demo, prod/model, staging: ready in ")
+    assert "demo: starting the engine and loading the weights" in session.loaded.stdout
+    log = session.ask("show(current().engine.log_path.read_text())")
+    assert "EngineCore" in log
+    assert "LlamaForCausalLM" in log
+
+
+def test_a_load_leaves_the_environment_as_it_was(session: Session) -> None:
+    assert session.ask("show(dict(os.environ) == before)") is True
+
+
+@pytest.mark.parametrize("model", ["demo", "prod/model", "staging"])
+def test_each_served_name_is_answered(session: Session, model: str) -> None:
+    status, body = session.ask(f"show(ask('/v1/chat/completions', model={model!r}, messages=HELLO, max_tokens=4))")
+    assert status == 200
+    assert body["model"] == "demo"  # vLLM says the first name, whichever was asked for
+    assert body["usage"]["completion_tokens"] == 4
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+def test_an_unknown_model_is_refused_for_every_endpoint(session: Session) -> None:
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/responses"):
+        status, body = session.ask(f"show(ask({path!r}, model='gpt-9', messages=HELLO, input='a', prompt='a'))")
+        assert status == 404
+        assert body["error"]["code"] == "model_not_found"
+        assert body["error"]["message"] == (
+            "The model `gpt-9` does not exist. This engine serves demo, prod/model, staging."
+        )
+
+
+def test_errors_come_in_openais_envelope(session: Session) -> None:
+    status, body = session.ask("show(ask('/v1/embeddings', model='demo', input='a'))")
+    assert (status, set(body["error"])) == (404, {"message", "type", "param", "code"})
+    assert body["error"]["message"] == "The model `demo` does not serve /v1/embeddings; load one that does."
+    status, body = session.ask("show(ask('/v1/chat/completions', model='demo', messages=HELLO, temperature='hot'))")
+    assert (status, body["error"]["type"]) == (400, "invalid_request_error")
+    assert "temperature" in body["error"]["message"]
+    long = "[{'role': 'user', 'content': 'word ' * 3000}]"
+    status, body = session.ask(f"show(ask('/v1/chat/completions', model='demo', messages={long}))")
+    assert status == 400
+    assert "maximum context length is 1024 tokens" in body["error"]["message"]
+
+
+def test_routes_that_would_harm_the_engine_are_not_there(session: Session) -> None:
+    for path in ("/pause", "/tokenize", "/metrics", "/v1/load_lora_adapter"):
+        status, body = session.ask(f"show(ask({path!r}, model='demo'))")
+        assert (status, body["error"]["code"]) == (404, "unknown_url")
+
+
+def test_vllms_semantics_hold(session: Session) -> None:
+    chat = "'/v1/chat/completions', model='demo', messages=HELLO"
+    _, several = session.ask(f"show(ask({chat}, n=3, max_tokens=3, priority=1000))")
+    assert [choice["index"] for choice in several["choices"]] == [0, 1, 2]
+    once, again = (session.ask(f"show(ask({chat}, temperature=0, max_tokens=8))")[1] for _ in range(2))
+    assert once["choices"][0]["message"] == again["choices"][0]["message"]
+    text = once["choices"][0]["message"]["content"]
+    _, stopped = session.ask(f"show(ask({chat}, temperature=0, max_tokens=8, stop=[{text[2:5]!r}]))")
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert text[2:5] not in stopped["choices"][0]["message"]["content"]
+    _, probable = session.ask(f"show(ask({chat}, logprobs=True, top_logprobs=2, max_tokens=2))")
+    assert len(probable["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
+    _, completion = session.ask("show(ask('/v1/completions', model='demo', prompt='One, two,', max_tokens=2))")
+    assert completion["object"] == "text_completion"
+    _, response = session.ask("show(ask('/v1/responses', model='demo', input='Hi', max_output_tokens=2))")
+    assert (response["object"], response["usage"]["output_tokens"]) == ("response", 2)
+
+
+def test_tools_and_schemas_are_followed(session: Session) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    chat = "'/v1/chat/completions', model='demo', messages=HELLO, max_tokens=60, temperature=0"
+    _, body = session.ask(f"show(ask({chat}, response_format={form!r}))")
+    assert isinstance(json.loads(body["choices"][0]["message"]["content"])["n"], int)
+    tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
+    choice = {"type": "function", "function": {"name": "count"}}
+    _, body = session.ask(f"show(ask({chat}, tools=[{tool!r}], tool_choice={choice!r}))")
+    (call,) = body["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "count"
+    assert isinstance(json.loads(call["function"]["arguments"])["n"], int)
+
+
+def test_figures_move_and_rest(session: Session) -> None:
+    code = """
+import time
+long = [{"role": "user", "content": "the same long beginning " * 60}]
+for i in range(3):
+    ask('/v1/chat/completions', model='demo', messages=long, max_tokens=4)
+busy = current().engine.stats()
+time.sleep(5.5)
+idle = current().engine.stats()
+show([busy.prefix_cache_hit_rate, busy.generation_tokens_per_second, busy.generation_tokens,
+      idle.generation_tokens_per_second, idle.running, idle.state])
+"""
+    hit_rate, rate, tokens, idle_rate, running, state = session.ask(code)
+    assert 0 < hit_rate < 1
+    assert rate > 0
+    assert tokens >= 12
+    assert (idle_rate, running, state) == (0.0, 0, "ready")
+    shown = session.kernel.run("%vbatch engine").checked().stdout
+    assert [line[:22].rstrip() for line in shown.splitlines()] == [
+        "model",
+        "state",
+        "running",
+        "waiting",
+        "KV cache usage",
+        "prefix cache hit rate",
+        "prompt tokens/s",
+        "generation tokens/s",
+        "prompt tokens",
+        "generation tokens",
+    ]
+
+
+def test_a_frame_comes_back_with_typed_columns_and_a_bad_row_is_a_row(session: Session) -> None:
+    code = """
+from typing import Literal
+from pydantic import BaseModel
+class Mood(BaseModel):
+    happy: bool
+    stars: Literal[1, 2, 3]
+df = pd.DataFrame({"text": ["Great!", "word " * 3000, "Awful."]}, index=[7, 7, 3])
+out = vb.run(df, "Rate: {{ text }}", schema=Mood, max_tokens=60, temperature=0, fresh=True)
+show([list(out.columns), [str(t) for t in out.dtypes[["happy", "stars"]]], list(out.index),
+      out["error"].isna().tolist(), out["error"].iloc[1], out["stars"].notna().tolist()])
+"""
+    columns, dtypes, index, fine, error, filled = session.ask(code)
+    assert columns == ["text", "happy", "stars", "error"]
+    assert dtypes == ["boolean", "Int64"]
+    assert index == [7, 7, 3]
+    assert fine == filled == [True, False, True]
+    assert "maximum context length is 1024 tokens" in error
+
+
+def test_errors_lists_the_bad_row_and_retry_runs_exactly_it(session: Session) -> None:
+    code = """
+df = pd.DataFrame({"text": ["a", "word " * 3000, "b"]})
+batch = vb.submit(df, "Say {{ text }}", max_tokens=3).wait()
+again = batch.retry().wait()
+retry_of = again.to_openai().metadata["retry_of"]
+show([batch.errors()["custom_id"].tolist(), again.request_counts.total, retry_of == batch.id,
+      again.results()["error"].isna().tolist(), list(again.results()["text"]) == list(df["text"])])
+"""
+    assert session.ask(code) == [["row-1"], 1, True, [True, False, True], True]
+
+
+def test_a_cell_magic_gives_the_frame(session: Session) -> None:
+    session.kernel.run("df = pd.DataFrame({'word': ['one', 'two']})").checked()
+    cell = session.kernel.run("%%vbatch df -o out --max-tokens 3 --temperature 0\nSay {{ word }}. {not a column}")
+    assert cell.checked().result == ""
+    (line,) = lines_of(cell.stdout)
+    assert "completed 2/2 completed" in line
+    code = "show([list(out.columns), out['response'].notna().tolist(), out['error'].isna().tolist()])"
+    assert session.ask(code) == [["word", "response", "error"], [True, True], [True, True]]
+    several = "show([type(v).__name__ + str(len(v)) for v in vb.run(df, '{{ word }}', n=2, max_tokens=2)['response']])"
+    assert session.ask(several) == ["list2", "list2"]
+
+
+def test_an_interrupt_harms_neither_the_engine_nor_its_requests(session: Session) -> None:
+    code = """
+df = pd.DataFrame({"word": ["x"] * 24})
+batch = vb.submit(df, "Tell a story about {{ word }}", max_tokens=60, ignore_eos=True)
+time.sleep(60)
+"""
+    sent = session.kernel.start(code)
+    until = "show([batch.status, current().engine.state])"
+    time.sleep(3)
+    session.kernel.manager.interrupt_kernel()
+    assert session.kernel.finish(sent).error.startswith("KeyboardInterrupt")
+    session.kernel.manager.interrupt_kernel()
+    assert session.ask(until)[1] == "ready"
+    assert session.ask("batch.wait(120); show(batch.request_counts.completed)") == 24
+    assert session.ask("show(batch.results()['error'].isna().all().item())") is True
+
+
+def test_cancelling_a_call_aborts_its_request(session: Session) -> None:
+    code = """
+import asyncio
+async def cancelled():
+    body = json.dumps(dict(model="demo", messages=HELLO, max_tokens=900, ignore_eos=True)).encode()
+    task = asyncio.ensure_future(current().engine.request("POST", "/v1/chat/completions", body))
+    await asyncio.sleep(1.5)
+    before = current().engine.stats().running
+    task.cancel()
+    await asyncio.wait({task})
+    await asyncio.sleep(1)
+    return [before, current().engine.stats().running]
+show(current()._thread.call(cancelled()))
+"""
+    assert session.ask(code) == [1, 0]

@@ -1,0 +1,255 @@
+"""What goes wrong with an engine inside a kernel, each on a real engine: a tiny model, that loads fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.kernels import NotebookKernel, lines_of
+from vbatch_jupyter.store import Store
+from vbatch_jupyter.store.fsck import check
+
+StartKernel = Callable[[Path], NotebookKernel]
+
+FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M"
+
+PREPARE = """
+import json, pandas as pd
+from vbatch_jupyter.kernel import current
+def show(value):
+    print("JSON" + json.dumps(value))
+"""
+
+KILL_THE_ENGINE = """
+import os, psutil, signal
+for child in psutil.Process().children(recursive=True):
+    if "resource_tracker" not in " ".join(child.cmdline()):
+        os.kill(child.pid, signal.SIGKILL)
+"""
+
+
+def shown(text: str) -> object:
+    return json.loads(text.rpartition("JSON")[2])
+
+
+TEN_LOADS = """
+import gc, psutil
+figures = []
+for _ in range(10):
+    vb.load(MODEL, served_model_name="tiny", max_model_len=512, kv_cache_memory_bytes="200M")
+    processes = psutil.Process().children(recursive=True)
+    vb.unload()
+    gc.collect()
+    alive = [one.pid for one in processes if one.is_running() and "resource_tracker" not in " ".join(one.cmdline())]
+    figures.append([len(processes), len(alive), psutil.Process().memory_info().rss])
+show(figures)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ten_loads(
+    tmp_path_factory: pytest.TempPathFactory, new_kernel: StartKernel, tiny_model: Path
+) -> tuple[NotebookKernel, str]:
+    """Start ten loads and unloads in a kernel of their own: they take minutes, beside the other tests."""
+    kernel = new_kernel(tmp_path_factory.mktemp("ten-loads") / "store")
+    kernel.run(PREPARE).checked()
+    return kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\n{TEN_LOADS}")
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory, new_kernel: StartKernel, tiny_model: Path) -> NotebookKernel:
+    kernel = new_kernel(tmp_path_factory.mktemp("traps") / "store")
+    kernel.run(PREPARE).checked()
+    return kernel
+
+
+def test_a_load_that_fails_is_one_sentence_and_leaves_the_kernel_usable(
+    kernel: NotebookKernel, tiny_model: Path, tmp_path: Path
+) -> None:
+    for line, sentence in (
+        (f"{tiny_model} --max-modle-len 5", "Did you mean --max-model-len"),
+        (f"{tiny_model} --max-num-seqs many", "argument --max-num-seqs: invalid"),
+        (f"{tiny_model} --max-model-len 999999", "max_model_len"),
+        ("nobody/nothing", "The model 'nobody/nothing' was not found"),
+        (str(tmp_path), str(tmp_path)),
+    ):
+        cell = kernel.run(f"%vbatch load {line}")
+        assert sentence in cell.stderr
+        assert cell.stderr.startswith("UsageError: ")
+        assert "Traceback" not in cell.stderr + cell.traceback
+    assert kernel.run("%vbatch engine").stderr.strip() == (
+        "UsageError: No engine is loaded in this kernel: run ``%vbatch load MODEL`` first."
+    )
+    cell = kernel.run(f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}").checked()
+    assert lines_of(cell.stdout)[-1].startswith("tiny: ready in ")
+
+
+@pytest.mark.timeout(400)
+def test_an_engine_that_is_killed_is_rebuilt_and_the_batch_goes_on(kernel: NotebookKernel) -> None:
+    code = """
+df = pd.DataFrame({"n": range(300)})
+batch = vb.submit(df, "Count to {{ n }}", max_tokens=200, ignore_eos=True)
+import time
+while batch.request_counts.completed < 20:
+    time.sleep(0.05)
+"""
+    kernel.run(code).checked()
+    kernel.run(KILL_THE_ENGINE).checked()
+    cell = kernel.run("batch.wait(200)\nshow([batch.status, batch.request_counts.completed])", timeout=250).checked()
+    assert shown(cell.stdout) == ["completed", 300]
+    code = """
+lines = [json.loads(line) for line in current().manager.files.content(batch.to_openai().output_file_id)]
+show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(300)),
+      {choice["finish_reason"] for line in lines for choice in line["response"]["body"]["choices"]} == {"length"},
+      batch.results()["error"].isna().all().item()])
+"""
+    assert shown(kernel.run(code).checked().stdout) == [True, True, True]
+
+
+def test_a_failing_stats_logger_cannot_kill_the_engine(kernel: NotebookKernel) -> None:
+    code = """
+def broken(*figures):
+    raise RuntimeError("the figures are broken")
+current().engine._counters.observe = broken
+out = vb.run(pd.DataFrame({"n": range(3)}), "Try {{ n }}", max_tokens=5, fresh=True)
+del current().engine._counters.observe
+show([out["error"].isna().all().item(), current().engine.state,
+      "the figures are broken" in current().engine.log_path.read_text()])
+"""
+    assert shown(kernel.run(code).checked().stdout) == [True, "ready", True]
+
+
+def test_an_interrupt_of_a_waiting_cell_cancels_and_keeps_what_is_finished(kernel: NotebookKernel) -> None:
+    code = "out = vb.run(pd.DataFrame({'n': range(2000)}), 'Now {{ n }}', max_tokens=100, ignore_eos=True, fresh=True)"
+    store_path = kernel.run("show(str(current().store.path))").checked().stdout
+    sent = kernel.start(code)
+    with Store(Path(str(shown(store_path))), floor_bytes=0, reserve_bytes=0) as store:
+        while not any(record.request_counts.completed for record in store.batches.unfinished()):
+            time.sleep(0.05)
+    kernel.manager.interrupt_kernel()
+    kernel.finish(sent).checked()
+    code = """
+newest = next(current().batches())
+counts = newest.request_counts
+show([newest.status, 0 < counts.completed < 2000, counts.failed, len(out),
+      int(out["error"].isna().sum()) == counts.completed, sorted(set(out["error"].dropna())), current().engine.state])
+"""
+    assert shown(kernel.run(code).checked().stdout) == [
+        "cancelled",
+        True,
+        0,
+        2000,
+        True,
+        ["This request was not executed: the batch was cancelled before it ran."],
+        "ready",
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
+    new_kernel: StartKernel, tiny_model: Path, tmp_path: Path
+) -> None:
+    total, kills = 3000, 5
+    load = f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}"
+    frame = f"pd.DataFrame({{'n': range({total})}})"
+    submit = f"batch = vb.submit({frame}, 'Say {{{{ n }}}}', max_tokens=40, ignore_eos=True)"
+    kernel = new_kernel(tmp_path / "store")
+    kernel.run(PREPARE).checked()
+    kernel.run(load).checked()
+    kernel.run(submit).checked()
+    done = 0
+    for _ in range(kills):
+        with Store(tmp_path / "store", floor_bytes=0, reserve_bytes=0) as store:
+            while (now := store.batches.unfinished()[0].request_counts.completed) < done + 50:
+                time.sleep(0.05)
+            done = now
+        orphans = kernel.engine_processes()
+        assert len(orphans) == 2
+        os.kill(kernel.pid, 9)
+        gone, alive = psutil.wait_procs(orphans, timeout=15)
+        assert (len(gone), alive) == (2, [])
+        kernel = new_kernel(tmp_path / "store")
+        kernel.run(PREPARE).checked()
+        loaded = lines_of(kernel.run(load).checked().stdout)
+        assert loaded[-1].startswith("Resuming batch batch_")
+        assert f" of {total:,} requests are answered." in loaded[-1]
+    code = """
+batch = vb.attach(next(current().batches()).id).wait(250)
+show([batch.status, batch.request_counts.completed])
+"""
+    assert shown(kernel.run(code, timeout=280).checked().stdout) == ["completed", total]
+    with Store(tmp_path / "store", floor_bytes=0, reserve_bytes=0) as store:
+        (record,) = store.batches.list().data
+        assert record.error_file_id is None
+        assert record.output_file_id is not None
+        with store.files.open(record.output_file_id) as output:
+            names = sorted(json.loads(line)["custom_id"] for line in output)
+        assert names == sorted(f"row-{n}" for n in range(total))
+        assert check(store) == []
+
+
+@pytest.mark.parametrize("way", ["a file", "standard input"])
+def test_loading_works_from_a_program(tmp_path: Path, tiny_model: Path, way: str) -> None:
+    program = f"""
+import pandas as pd
+import vbatch_jupyter as vb
+vb.load({str(tiny_model)!r}, max_model_len=512, kv_cache_memory_bytes="200M", served_model_name="tiny")
+out = pd.DataFrame({{"n": [1, 2]}}).vbatch.run("Say {{{{ n }}}}", max_tokens=3)
+print("ANSWERED", out["error"].isna().tolist(), __name__)
+"""
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(script) if way == "a file" else "-"],
+        input=None if way == "a file" else program,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    # Once: vLLM's processes do not run the program again.
+    assert [line for line in done.stdout.splitlines() if "ANSWERED" in line] == ["ANSWERED [True, True] __main__"]
+
+
+def test_embeddings_are_a_column_of_vectors_and_an_unknown_model_is_refused(
+    new_kernel: StartKernel, tmp_path: Path
+) -> None:
+    kernel = new_kernel(tmp_path / "store")
+    kernel.run(PREPARE).checked()
+    kernel.run("%vbatch load demo-embeddings", timeout=200).checked()
+    code = """
+df = pd.DataFrame({"text": ["a cat", "a kitten", "tax law"]})
+out = vb.run(df, "{{ text }}", endpoint="embeddings")
+import numpy as np
+a, b, c = (np.asarray(v) / np.linalg.norm(v) for v in out["response"])
+show([len(out["response"][0]), bool(a @ b > a @ c)])
+"""
+    assert shown(kernel.run(code).checked().stdout) == [384, True]
+    ask = """
+async def call():
+    body = json.dumps({"model": "gpt-9", "input": "a"}).encode()
+    response = await current().engine.request("POST", "/v1/embeddings", body)
+    return int(response.status), json.loads(await response.read())["error"]["code"]
+show(current()._thread.call(call()))
+"""
+    assert shown(kernel.run(ask).checked().stdout) == [404, "model_not_found"]
+
+
+@pytest.mark.timeout(600)
+def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(ten_loads: tuple[NotebookKernel, str]) -> None:
+    kernel, sent = ten_loads
+    figures = shown(kernel.finish(sent, timeout=580).checked().stdout)
+    assert isinstance(figures, list)
+    # The engine core, its worker and the resource tracker, which stays.
+    assert [started for started, _, _ in figures] == [3] * 10
+    assert [alive for _, alive, _ in figures] == [0] * 10
+    assert (figures[-1][2] - figures[0][2]) / 2**20 <= 100
