@@ -1,5 +1,7 @@
 """2,000 one-token chats through `vb.run` and through vLLM's own `LLM.chat`, in turn, on the same model.
 
+The model has two small random layers, so that the front end decides and not the arithmetic; ``--model demo`` takes
+SmolLM2, and many times as long.
 Each side runs in a process of its own with equal engine arguments; the engine's start is not counted.
 """
 
@@ -15,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from vbatch_jupyter.engine.demo_model import demo_model_path
+
 MAX_MODEL_LEN = 2048
 KV_CACHE_BYTES = 2 << 30
 
@@ -24,7 +28,7 @@ import pandas as pd
 import vbatch_jupyter as vb
 from vbatch_jupyter.kernel import current
 count = int(sys.argv[1])
-vb.load("demo", max_model_len={length}, kv_cache_memory_bytes={kv})
+vb.load(sys.argv[2], max_model_len={length}, kv_cache_memory_bytes={kv})
 df = pd.DataFrame({{"i": range(count)}})
 vb.run(df.head(16), "Warm up {{{{ i }}}}", max_tokens=1)
 begun = time.perf_counter()
@@ -38,13 +42,12 @@ vb.unload()
 _PEER = """
 import json, sys, time
 from vllm import LLM, SamplingParams
-from vbatch_jupyter.engine.demo_model import demo_model_path
 from vbatch_jupyter.engine.vllm_arguments import parse_arguments
 
 def main():
     count = int(sys.argv[1])
-    arguments = parse_arguments(str(demo_model_path()), [])
-    llm = LLM(model=str(demo_model_path()), max_model_len={length}, kv_cache_memory_bytes={kv},
+    arguments = parse_arguments(sys.argv[2], [])
+    llm = LLM(model=sys.argv[2], max_model_len={length}, kv_cache_memory_bytes={kv},
               max_num_seqs=arguments.max_num_seqs, max_num_batched_tokens=arguments.max_num_batched_tokens,
               dtype=arguments.dtype, enforce_eager=arguments.enforce_eager)
     chat = lambda words: [[{{"role": "user", "content": text}}] for text in words]
@@ -61,7 +64,7 @@ if __name__ == "__main__":
 """
 
 
-def measure(program: str, count: int) -> float:
+def measure(program: str, count: int, model: str) -> float:
     """Run one side in a process of its own; give its seconds."""
     text = program.format(length=MAX_MODEL_LEN, kv=KV_CACHE_BYTES)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +72,11 @@ def measure(program: str, count: int) -> float:
         script.write_text(text)
         environment = {**os.environ, "VBATCH_STORE": str(Path(folder, "store")), "VLLM_NO_USAGE_STATS": "1"}
         done = subprocess.run(
-            [sys.executable, str(script), str(count)], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, str(script), str(count), model],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     for line in done.stdout.splitlines():
         if line.startswith("FIGURE "):
@@ -82,11 +89,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="tiny", help="tiny, demo, or a folder")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _compare(options, _folder_of(options.model, Path(folder)))
+
+
+def _folder_of(model: str, made: Path) -> str:
+    if model == "demo":
+        return str(demo_model_path())
+    if model != "tiny":
+        return model
+    script = Path(__file__).parents[1] / "tests/engine/tiny_model.py"
+    subprocess.run([sys.executable, str(script), str(made / "tiny")], check=True, capture_output=True)
+    return str(made / "tiny")
+
+
+def _compare(options: argparse.Namespace, model: str) -> None:
     ours, peer = [], []
     for turn in range(options.rounds):
-        ours.append(options.requests / measure(_OURS, options.requests))
-        peer.append(options.requests / measure(_PEER, options.requests))
+        ours.append(options.requests / measure(_OURS, options.requests, model))
+        peer.append(options.requests / measure(_PEER, options.requests, model))
         print(f"round {turn + 1}: vb.run {ours[-1]:,.1f} requests/s, LLM.chat {peer[-1]:,.1f} requests/s", flush=True)
     ratio = statistics.median(ours) / statistics.median(peer)
     print(
