@@ -16,6 +16,7 @@ import msgspec
 
 from vbatch_jupyter.engine import asgi, vllm_process
 from vbatch_jupyter.engine.base import Engine, EngineResponse
+from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import EngineDiedError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
@@ -152,7 +153,7 @@ class VllmEngine(Engine):
         """End the engine and its processes; a second call does nothing."""
         llm, self._llm, self._app, self._counters = self._llm, None, None, None
         if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+            await in_thread(llm.shutdown)
             del llm
             # The front end's objects refer to each other in circles and hold tens of megabytes.
             gc.collect()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import TypeVar
 
+from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import StoreBusyError, StoreFullError
 from vbatch_jupyter.store import Lease, SpoolRecord
 
@@ -14,19 +13,6 @@ GROUP_LINES = 256
 GROUP_SECONDS = 0.5
 _MOST_LINES_WAITING = 4096
 _RETRY_SECONDS = 1.0
-
-T = TypeVar("T")
-
-
-async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function of the store off the loop."""
-    try:
-        return await asyncio.to_thread(function, *arguments)
-    except RuntimeError as error:
-        # The interpreter is going down and takes no more threads; what is finished must still reach the disk.
-        if "interpreter shutdown" not in str(error):
-            raise
-        return function(*arguments)
 
 
 class Collector:

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine
+from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError, StoreBusyError, StoreError
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import RequestLine, error_body, output_line, parse_request_line
-from vbatch_jupyter.runner.collector import Collector, in_thread
+from vbatch_jupyter.runner.collector import Collector
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 End = Literal["answered", "ending", "died", "stopped"]

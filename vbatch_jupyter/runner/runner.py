@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from vbatch_jupyter import lifecycle, planning
 from vbatch_jupyter.engine.base import Engine
+from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import (
     ConflictError,
     EngineError,
@@ -26,7 +27,6 @@ from vbatch_jupyter.errors import (
     StoreFullError,
 )
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.runner.collector import in_thread
 from vbatch_jupyter.runner.feed import End, Feed
 from vbatch_jupyter.runner.reuse import take_answers
 from vbatch_jupyter.store import Lease, Store
