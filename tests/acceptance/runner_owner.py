@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 
 from tests.batches import open_store
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.store import Store
 
 
-async def main(path: Path) -> None:
+def run(path: Path) -> None:
+    """Run all batches of a store to their ends."""
     with open_store(path) as store:
-        engine = EchoEngine(["m"], latency_seconds=0.02, refusing="question 7")
-        engine.max_num_seqs = 32
-        await engine.start()
-        runner = Runner(store)
-        await runner.attach(engine)
-        running = asyncio.create_task(runner.run())
-        while store.batches.unfinished():  # noqa: ASYNC110 - the store has no event
-            await asyncio.sleep(0.01)
-        await runner.stop()
-        await running
+        asyncio.run(_run(store))
 
 
-if __name__ == "__main__":
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    asyncio.run(main(Path(sys.argv[1])))
+async def _run(store: Store) -> None:
+    engine = EchoEngine(["m"], latency_seconds=0.02, refusing="question 7")
+    engine.max_num_seqs = 32
+    await engine.start()
+    runner = Runner(store)
+    await runner.attach(engine)
+    running = asyncio.create_task(runner.run())
+    while store.batches.unfinished():  # noqa: ASYNC110 - the store has no event
+        await asyncio.sleep(0.01)
+    await runner.stop()
+    await running
