@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError
+from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
@@ -144,7 +144,7 @@ class Batch:
         Raises
         ------
         FrameError
-            ``df`` is another frame.
+            ``df`` is another frame, or the batch was made from none.
         BadRequestError
             The input file did not validate; the message has the first reasons.
         """
@@ -158,6 +158,9 @@ class Batch:
         schema: Schema | None = self._schema
         frame = self._df if df is None else df
         if root.frame is None:
+            if df is not None:
+                message = f"Batch {self.id} was made from an input file and not from a DataFrame."
+                raise FrameError(f"{message} results() without a DataFrame gives the answers in its order.", param="df")
             names = list(self._input_custom_ids(root))
             return results(self._lines(chain), rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema)
         description = FrameDescription.from_json(root.frame)
@@ -263,6 +266,8 @@ class Batch:
             endpoint=root.endpoint,
             metadata={**(root.metadata or {}), "retry_of": self.id},
             profile=root.profile,
+            # An answer that does not fit the schema is known as well, and would only come again.
+            fresh=True,
             frame=root.frame,
         )
         return Batch(self._manager, record.id, engine_stats=self._engine_stats, df=self._df, schema=self._schema)

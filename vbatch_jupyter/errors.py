@@ -103,10 +103,16 @@ class EngineError(VBatchError):
 
 
 class EngineNotLoadedError(EngineError):
-    """No engine is loaded in this kernel: run ``%vbatch load MODEL`` first."""
+    """No engine is loaded in this kernel, or none that serves the model.
+
+    Parameters
+    ----------
+    message
+        What to do about it, where that is not to load any model.
+    """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self.__doc__)
+        super().__init__(message or "No engine is loaded in this kernel: run %vbatch load MODEL first.")
 
 
 class EngineArgumentError(EngineError):

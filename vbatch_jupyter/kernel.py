@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
 import functools
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import EngineNotLoadedError, FrameError
+from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError, FrameError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -32,6 +33,7 @@ from vbatch_jupyter.widgets.line import Line
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vbatch_jupyter.frames.results import FrameDescription
     from vbatch_jupyter.frames.schema import Schema
 
 DEMO_MODELS = ("demo", "demo-embeddings")
@@ -41,7 +43,7 @@ _GRACE_SECONDS = 0.5
 """How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
 
 _RESUME_SECONDS = 2.0
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 20.0
 
 
 class Kernel:
@@ -192,42 +194,49 @@ class Kernel:
         **body: Any,
     ) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
-        from vbatch_jupyter.frames.requests import render_requests
-        from vbatch_jupyter.frames.results import describe
-        from vbatch_jupyter.frames.schema import response_format
-
         df = _sampled(df, sample)
-        model = model or self.loaded_engine().served_model_names[0]
-        lines = render_requests(
+        lines, description = _requests_of(
             df,
             template,
-            endpoint=endpoint,
-            model=model,
+            model=model or self.loaded_engine().served_model_names[0],
             system=system,
-            response_format=None if schema is None else response_format(schema),
+            schema=schema,
+            endpoint=endpoint,
+            output=output,
             custom_id=custom_id,
-            body=body,
+            **body,
         )
-        path = endpoint_path(endpoint)
-        description = describe(df, endpoint=path, output=output, schema=schema, custom_id=custom_id, body=body)
         if not len(df):
             raise FrameError("The DataFrame has no rows, so there is no batch to submit.", param="df")
         file = self.manager.files.create(lines, filename="dataframe.jsonl", purpose="batch")
         record = self.manager.batches.create(
-            input_file_id=file.id, endpoint=path, fresh=fresh, frame=description.to_json()
+            input_file_id=file.id, endpoint=description.endpoint, fresh=fresh, frame=description.to_json()
         )
-        return Batch(self.manager, record.id, engine_stats=self.engine_stats, df=df, schema=schema)
+        # A copy: a frame that is sorted or filled in place meanwhile must not get its rows' answers in other places.
+        return Batch(self.manager, record.id, engine_stats=self.engine_stats, df=df.copy(), schema=schema)
 
     def run(self, df: pd.DataFrame, template: str, *, sample: int | None = None, **options: Any) -> pd.DataFrame:
         """Send a frame through a batch and return its result; the arguments are those of `submit`."""
-        self.loaded_engine()
+        engine = self.loaded_engine()
+        model = options.get("model")
+        if model is not None and model not in engine.served_model_names:
+            served = " and ".join(map(repr, engine.served_model_names))
+            message = f"The engine in this kernel serves {served}, not {model!r}: load that model first, or "
+            raise EngineNotLoadedError(f"{message}make a batch that waits for it (submit, or -b).")
         df = _sampled(df, sample)
         if not len(df):
-            return _empty_result(df, template, options)
+            return _empty_result(df, template, **{"model": engine.served_model_names[0], **options})
         return self.follow(self.submit(df, template, **options)).results()
 
-    def follow(self, batch: Batch) -> Batch:
+    def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
         """Wait for a batch and show how it gets on; an interrupt cancels it, a second one only ends the wait.
+
+        Parameters
+        ----------
+        batch
+            The batch.
+        cancels
+            Whether the first interrupt cancels; False for a batch that another cell has made to run by itself.
 
         Raises
         ------
@@ -244,10 +253,14 @@ class Kernel:
         try:
             batch.wait(show=show)
         except KeyboardInterrupt:
+            if not cancels:
+                line.end(f"{batch.id}: no longer followed; it goes on")
+                return batch
             # Jupyter interrupts before it restarts or shuts a kernel down, and that is no cancel.
             line.end(f"{batch.id}: interrupted; cancelling it (interrupt again at once to leave it running)")
             _await_shutdown()
-            batch.cancel()
+            with contextlib.suppress(ConflictError):  # it has ended meanwhile
+                batch.cancel()
             batch.wait(show=show)
         except BaseException:
             line.end(repr(batch))
@@ -304,15 +317,53 @@ def _sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:
     return df.iloc[:sample]
 
 
-def _empty_result(df: pd.DataFrame, template: str, options: dict[str, Any]) -> pd.DataFrame:
-    from vbatch_jupyter.frames.results import describe, results
-    from vbatch_jupyter.frames.template import Template
+def _requests_of(
+    df: pd.DataFrame,
+    template: str,
+    *,
+    model: str,
+    system: str | None = None,
+    schema: Schema | None = None,
+    endpoint: str = "chat",
+    output: str = "response",
+    custom_id: Hashable | None = None,
+    **body: Any,
+) -> tuple[Iterator[bytes], FrameDescription]:
+    """Check all that can be wrong, and give the lines of the input file and what the batch keeps of the frame."""
+    from vbatch_jupyter.frames.requests import render_requests
+    from vbatch_jupyter.frames.results import describe
+    from vbatch_jupyter.frames.schema import response_format
 
-    Template(template, df.columns)
-    path = endpoint_path(options.get("endpoint", "chat"))
-    output, schema = options.get("output", "response"), options.get("schema")
-    description = describe(df, endpoint=path, output=output, schema=schema)
-    return results([], rows=0, df=df, output=output, schema=schema, endpoint=path, extras=description.extras)
+    lines = render_requests(
+        df,
+        template,
+        endpoint=endpoint,
+        model=model,
+        system=system,
+        response_format=None if schema is None else response_format(schema),
+        custom_id=custom_id,
+        body=body,
+    )
+    path = endpoint_path(endpoint)
+    return lines, describe(df, endpoint=path, output=output, schema=schema, custom_id=custom_id, body=body)
+
+
+def _empty_result(
+    df: pd.DataFrame, template: str, *, fresh: bool = False, schema: Schema | None = None, **options: Any
+) -> pd.DataFrame:
+    from vbatch_jupyter.frames.results import results
+
+    del fresh
+    _, description = _requests_of(df, template, schema=schema, **options)
+    return results(
+        [],
+        rows=0,
+        df=df,
+        output=description.output,
+        schema=schema,
+        endpoint=description.endpoint,
+        extras=description.extras,
+    )
 
 
 def _await_shutdown() -> None:

@@ -86,7 +86,7 @@ def test_a_load_that_fails_is_one_sentence_and_leaves_the_kernel_usable(
         assert cell.stderr.startswith("UsageError: ")
         assert "Traceback" not in cell.stderr + cell.traceback
     assert kernel.run("%vbatch engine").stderr.strip() == (
-        "UsageError: No engine is loaded in this kernel: run ``%vbatch load MODEL`` first."
+        "UsageError: No engine is loaded in this kernel: run %vbatch load MODEL first."
     )
     cell = kernel.run(f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}").checked()
     assert lines_of(cell.stdout)[-1].startswith("tiny: ready in ")

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.batches import content
+from tests.batches import ENDPOINT, content
 from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,
     BatchPausedError,
@@ -23,7 +24,8 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     TemplateError,
 )
-from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 
 
 @pytest.fixture
@@ -65,6 +67,36 @@ def test_an_empty_frame_makes_no_batch_and_gives_an_empty_result(kernel):
     assert list(kernel.batches()) == []
     with pytest.raises(FrameError, match="no rows, so there is no batch"):
         kernel.submit(pd.DataFrame({"text": []}), "{{ text }}")
+
+
+def test_an_empty_frame_has_the_same_columns_and_the_same_mistakes_as_a_full_one(kernel):
+    df = pd.DataFrame({"text": [], "ticket": []})
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    empty = kernel.run(df, "{{ text }}", custom_id="ticket", fresh=True, tools=tools, max_tokens=4)
+    assert list(empty.columns) == ["text", "ticket", "response", "tool_calls", "error"]
+    with pytest.raises(BadRequestError, match="'temperature'"):
+        kernel.run(df, "{{ text }}", temprature=0)
+    with pytest.raises(FrameError, match="Did you mean 'ticket'"):
+        kernel.run(df, "{{ text }}", custom_id="tickets")
+
+
+def test_columns_that_are_no_strings_and_all_kinds_of_missing_values_are_reached_by_row(kernel):
+    df = pd.DataFrame({0: ["a", None], ("b", 1): [np.nan, 2.5], "c d": [pd.NaT, pd.Timestamp("2026-01-02")]})
+    out = kernel.run(df, "{{ row[0] }}|{{ row['b', 1] }}|{{ row['c d'] }}")
+    assert list(out["response"]) == ["a||", "|2.5|2026-01-02 00:00:00"]
+    assert list(out.columns) == [0, ("b", 1), "c d", "response", "error"]
+
+
+def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row(kernel):
+    df = pd.DataFrame({"text": ["a", "b", "c"]}, index=["x", "y", "z"])
+    batch = kernel.submit(df, "{{ text }}!")
+    df.index = ["z", "y", "x"]
+    df["text"] = ["c", "b", "a"]
+    df["response"] = "mine"
+    out = batch.results()
+    assert out["text"].to_dict() == {"x": "a", "y": "b", "z": "c"}
+    assert out["response"].to_dict() == {"x": "a!", "y": "b!", "z": "c!"}
+    assert list(df.columns) == ["text", "response"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +152,46 @@ def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(kernel):
         third.retry()
 
 
+SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
+
+
+def test_an_answer_that_does_not_fit_the_schema_is_an_error_and_retry_asks_the_engine_for_it_again(kernel):
+    asked = kernel.engine.requests
+    df = pd.DataFrame({"text": ['{"stars": 4}', '{"stars": "many"}', "refuse me"]})
+    batch = kernel.submit(df, "{{ text }}", schema=SCHEMA)
+    out = batch.results()
+    assert str(out["stars"].dtype) == "Int64"
+    assert out["stars"].tolist() == [4, pd.NA, pd.NA]
+    assert out["error"].isna().tolist() == [True, False, False]
+    assert batch.request_counts.completed == 2
+    assert batch.errors()["custom_id"].tolist() == ["row-1", "row-2"]
+    assert batch.errors()["status_code"].tolist() == [200, 400]
+    assert kernel.engine.requests - asked == 3
+    retried = batch.retry().wait()
+    assert kernel.engine.requests - asked == 5
+    lines = content(kernel.store, retried.to_openai().input_file_id).splitlines()
+    assert [parse_request_line(line).custom_id for line in lines] == ["row-1", "row-2"]
+
+
+def test_a_batch_of_a_file_gives_its_answers_in_the_files_order_and_takes_no_frame(kernel):
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+    lines = [encode_request_line(name, ENDPOINT, body) + b"\n" for name in ("second", "first")]
+    file = kernel.manager.files.create(lines, filename="made-by-hand.jsonl", purpose="batch")
+    batch = kernel.attach(kernel.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
+    assert batch.results()["response"].tolist() == ["hello", "hello"]
+    with pytest.raises(FrameError, match="was made from an input file and not from a DataFrame"):
+        batch.results(pd.DataFrame({"text": ["a", "b"]}))
+
+
+def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_errors(kernel):
+    file = kernel.manager.files.create([b'{"custom_id": "a"}\n'], filename="bad.jsonl", purpose="batch")
+    batch = kernel.attach(kernel.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
+    assert batch.wait(10).status == "failed"
+    for ask in (batch.results, batch.errors, batch.retry):
+        with pytest.raises(BadRequestError, match=rf"^Batch {batch.id} failed validation, and nothing ran. line 1: "):
+            ask()
+
+
 def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_path):
     df = pd.DataFrame({"text": ["a", "b"]}, index=["x", "y"])
     kernel = open_kernel(tmp_path)
@@ -145,6 +217,7 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     with pytest.raises(ConflictError, match="its errors are known when it has ended"):
         batch.errors()
     assert repr(batch).startswith(f"{batch.id} in_progress 0/2 completed")
+    assert len(repr(batch).splitlines()) == 1
     began = time.monotonic()
     batch.cancel().wait(5)
     assert time.monotonic() - began < 1
@@ -163,19 +236,35 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     assert asyncio.run(awaited()).startswith("batch_")
 
 
-def interrupt(*after_seconds: float) -> None:
+def interrupt(kernel, *, when, again_after=None) -> None:
+    """Send SIGINT to this process once a batch that has not ended is so far, and perhaps once more."""
+
     def send() -> None:
-        for seconds in after_seconds:
-            time.sleep(seconds)
+        until = time.monotonic() + 20
+        while not any(when(record) for record in kernel.store.batches.unfinished()):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.2)  # the main thread has to be where it waits
+        os.kill(os.getpid(), signal.SIGINT)
+        if again_after is not None:
+            time.sleep(again_after)
             os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=send, daemon=True).start()
 
 
+def is_running(record: BatchRecord) -> bool:
+    return record.status == "in_progress" and record.owner is not None
+
+
+def has_answers(record: BatchRecord) -> bool:
+    return record.request_counts.completed > 0
+
+
 def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
     kernel = open_kernel(tmp_path, latency_seconds=0.4)
     df = pd.DataFrame({"text": range(3000)})
-    interrupt(1.5)
+    interrupt(kernel, when=has_answers)
     out = kernel.run(df, "{{ text }}")
     record = next(kernel.batches())
     assert record.status == "cancelled"
@@ -187,13 +276,64 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
 
 def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
     kernel = open_kernel(tmp_path, latency_seconds=0.4)
-    interrupt(1.0, 0.2)
+    interrupt(kernel, when=has_answers, again_after=0.1)
     with pytest.raises(KeyboardInterrupt):
-        kernel.run(pd.DataFrame({"text": range(1500)}), "{{ text }}")
+        kernel.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
     record = next(kernel.batches())
     assert record.status == "in_progress"
-    assert kernel.attach(record.id).wait(30).request_counts.completed == 1500
+    assert kernel.attach(record.id).wait(30).request_counts.completed == 3000
     kernel.close()
+
+
+def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_result(tmp_path, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.kernel._GRACE_SECONDS", 4)
+    kernel = open_kernel(tmp_path, latency_seconds=1)
+    interrupt(kernel, when=is_running)
+    out = kernel.run(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
+    assert next(kernel.batches()).status == "completed"
+    assert out["response"].tolist() == ["a", "b"]
+    kernel.close()
+
+
+def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone(tmp_path, capsys):
+    kernel = open_kernel(tmp_path, latency_seconds=3)
+    batch = kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
+    interrupt(kernel, when=is_running)
+    with pytest.raises(KeyboardInterrupt):
+        batch.wait()
+    interrupt(kernel, when=is_running)
+    assert kernel.follow(batch, cancels=False) is batch
+    assert f"{batch.id}: no longer followed; it goes on\n" in capsys.readouterr().out
+    assert batch.status == "in_progress"
+    assert batch.wait(10).request_counts.completed == 1
+    kernel.close()
+
+
+def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_one_resumes_it(tmp_path):
+    said: list[str] = []
+    kernel = open_kernel(tmp_path, said=said, latency_seconds=0.4)
+    batch = kernel.submit(pd.DataFrame({"text": range(1000)}), "{{ text }}")
+    until = time.monotonic() + 20
+    while not batch.request_counts.completed:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    kernel.unload()
+    answered = batch.request_counts.completed
+    assert (batch.status, said) == ("in_progress", [])
+    assert 0 < answered < 1000
+    never_begun = kernel.submit(pd.DataFrame({"text": ["z"]}), "{{ text }}", model="echo")
+    kernel.load("echo")
+    assert said == [f"Resuming batch {batch.id}: {answered:,} of 1,000 requests are answered."]
+    assert batch.wait(30).results()["response"].tolist() == [str(n) for n in range(1000)]
+    assert never_begun.wait(10).status == "completed"
+    assert len(said) == 1
+    kernel.close()
+
+
+def test_run_for_a_model_that_the_engine_does_not_serve_waits_for_nothing(kernel):
+    with pytest.raises(EngineNotLoadedError, match="serves 'echo', not 'ecco': load that model first"):
+        kernel.run(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="ecco")
+    assert list(kernel.batches()) == []
 
 
 def test_without_an_engine_a_named_model_waits_and_an_unnamed_one_is_an_error(tmp_path):
@@ -223,7 +363,12 @@ def test_a_paused_batch_says_why_and_goes_on_when_an_engine_is_loaded_anew(tmp_p
     kernel.load("echo")
     with pytest.raises(BatchPausedError):
         batch.wait(10)
-    kernel._make_engine = open_kernel(tmp_path / "x", load=False)._make_engine
+    other = kernel.submit(pd.DataFrame({"text": ["deadly"]}), "{{ text }}!")
+    with pytest.raises(BatchPausedError):
+        other.wait(10)
+    # To be cancelled it needs no engine, and nobody is told that it waits for one.
+    assert other.cancel().wait(10).status == "cancelled"
+    kernel._make_engine = lambda *_, **__: EchoEngine()
     kernel.load("echo")
     assert list(batch.results()["response"]) == ["deadly", "b"]
     kernel.close()

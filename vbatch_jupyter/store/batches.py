@@ -153,8 +153,10 @@ class Batches:
                 # OpenAI's sentence (contract §1.3).
                 message = f"Cannot cancel a batch with status '{record.status}'."
                 raise ConflictError(message, id=id, status=record.status)
+            # No engine is needed to cancel, so that a batch that was paused for want of one advances again.
             connection.execute(
-                "UPDATE batch SET status = 'cancelling', cancelling_at = ? "
+                "UPDATE batch SET status = 'cancelling', cancelling_at = ?, "
+                "paused = 0, reason = CASE WHEN paused THEN NULL ELSE reason END "
                 "WHERE id = ? AND status IN ('validating', 'in_progress')",
                 (int(self._clock()), id),
             )
