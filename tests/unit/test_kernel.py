@@ -138,12 +138,12 @@ def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(kernel):
     assert errors["status_code"].tolist() == [400, 400]
     kernel.engine._refusing = b"refuse me too"
     again = batch.retry()
-    once_more = again.wait().retry()
+    once_more = again.wait().retry().wait()
     assert again.request_counts.total == 2
     assert again.to_openai().metadata == {"retry_of": batch.id}
     assert again.results()["error"].isna().tolist() == [True, True, True, False]
     kernel.engine._refusing = None
-    third = once_more.wait().retry()
+    third = once_more.retry()
     assert (once_more.request_counts.total, third.wait().request_counts.completed) == (1, 1)
     complete = third.results()
     assert list(complete["response"]) == ["a", "refuse me", "c", "refuse me too"]
