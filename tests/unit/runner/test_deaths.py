@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.batches import hold
@@ -194,6 +196,8 @@ async def test_a_batch_that_runs_with_care_is_alone_and_waits_for_none_that_came
         held.release()
         # Both are there now, and wait: the one to be alone, the other for it.
         await until(lambda: store.batches.get(later_id).status == "in_progress" and runner.running == {running_id})
+        await asyncio.sleep(0.5)
+        assert runner.running == {running_id}
         engine.released.set()
         records = [await ended(store, batch_id) for batch_id in (running_id, careful_id, later_id)]
     assert [record.request_counts for record in records] == [RequestCounts(20, 20, 0)] * 3

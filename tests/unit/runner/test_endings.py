@@ -306,6 +306,26 @@ async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_ha
     assert_every_request_once(store, record, 2)
 
 
+@on_a_loop
+async def test_a_batch_that_has_no_room_to_begin_is_tried_again_without_haste(store):
+    engine = WitnessEngine()
+    async with a_runner(store, engine):
+        await ended(store, batch_of(store, ["a", "b"]))
+    batch_id = batch_of(store, ["a", "b"])
+    free, store.space.free = store.space.free, lambda: 0
+    async with a_runner(store, engine):
+        # The answers are known, and there is no room to take them again.
+        await until(lambda: store.batches.get(batch_id).reason == DISK_FULL_REASON)
+        epoch = store.batches.get(batch_id).epoch
+        await asyncio.sleep(1.2)
+        assert store.batches.get(batch_id).epoch - epoch <= 2
+        store.space.free = free
+        record = await ended(store, batch_id)
+    assert (record.status, record.reason) == ("completed", None)
+    assert answers(store, record) == expected(["a", "b"])
+    assert engine.asked == ["a", "b"]
+
+
 # --------------------------------------------------------------------------------------------------------------- damage
 
 
