@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import keyword
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
@@ -20,10 +21,20 @@ _LISTED = 20
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises IPython's UsageError, which is shown without a traceback."""
+    """A parser that raises IPython's UsageError, which is shown without a traceback, and names near misses."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = super().parse_known_args(args, namespace)
+        # Here and not in parse_args, so that a verb's own parser sees to its own options.
+        if unknown:
+            flags = list(self._option_string_actions)
+            hint = _near(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
+        end = "" if message.endswith((".", "?")) else "."
+        raise UsageError(f"{message}{end} {self.prog} -h says more.")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         del status, message
@@ -34,13 +45,18 @@ class _HelpShownError(Exception):
     """-h was given, and its text is printed."""
 
 
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
 def line_parser() -> argparse.ArgumentParser:
     """Build the grammar of ``%vbatch``."""
     parser = _Parser(prog="%vbatch", description="Run LLM prompts over data on a vLLM engine in this kernel.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
     def verb(name: str, help: str, *arguments: str) -> argparse.ArgumentParser:  # noqa: A002 - argparse's word
-        added = verbs.add_parser(name, help=help, description=help)
+        added = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
         for argument in arguments:
             added.add_argument(argument)
         return added
@@ -52,7 +68,7 @@ def line_parser() -> argparse.ArgumentParser:
     verb("list", "list the batches of the store, the newest first")
     for name, text in (
         ("show", "show one batch as OpenAI has it, with its errors"),
-        ("attach", "follow a batch until it ends"),
+        ("attach", "follow a batch until it ends; an interrupt leaves it running"),
     ):
         verb(name, text).add_argument("id", nargs="?", help="the newest batch by default")
     verb("cancel", "cancel a batch; what is finished is kept", "id")
@@ -63,7 +79,7 @@ def line_parser() -> argparse.ArgumentParser:
         added = verb(name, text)
         added.add_argument("id", nargs="?", help="the newest batch by default")
         added.add_argument("-d", "--df", metavar="DF", help="the DataFrame that the batch was made from")
-        added.add_argument("-o", "--out", metavar="NAME", help="variable for the result")
+        added.add_argument("-o", "--out", type=_variable, metavar="NAME", help="variable for the result")
     return parser
 
 
@@ -72,9 +88,12 @@ def cell_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="%%vbatch",
         description="Send a DataFrame through a batch; the cell is the prompt, with {{ column }} for a row's values.",
+        allow_abbrev=False,
     )
     parser.add_argument("df", help="name of the DataFrame")
-    parser.add_argument("-o", "--out", metavar="NAME", help="variable for the result, which is then not displayed")
+    parser.add_argument(
+        "-o", "--out", type=_variable, metavar="NAME", help="variable for the result, which is then not displayed"
+    )
     parser.add_argument("-b", "--background", action="store_true", help="return at once; -o gets the batch")
     parser.add_argument("--system", metavar="TEXT", help="the system prompt")
     parser.add_argument("--schema", metavar="NAME", help="variable with a pydantic model class or a JSON schema")
@@ -87,8 +106,31 @@ def cell_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--body", type=json.loads, default={}, metavar="JSON", help="what else goes into each request")
+    parser.add_argument("--body", type=_body, default={}, metavar="JSON", help="what else goes into each request")
     return parser
+
+
+def _check_verb(words: list[str], verbs: Collection[str]) -> None:
+    # argparse would list them all, whatever was meant.
+    if words and not words[0].startswith("-") and words[0] not in verbs:
+        hint = _near(words[0], verbs) or f" The verbs are {', '.join(verbs)}."
+        raise UsageError(f"%vbatch has no verb {words[0]!r}.{hint}")
+
+
+def _body(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is no JSON: {text}") from error
+    if not isinstance(body, dict):
+        raise argparse.ArgumentTypeError(f"this is no JSON object: {text}")
+    return body
+
+
+def _variable(name: str) -> str:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise argparse.ArgumentTypeError(f"this is no name of a variable: {name}")
+    return name
 
 
 @magics_class
@@ -102,7 +144,6 @@ class VBatchMagics(Magics):
         try:
             words = _words(line)
             if cell is None:
-                options = line_parser().parse_args(words or ["-h"])
                 verbs: dict[str, Callable[[argparse.Namespace], Any]] = {
                     "load": _load,
                     "unload": _unload,
@@ -112,8 +153,10 @@ class VBatchMagics(Magics):
                     "attach": _attach,
                     "cancel": _cancel,
                     "results": self._results,
-                    "retry": self._retry,
+                    "retry": self._results,
                 }
+                _check_verb(words, verbs)
+                options = line_parser().parse_args(words or ["-h"])
                 return verbs[options.verb](options)
             return self._run_cell(cell_parser().parse_args(words), cell)
         except _HelpShownError:
@@ -134,36 +177,33 @@ class VBatchMagics(Magics):
             "sample": options.sample,
             "fresh": options.fresh,
             **{name: value for name, value in asked.items() if value is not None},
-            **options.body,
         }
+        if twice := sorted({"df", "template", *arguments} & options.body.keys()):
+            flag = "--" + twice[0].replace("_", "-")
+            raise UsageError(f"--body has {twice[0]!r}, which is given in another way: see {flag} in %%vbatch -h.")
+        arguments |= options.body
         df = self._named(options.df, "DataFrame")
         if options.background:
             return self._out(options.out, kernel.current().submit(df, cell, **arguments))
         return self._out(options.out, kernel.current().run(df, cell, **arguments))
 
     def _results(self, options: argparse.Namespace) -> Any:
-        return self._out(options.out, _batch(options).results(self._frame(options)))
-
-    def _retry(self, options: argparse.Namespace) -> Any:
-        retried = kernel.current().follow(_batch(options).retry())
-        return self._out(options.out, retried.results(self._frame(options)))
-
-    def _frame(self, options: argparse.Namespace) -> Any:
-        return None if options.df is None else self._named(options.df, "DataFrame")
+        df = None if options.df is None else self._named(options.df, "DataFrame")
+        batch = _batch(options)
+        if options.verb == "retry":
+            batch = kernel.current().follow(batch.retry())
+        return self._out(options.out, batch.results(df))
 
     def _named(self, name: str, kind: str) -> Any:
         names = self._user_ns()
         if name in names:
             return names[name]
-        near = difflib.get_close_matches(name, [known for known in names if not known.startswith("_")], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = _near(name, [known for known in names if not known.startswith("_")])
         raise FrameError(f"There is no variable '{name}' to take as the {kind}.{hint}")
 
     def _out(self, name: str | None, value: Any) -> Any:
         if name is None:
             return value
-        if not name.isidentifier():
-            raise FrameError(f"-o takes the name of a variable, not {name!r}.")
         self._user_ns()[name] = value
         return None
 
@@ -238,7 +278,8 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _attach(options: argparse.Namespace) -> Batch:
-    return kernel.current().follow(_batch(options))
+    # Whoever made it may not be waiting for it: to cancel it takes the word.
+    return kernel.current().follow(_batch(options), cancels=False)
 
 
 def _cancel(options: argparse.Namespace) -> Batch:

@@ -10,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from tests.unit.kernel_surface import open_kernel
 from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.magics import line_parser
 
 
 class Shell:
@@ -86,22 +87,159 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
-        ("%vbatch lode echo", "invalid choice: 'lode'"),
-        ("%vbatch results batch_0", "No batch found with id 'batch_0'"),
-        ("%vbatch results -o 1x", "-o takes the name of a variable, not '1x'"),
+        ("%vbatch lode echo", "%vbatch has no verb 'lode'. Did you mean load or unload?"),
+        (
+            "%vbatch x",
+            "%vbatch has no verb 'x'. The verbs are load, unload, engine, list, show, attach, cancel, results, retry.",
+        ),
+        ("%vbatch cancel", "the following arguments are required: id. %vbatch cancel -h says more."),
+        ("%vbatch results batch_0", "No batch found with id 'batch_0'."),
+        (
+            "%vbatch results --frame df",
+            "unrecognized arguments: --frame. %vbatch results -h says more.",
+        ),
+        (
+            "%vbatch retry --otu x",
+            "unrecognized arguments: --otu. Did you mean --out? %vbatch retry -h says more.",
+        ),
+        (
+            "%vbatch results -o 1x",
+            "argument -o/--out: this is no name of a variable: 1x. %vbatch results -h says more.",
+        ),
+        (
+            "%%vbatch df -o class\n{{ text }}",
+            "argument -o/--out: this is no name of a variable: class. %%vbatch -h says more.",
+        ),
+        ("%%vbatch\n{{ text }}", "the following arguments are required: df. %%vbatch -h says more."),
         ("%%vbatch dff\n{{ text }}", "There is no variable 'dff' to take as the DataFrame. Did you mean df?"),
-        ("%%vbatch df\n{{ tixt }}", "text"),
-        ("%%vbatch df --max-tokenz 3\n{{ text }}", "--max-tokenz"),
-        ("%%vbatch df --system 'open\n{{ text }}", "No closing quotation"),
-        ("%%vbatch df --body '{\"temprature\": 1}'\n{{ text }}", "temperature"),
+        (
+            "%%vbatch df --schema Mod\n{{ text }}",
+            "There is no variable 'Mod' to take as the schema. Did you mean Mood?",
+        ),
+        ("%%vbatch Mood\n{{ text }}", "A dict is no pandas DataFrame; convert it first."),
+        ("%%vbatch df\n{{ tixt }}", "Unknown column 'tixt' in the template; did you mean 'text'?"),
+        (
+            "%%vbatch df --max-tokenz 3\n{{ text }}",
+            "unrecognized arguments: --max-tokenz 3. Did you mean --max-tokens? %%vbatch -h says more.",
+        ),
+        (
+            "%%vbatch df --sample some\n{{ text }}",
+            "argument --sample: invalid int value: 'some'. %%vbatch -h says more.",
+        ),
+        (
+            "%%vbatch df --system 'open\n{{ text }}",
+            "The line cannot be read: No closing quotation. Quote text with blanks.",
+        ),
+        (
+            "%%vbatch df --body '[1]'\n{{ text }}",
+            "argument --body: this is no JSON object: [1]. %%vbatch -h says more.",
+        ),
+        (
+            "%%vbatch df --body {n:1}\n{{ text }}",
+            "argument --body: this is no JSON: {n:1}. %%vbatch -h says more.",
+        ),
+        (
+            '%%vbatch df --body \'{"max_tokens": 1, "model": "other"}\'\n{{ text }}',
+            "--body has 'model', which is given in another way: see --model in %%vbatch -h.",
+        ),
+        (
+            "%%vbatch df --body '{\"temprature\": 1}'\n{{ text }}",
+            "Neither OpenAI nor vLLM knows the key 'temprature' for /v1/chat/completions: did you mean 'temperature'?",
+        ),
     ],
 )
-def test_a_users_mistake_is_a_sentence_and_no_traceback(shell, cell, sentence):
-    shell.run("%%vbatch df -b\n{{ text }}")
-    _, err, _ = shell.run(cell)
-    assert err.startswith("UsageError: ")
-    assert sentence in err
-    assert "Traceback" not in err
+def test_a_users_mistake_is_one_sentence_and_neither_a_traceback_nor_a_batch(shell, kernel, cell, sentence):
+    shell.names["Mood"] = {"type": "object", "properties": {"mood": {"type": "string"}}}
+    _, err, value = shell.run(cell)
+    assert err == f"UsageError: {sentence}\n"
+    assert value is None
+    assert list(kernel.batches()) == []
+
+
+def test_a_batch_that_has_ended_cannot_be_cancelled_and_one_without_failures_not_retried(shell, kernel):
+    shell.run("%%vbatch df --sample 1\n{{ text }}")
+    (record,) = kernel.batches()
+    err = shell.run(f"%vbatch cancel {record.id}")[1]
+    assert err == "UsageError: Cannot cancel a batch with status 'completed'.\n"
+    err = shell.run("%vbatch retry")[1]
+    assert err == f"UsageError: Batch {record.id} has no request without an answer, so there is nothing to retry.\n"
+
+
+def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(shell, kernel):
+    shell.names["text"] = "a variable of the notebook"
+    cell = """%%vbatch df --sample 1 --system "Don't say {text} or $text" --body '{"stop": ["{text}"]}'
+{"answer": "{text} $text {{ text }}"}
+"""
+    _, _, value = shell.run(cell)
+    assert value["response"].tolist() == ['{"answer": "{text} $text a"}']
+    (record,) = kernel.batches()
+    with kernel.manager.files.content(record.input_file_id) as lines:
+        body = json.loads(lines.readline())["body"]
+    assert body["messages"][0]["content"] == "Don't say {text} or $text"
+    assert body["stop"] == ["{text}"]
+
+
+def test_the_flags_of_a_cell_go_into_every_request_and_a_schema_gives_its_columns(shell, kernel):
+    shell.names["df"] = pd.DataFrame({"text": ['{"mood": "fine"}', '{"mood": 3}']})
+    shell.names["Mood"] = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
+    flags = "--max-tokens 7 --temperature 0.5 --seed 11 --model echo --fresh --schema Mood"
+    _, _, value = shell.run("%%vbatch df " + flags + "\n{{ text }}")
+    assert list(value.columns) == ["text", "mood", "error"]
+    assert value["mood"].tolist() == ["fine", pd.NA]
+    (record,) = kernel.batches()
+    assert record.fresh is True
+    with kernel.manager.files.content(record.input_file_id) as lines:
+        body = json.loads(lines.readline())["body"]
+    assert (body["max_tokens"], body["temperature"], body["seed"], body["model"]) == (7, 0.5, 11, "echo")
+    assert body["response_format"]["json_schema"]["schema"]["properties"] == {"mood": {"type": "string"}}
+
+
+def test_the_flags_of_a_load_are_passed_on_as_they_stand():
+    line = ["load", "org/model", "--max-model-len", "2048", "--served-model-name", "a", "b", "-h"]
+    options = line_parser().parse_args(line)
+    assert (options.model, options.flags) == ("org/model", line[2:])
+
+
+def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, kernel):
+    shell.run("%%vbatch df\n{{ text }}")
+    (record,) = kernel.batches()
+    shown = shell.run(f"%vbatch show {record.id}")[0]
+    end = shown.index("\n}\n") + 3
+    batch = json.loads(shown[:end])
+    assert batch == json.loads(record.to_openai().to_json(exclude_unset=False))
+    assert batch["request_counts"] == {"completed": 1, "failed": 1, "total": 2}
+    assert [batch[name] for name in ("errors", "expired_at", "cancelled_at", "metadata")] == [None] * 4
+    header, row = shown[end:].splitlines()
+    assert header.split() == ["custom_id", "status_code", "error"]
+    assert row.split(maxsplit=2)[:2] == ["row-1", "400"]
+    assert "This request is refused, as it asked to be." in row
+
+
+def test_the_list_is_short_and_has_the_newest_first(shell, kernel):
+    for _ in range(21):
+        kernel.submit(shell.names["df"], "{{ text }}", sample=1).wait(10)
+    newest = [record.id for record in kernel.batches()]
+    lines = shell.run("%vbatch list")[0].splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == newest[:20]
+    assert lines[-1] == "… older ones are left out"
+
+
+def test_a_waiting_batch_is_cancelled_by_its_id(shell, kernel):
+    shell.run("%vbatch unload")
+    shell.run("%%vbatch df -b --model echo -o batch\n{{ text }}")
+    batch = shell.names["batch"]
+    assert shell.run(f"%vbatch cancel {batch.id}")[2].id == batch.id
+    assert batch.wait(10).status == "cancelled"
+    assert (
+        shell.run("%vbatch results")[2]["error"].tolist()
+        == ["This request was not executed: the batch was cancelled before it ran."] * 2
+    )
+
+
+def test_the_accessor_comes_with_the_extension_and_the_magics_go_with_it(shell):
+    assert list(shell.run("df.vbatch.run('{{ text }}', output='said')")[2]["said"].fillna("-")) == ["a", "-"]
+    shell.run("%unload_ext vbatch_jupyter")
+    assert "`%vbatch` not found" in "".join(shell.run("%vbatch list")[:2])
 
 
 def test_help_is_printed_for_every_verb(shell):
@@ -114,6 +252,8 @@ def test_help_is_printed_for_every_verb(shell):
 
 def test_without_batch_or_engine_a_sentence_says_so(shell):
     shell.run("%vbatch unload")
-    assert "There is no batch in the store yet." in shell.run("%vbatch show")[1]
+    for verb in ("show", "attach", "results", "retry"):
+        assert shell.run(f"%vbatch {verb}")[1] == "UsageError: There is no batch in the store yet.\n"
+    assert shell.run("%vbatch list")[:2] == ("", "")
     assert "No engine is loaded in this kernel" in shell.run("%vbatch engine")[1]
     assert "No engine is loaded in this kernel" in shell.run("%%vbatch df\n{{ text }}")[1]
