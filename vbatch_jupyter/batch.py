@@ -8,10 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
+from vbatch_jupyter.lifecycle import UNEXECUTED
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
-from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.protocol.ids import request_id
+from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
 
 if TYPE_CHECKING:
@@ -221,10 +223,18 @@ class Batch:
 
     def _lines(self, chain: list[BatchRecord]) -> Iterator[bytes]:
         for record in chain:
+            if record.status == "cancelled" and record.in_progress_at is None:
+                yield from self._never_validated(record)
             for file_id in (record.output_file_id, record.error_file_id):
                 if file_id is not None:
                     with self._manager.files.content(file_id) as content:
                         yield from content
+
+    def _never_validated(self, record: BatchRecord) -> Iterator[bytes]:
+        # It has no error file, and its rows have the same reason and the same right to a retry.
+        code, message = UNEXECUTED["cancelled"]
+        for position, name in enumerate(self._input_custom_ids(record)):
+            yield unexecuted_line(id=request_id(record.id, position), custom_id=name, code=code, message=message)
 
     def _input_custom_ids(self, record: BatchRecord) -> Iterator[str]:
         with self._manager.files.content(record.input_file_id) as content:

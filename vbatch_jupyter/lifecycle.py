@@ -30,11 +30,11 @@ from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 
 _SWEEP_EVERY_SECONDS = 600.0
 
-# OpenAI's codes and sentences for requests that never ran (contract §1.5).
-_UNEXECUTED = {
+UNEXECUTED = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was not executed: the batch was cancelled before it ran."),
 }
+"""OpenAI's codes and sentences for requests that never ran (contract §1.5), by the batch's status."""
 
 
 def is_expired(record: BatchRecord, now: float) -> bool:
@@ -207,7 +207,7 @@ def _publish(
             file = error if is_error else output
             file.write(line)
             file.write(b"\n")
-        if status in _UNEXECUTED:
+        if status in UNEXECUTED:
             for position, line in _unexecuted(store, lease, record, written, status):
                 written[position] += 1
                 error.write(line)
@@ -229,7 +229,7 @@ def _unexecuted(
     """Give position and line of each request that is not written yet."""
     if 0 not in written:
         return
-    code, message = _UNEXECUTED[status]
+    code, message = UNEXECUTED[status]
     index = load_index(store, lease)
     with store.files.open(record.input_file_id) as input_file:
         position = -1

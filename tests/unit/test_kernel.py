@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.batches import ENDPOINT, content
+from tests.batches import ENDPOINT, content, open_store
 from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter import lifecycle
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,
@@ -24,6 +25,7 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     TemplateError,
 )
+from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 
@@ -190,6 +192,28 @@ def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_erro
     for ask in (batch.results, batch.errors, batch.retry):
         with pytest.raises(BadRequestError, match=rf"^Batch {batch.id} failed validation, and nothing ran. line 1: "):
             ask()
+
+
+def test_a_batch_that_was_cancelled_before_it_was_validated_says_so_in_each_row_and_can_be_retried(tmp_path):
+    kernel = open_kernel(tmp_path)
+    df = pd.DataFrame({"text": ["a", "b"]})
+    held = kernel.submit(df, "{{ text }}").wait(10)
+    description = kernel.store.batches.get(held.id).frame
+    kernel.close()
+    with open_store(tmp_path / "store") as store:
+        manager = Manager(store, profile="local")
+        input_file_id = store.batches.get(held.id).input_file_id
+        record = manager.batches.create(input_file_id=input_file_id, endpoint=ENDPOINT, frame=description)
+        manager.batches.cancel(record.id)
+        lifecycle.tend(store)
+        assert store.batches.get(record.id).error_file_id is None
+    kernel = open_kernel(tmp_path)
+    batch = kernel.attach(record.id)
+    sentence = "This request was not executed: the batch was cancelled before it ran."
+    assert batch.results(df)["error"].tolist() == [sentence, sentence]
+    assert batch.errors()["custom_id"].tolist() == ["row-0", "row-1"]
+    assert batch.retry().results(df)["response"].tolist() == ["a", "b"]
+    kernel.close()
 
 
 def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_path):
