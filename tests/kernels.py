@@ -33,7 +33,13 @@ class Cell:
 
 
 class NotebookKernel:
-    """One kernel of this interpreter, with a store of its own."""
+    """One kernel of this interpreter, with a store of its own.
+
+    Attributes
+    ----------
+    stray
+        What has been printed under other cells than the one that was waited for.
+    """
 
     def __init__(self, store: Path) -> None:
         # A socket's path must be short, and without kernel folders python3 is this very interpreter.
@@ -46,6 +52,7 @@ class NotebookKernel:
         )
         environment = {**os.environ, "VBATCH_STORE": str(store)}
         self.manager.start_kernel(env=environment, cwd=str(store.parent))
+        self.stray = ""
         self.connect()
 
     def connect(self) -> None:
@@ -63,7 +70,7 @@ class NotebookKernel:
         """Send a cell, and do not wait for it."""
         return str(self.client.execute(code))
 
-    def finish(self, message_id: str, timeout: float = 150) -> Cell:
+    def finish(self, message_id: str, timeout: float = 300) -> Cell:
         """Wait for a cell that was sent."""
         cell = Cell()
         until = time.monotonic() + timeout
@@ -73,11 +80,14 @@ class NotebookKernel:
             except Empty:
                 assert self.manager.is_alive(), f"the kernel has died\n{cell}"
                 continue
-            if message["parent_header"].get("msg_id") == message_id and _take(cell, message):
+            if message["parent_header"].get("msg_id") != message_id:
+                # What processes and threads print appears under whichever cell ran last, and after its end.
+                self.stray += message["content"]["text"] if message["msg_type"] == "stream" else ""
+            elif _take(cell, message):
                 return cell
         raise AssertionError(f"the cell has not ended within {timeout} s\n{cell}")
 
-    def run(self, code: str, timeout: float = 150) -> Cell:
+    def run(self, code: str, timeout: float = 300) -> Cell:
         """Run a cell; what it raises is in the cell."""
         return self.finish(self.start(code), timeout)
 

@@ -12,8 +12,10 @@ import pytest
 
 from tests.kernels import Cell, NotebookKernel, lines_of
 
+pytestmark = pytest.mark.timeout(900)
+
 PREPARE = """
-import json, os, pandas as pd
+import asyncio, json, os, time, pandas as pd
 from vbatch_jupyter.kernel import current
 
 def ask(path, priority=0, **body):
@@ -49,7 +51,9 @@ def session(tmp_path_factory: pytest.TempPathFactory, new_kernel: Callable[[Path
     kernel.run(PREPARE).checked()
     load = (
         "%vbatch load demo --served-model-name demo prod/model staging --max-model-len 1024 "
-        "--enable-auto-tool-choice --tool-call-parser hermes"
+        "--enable-auto-tool-choice --tool-call-parser hermes "
+        # So small a model would fill its answer with line breaks, which JSON allows anywhere.
+        """--structured-outputs-config '{"disable_any_whitespace": true}'"""
     )
     return Session(kernel, kernel.run(load, timeout=200).checked())
 
@@ -117,6 +121,9 @@ def test_vllms_semantics_hold(session: Session) -> None:
     _, stopped = session.ask(f"show(ask({chat}, temperature=0, max_tokens=8, stop=[{text[2:5]!r}]))")
     assert stopped["choices"][0]["finish_reason"] == "stop"
     assert text[2:5] not in stopped["choices"][0]["message"]["content"]
+    warm = [session.ask(f"show(ask({chat}, temperature=1, seed={seed}, max_tokens=12))")[1] for seed in (7, 7, 8)]
+    texts = [body["choices"][0]["message"]["content"] for body in warm]
+    assert texts[0] == texts[1] != texts[2]
     _, probable = session.ask(f"show(ask({chat}, logprobs=True, top_logprobs=2, max_tokens=2))")
     assert len(probable["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
     _, completion = session.ask("show(ask('/v1/completions', model='demo', prompt='One, two,', max_tokens=2))")
@@ -126,12 +133,13 @@ def test_vllms_semantics_hold(session: Session) -> None:
 
 
 def test_tools_and_schemas_are_followed(session: Session) -> None:
+    # Without "strict" vLLM holds a tool's arguments to JSON, and not to their schema.
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
     chat = "'/v1/chat/completions', model='demo', messages=HELLO, max_tokens=60, temperature=0"
     _, body = session.ask(f"show(ask({chat}, response_format={form!r}))")
     assert isinstance(json.loads(body["choices"][0]["message"]["content"])["n"], int)
-    tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
+    tool = {"type": "function", "function": {"name": "count", "strict": True, "parameters": schema}}
     choice = {"type": "function", "function": {"name": "count"}}
     _, body = session.ask(f"show(ask({chat}, tools=[{tool!r}], tool_choice={choice!r}))")
     (call,) = body["choices"][0]["message"]["tool_calls"]
@@ -141,21 +149,32 @@ def test_tools_and_schemas_are_followed(session: Session) -> None:
 
 def test_figures_move_and_rest(session: Session) -> None:
     code = """
-import time
 long = [{"role": "user", "content": "the same long beginning " * 60}]
-for i in range(3):
-    ask('/v1/chat/completions', model='demo', messages=long, max_tokens=4)
+start = current().engine.stats()
+usages = [ask('/v1/chat/completions', model='demo', messages=long, max_tokens=4)[1]["usage"] for _ in range(3)]
 busy = current().engine.stats()
 time.sleep(5.5)
 idle = current().engine.stats()
-show([busy.prefix_cache_hit_rate, busy.generation_tokens_per_second, busy.generation_tokens,
-      idle.generation_tokens_per_second, idle.running, idle.state])
+show({
+    "cached": [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages],
+    "prompt": [sum(usage["prompt_tokens"] for usage in usages), busy.prompt_tokens - start.prompt_tokens],
+    "generation": busy.generation_tokens - start.generation_tokens,
+    "hit_rate": [start.prefix_cache_hit_rate, busy.prefix_cache_hit_rate],
+    "rates": [busy.prompt_tokens_per_second, busy.generation_tokens_per_second],
+    "rest": [idle.prompt_tokens_per_second, idle.generation_tokens_per_second, idle.running, idle.waiting, idle.state],
+})
 """
-    hit_rate, rate, tokens, idle_rate, running, state = session.ask(code)
-    assert 0 < hit_rate < 1
-    assert rate > 0
-    assert tokens >= 12
-    assert (idle_rate, running, state) == (0.0, 0, "ready")
+    figures = session.ask(code)
+    first, *again = figures["cached"]
+    assert first == 0
+    assert again == [again[0]] * 2
+    assert again[0] >= 128
+    total, computed = figures["prompt"]
+    assert computed == total - sum(again)
+    assert figures["generation"] == 12
+    assert figures["hit_rate"][0] < figures["hit_rate"][1] < 1
+    assert min(figures["rates"]) > 0
+    assert figures["rest"] == [0.0, 0.0, 0, 0, "ready"]
     shown = session.kernel.run("%vbatch engine").checked().stdout
     assert [line[:22].rstrip() for line in shown.splitlines()] == [
         "model",
@@ -181,14 +200,15 @@ class Mood(BaseModel):
 df = pd.DataFrame({"text": ["Great!", "word " * 3000, "Awful."]}, index=[7, 7, 3])
 out = vb.run(df, "Rate: {{ text }}", schema=Mood, max_tokens=60, temperature=0, fresh=True)
 show([list(out.columns), [str(t) for t in out.dtypes[["happy", "stars"]]], list(out.index),
-      out["error"].isna().tolist(), out["error"].iloc[1], out["stars"].notna().tolist()])
+      [None if pd.isna(one) else one for one in out["error"]], out["stars"].notna().tolist()])
 """
-    columns, dtypes, index, fine, error, filled = session.ask(code)
+    columns, dtypes, index, errors, filled = session.ask(code)
     assert columns == ["text", "happy", "stars", "error"]
     assert dtypes == ["boolean", "Int64"]
     assert index == [7, 7, 3]
-    assert fine == filled == [True, False, True]
-    assert "maximum context length is 1024 tokens" in error
+    assert filled == [True, False, True]
+    assert [errors[0], errors[2]] == [None, None]
+    assert "maximum context length is 1024 tokens" in errors[1]
 
 
 def test_errors_lists_the_bad_row_and_retry_runs_exactly_it(session: Session) -> None:
@@ -234,16 +254,74 @@ time.sleep(60)
 
 def test_cancelling_a_call_aborts_its_request(session: Session) -> None:
     code = """
-import asyncio
 async def cancelled():
     body = json.dumps(dict(model="demo", messages=HELLO, max_tokens=900, ignore_eos=True)).encode()
     task = asyncio.ensure_future(current().engine.request("POST", "/v1/chat/completions", body))
     await asyncio.sleep(1.5)
-    before = current().engine.stats().running
+    before = current().engine.stats()
     task.cancel()
     await asyncio.wait({task})
     await asyncio.sleep(1)
-    return [before, current().engine.stats().running]
+    after = current().engine.stats()
+    return [before.running, before.kv_cache_usage > 0, after.running, after.kv_cache_usage]
 show(current()._thread.call(cancelled()))
 """
-    assert session.ask(code) == [1, 0]
+    assert session.ask(code) == [1, True, 0, 0.0]
+
+
+def test_tools_logprobs_and_the_other_endpoints_come_back_in_their_shapes(session: Session) -> None:
+    code = """
+df = pd.DataFrame({"word": ["one", "two"]})
+schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+tool = {"type": "function", "function": {"name": "count", "strict": True, "parameters": schema}}
+choice = {"type": "function", "function": {"name": "count"}}
+called = vb.run(df, "{{ word }}", tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
+likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2)
+continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=2)
+responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=2)
+show({
+    "errors": [int(out["error"].notna().sum()) for out in (called, likely, continued, responded)],
+    "calls": [[[call["name"], list(call["arguments"])] for call in calls] for calls in called["tool_calls"]],
+    "likely": [list(likely.columns), [len(one["content"]) for one in likely["logprobs"]]],
+    "texts": [type(text).__name__ for out in (continued, responded) for text in out["response"]],
+})
+"""
+    assert session.ask(code) == {
+        "errors": [0, 0, 0, 0],
+        "calls": [[["count", ["n"]]]] * 2,
+        "likely": [["word", "response", "logprobs", "error"], [2, 2]],
+        "texts": ["str"] * 4,
+    }
+
+
+def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed(session: Session) -> None:
+    processes = session.kernel.engine_processes()
+    assert len(processes) == 2
+    unloaded = session.kernel.run("%vbatch unload").checked()
+    assert [unloaded.stdout, unloaded.stderr] == ["", ""]
+    assert [process.pid for process in processes if process.is_running()] == []
+    time.sleep(1)
+    session.kernel.run("pass").checked()
+    assert session.kernel.stray == ""
+    assert session.ask("show(dict(os.environ) == before)") is True
+
+
+def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vectors(session: Session) -> None:
+    loaded = session.kernel.run("%vbatch load demo-embeddings", timeout=200).checked()
+    assert lines_of(loaded.stdout)[-1].startswith("demo-embeddings: ready in ")
+    code = """
+import numpy as np
+df = pd.DataFrame({"text": ["a cat", "a kitten", "tax law"]})
+out = vb.run(df, "{{ text }}", endpoint="embeddings")
+cat, kitten, law = (np.asarray(vector) / np.linalg.norm(vector) for vector in out["response"])
+show([[len(vector) for vector in out["response"]], bool(cat @ kitten > cat @ law), out["error"].isna().all().item()])
+"""
+    assert session.ask(code) == [[384, 384, 384], True, True]
+    # vLLM itself takes any name for embeddings.
+    status, body = session.ask("show(ask('/v1/embeddings', model='gpt-9', input='a'))")
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+    status, body = session.ask("show(ask('/v1/chat/completions', model='demo-embeddings', messages=HELLO))")
+    assert (status, body["error"]["message"]) == (
+        404,
+        "The model `demo-embeddings` does not serve /v1/chat/completions; load one that does.",
+    )

@@ -32,6 +32,9 @@ PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", 
 # An unescaped quote cannot stand inside a JSON string, so these bytes are the key itself and never a model's words.
 _ABORTED = b'"finish_reason":"abort"'
 
+_SHUTDOWN_SECONDS = 15.0
+"""vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
+
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
 _NOT_FOUND = 404
@@ -153,7 +156,7 @@ class VllmEngine(Engine):
         """End the engine and its processes; a second call does nothing."""
         llm, self._llm, self._app, self._counters = self._llm, None, None, None
         if llm is not None:
-            await in_thread(llm.shutdown)
+            await in_thread(llm.shutdown, _SHUTDOWN_SECONDS)
             del llm
             # The front end's objects refer to each other in circles and hold tens of megabytes.
             gc.collect()
