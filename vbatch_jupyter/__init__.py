@@ -138,7 +138,9 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
     TemplateError, FrameError, BadRequestError
         Template, frame or an argument is wrong; nothing runs.
     EngineNotLoadedError
-        No engine is loaded.
+        No engine is loaded, or it does not serve the ``model``.
+    BatchPausedError
+        The engine died and could not be brought back; what is finished is kept, and goes on with the next engine.
     """
     from vbatch_jupyter.kernel import current
 
@@ -171,7 +173,13 @@ def register_accessor() -> None:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Register the magics: ``%load_ext vbatch_jupyter``."""
+    """Register the magics and ``df.vbatch``: ``%load_ext vbatch_jupyter``.
+
+    Parameters
+    ----------
+    shell
+        The shell that loads the extension.
+    """
     from vbatch_jupyter.magics import VBatchMagics
 
     register_accessor()
@@ -179,6 +187,12 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Take the magics away; a loaded engine stays."""
+    """Take the magics away; a loaded engine stays.
+
+    Parameters
+    ----------
+    shell
+        The shell that unloads the extension.
+    """
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("vbatch", None)
