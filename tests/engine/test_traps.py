@@ -221,9 +221,9 @@ print("ANSWERED", out["error"].isna().tolist(), __name__, globals().get("__file_
     for name in (str(script), "-"):
         environment = {**os.environ, "VBATCH_STORE": str(tmp_path / f"store-of-{Path(name).name}")}
         streams = (tmp_path / f"{Path(name).name}.out", tmp_path / f"{Path(name).name}.err")
-        with script.open() as stdin, streams[0].open("w") as stdout, streams[1].open("w") as stderr:
+        with script.open() as stdin, streams[0].open("w") as to_out, streams[1].open("w") as to_err:
             command = [sys.executable, name]
-            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
+            process = subprocess.Popen(command, stdin=stdin, stdout=to_out, stderr=to_err, env=environment)
         started[name] = (process, *streams)
     for name, (process, stdout, stderr) in started.items():
         assert (process.wait(timeout=500), stderr.read_text()) == (0, "")
