@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,21 +63,32 @@ def run(path: Path, *, timeout_seconds: int, say: Callable[[str], None]) -> dict
         del cell, execute_reply
         say(f"      {time.monotonic() - started[cell_index]:.1f} s")
 
-    # Without kernel folders, python3 is this very interpreter, not whichever kernel somebody installed for the user.
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    client = NotebookClient(
-        notebook,
-        km=manager,
-        timeout=timeout_seconds,
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_start=start,
-        on_cell_executed=end,
-    )
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise NotebookError(f"{path} stopped:\n{_plain(str(error))}") from error
+    # A socket's path must be short: it does not stand beside the notebook.
+    with tempfile.TemporaryDirectory(prefix="vb") as sockets:
+        client = NotebookClient(
+            notebook,
+            km=_kernel_manager(Path(sockets)),
+            timeout=timeout_seconds,
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_start=start,
+            on_cell_executed=end,
+        )
+        try:
+            # A kernel that comes from outside is shut down only where that is asked for.
+            client.execute(cleanup_kc=True)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            raise NotebookError(f"{path} stopped:\n{_plain(str(error))}") from error
     return {tag: _shown(notebook, tag, path) for tag in HEADINGS}
+
+
+def _kernel_manager(sockets: Path) -> AsyncKernelManager:
+    # Without kernel folders, python3 is this very interpreter, not whichever kernel somebody installed for the user.
+    return AsyncKernelManager(
+        kernel_name="python3",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+        transport="ipc",
+        ip=str(sockets / "kernel"),
+    )
 
 
 def _shown(notebook: Any, tag: str, path: Path) -> str:
@@ -85,7 +97,8 @@ def _shown(notebook: Any, tag: str, path: Path) -> str:
         raise NotebookError(f"{path} has no cell tagged {tag!r}.")
     parts = []
     for cell in cells:
-        text = "".join(_text(output) for output in cell.outputs).strip("\n")
+        # Drawn when joined: each flush of a cell's stream is an output of its own.
+        text = _drawn("".join(_text(output) for output in cell.outputs)).strip("\n")
         if not text.strip():
             raise NotebookError(f"The cell tagged {tag!r} in {path} shows nothing: {_first_line(cell)}")
         parts.append(text)
@@ -96,6 +109,12 @@ def _text(output: Any) -> str:
     if output.output_type == "stream":
         return _plain(str(output.text))
     return str(output.get("data", {}).get("text/plain", "")) + "\n"
+
+
+def _drawn(text: str) -> str:
+    """Give lines as a front end shows them: of what is drawn over itself, the last."""
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() if "\r" in line else line for line in text.split("\n")]
+    return "\n".join(lines)
 
 
 def _plain(text: str) -> str:

@@ -42,6 +42,25 @@ def test_what_the_tagged_cells_show_is_printed_in_order(tmp_path):
     )
 
 
+def test_a_line_that_is_drawn_over_itself_is_shown_as_it_was_last(tmp_path):
+    progress = "for n in (1, 10, 2):\n    print(f'\\r{n} of 10'.ljust(12), end='', flush=True)"
+    done = run(tmp_path, FRAME, ("batch", f"print('first')\n{progress}\nprint('\\rdone       ')\nprint(1)"), THROUGHPUT)
+
+    assert "\nThe finished batch\n------------------\nfirst\ndone\n1\n\nTokens" in done.stdout
+    assert "\r" not in done.stdout
+
+
+def test_the_kernel_warns_of_nothing_and_is_shut_down_before_the_runner_ends(tmp_path):
+    # A kernel that is shut down in order runs its atexit; one whose parent is gone does not.
+    farewell = f"import atexit, os, pathlib\natexit.register(pathlib.Path({str(tmp_path / 'left')!r}).touch)"
+    done = run(tmp_path, FRAME, BATCH, (None, farewell), THROUGHPUT)
+
+    assert done.returncode == 0
+    # Nothing of a warning about TCP, and nothing of a parent that has exited.
+    assert done.stderr == ""
+    assert (tmp_path / "left").exists()
+
+
 def test_the_kernel_is_of_the_interpreter_that_runs_the_notebook_and_works_in_its_folder(tmp_path):
     done = run(tmp_path, FRAME, BATCH, ("throughput", "import os, sys\nprint(sys.prefix, os.getcwd())"))
 
