@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 
 import pandas as pd
 import pytest
@@ -167,7 +170,7 @@ def test_a_batch_that_has_ended_cannot_be_cancelled_and_one_without_failures_not
 
 def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(shell, kernel):
     shell.names["text"] = "a variable of the notebook"
-    cell = """%%vbatch df --sample 1 --system "Don't say {text} or $text" --body '{"stop": ["{text}"]}'
+    cell = """%%vbatch df --sample 1 --system "Don't say {text} or $text"
 {"answer": "{text} $text {{ text }}"}
 """
     _, _, value = shell.run(cell)
@@ -176,7 +179,6 @@ def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(
     with kernel.manager.files.content(record.input_file_id) as lines:
         body = json.loads(lines.readline())["body"]
     assert body["messages"][0]["content"] == "Don't say {text} or $text"
-    assert body["stop"] == ["{text}"]
 
 
 def test_the_flags_of_a_cell_go_into_every_request_and_a_schema_gives_its_columns(shell, kernel):
@@ -234,6 +236,16 @@ def test_a_waiting_batch_is_cancelled_by_its_id(shell, kernel):
         shell.run("%vbatch results")[2]["error"].tolist()
         == ["This request was not executed: the batch was cancelled before it ran."] * 2
     )
+
+
+def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_running(shell, kernel):
+    kernel.engine._latency_seconds = 2
+    shell.run("%%vbatch df -b --sample 1\n{{ text }}")
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    out, err, batch = shell.run("%vbatch attach")
+    assert f"{batch.id}: no longer followed; it goes on\n" in out
+    assert err == ""
+    assert batch.wait(20).status == "completed"
 
 
 def test_the_accessor_comes_with_the_extension_and_the_magics_go_with_it(shell):
