@@ -19,7 +19,7 @@ from vbatch_jupyter.store.fsck import check
 
 StartKernel = Callable[[Path], NotebookKernel]
 
-# A load takes half a minute on two idle cores, and here ten run beside the other tests.
+# A load takes half a minute on two idle cores.
 pytestmark = pytest.mark.timeout(1500)
 
 FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M --max-num-seqs 64"
@@ -42,30 +42,6 @@ for child in psutil.Process().children(recursive=True):
 
 def shown(text: str) -> object:
     return json.loads(text.rpartition("JSON")[2])
-
-
-TEN_LOADS = """
-import gc, psutil
-figures = []
-for _ in range(10):
-    vb.load(MODEL, served_model_name="tiny", max_model_len=512, kv_cache_memory_bytes="200M")
-    processes = psutil.Process().children(recursive=True)
-    vb.unload()
-    gc.collect()
-    alive = [one.pid for one in processes if one.is_running() and "resource_tracker" not in " ".join(one.cmdline())]
-    figures.append([len(processes), len(alive), psutil.Process().memory_info().rss])
-show(figures)
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ten_loads(
-    tmp_path_factory: pytest.TempPathFactory, new_kernel: StartKernel, tiny_model: Path
-) -> tuple[NotebookKernel, str]:
-    """Start ten loads and unloads in a kernel of their own: they take minutes, beside the other tests."""
-    kernel = new_kernel(tmp_path_factory.mktemp("ten-loads") / "store")
-    kernel.run(PREPARE).checked()
-    return kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\n{TEN_LOADS}")
 
 
 @pytest.fixture(scope="module")
@@ -230,13 +206,3 @@ print("ANSWERED", out["error"].isna().tolist(), __name__, globals().get("__file_
         # Once: vLLM's processes do not run the program again.
         answers = [line for line in stdout.read_text().splitlines() if "ANSWERED" in line]
         assert answers == [f"ANSWERED [True, True] __main__ {None if name == '-' else name}"]
-
-
-def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(ten_loads: tuple[NotebookKernel, str]) -> None:
-    kernel, sent = ten_loads
-    figures = shown(kernel.finish(sent, timeout=1200).checked().stdout)
-    assert isinstance(figures, list)
-    # The engine core, its worker and the resource tracker, which stays.
-    assert [started for started, _, _ in figures] == [3] * 10
-    assert [alive for _, alive, _ in figures] == [0] * 10
-    assert (figures[-1][2] - figures[0][2]) / 2**20 <= 100
