@@ -7,7 +7,6 @@ this process against what starting them does to it.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,8 +157,7 @@ class VllmEngine(Engine):
         if llm is not None:
             await in_thread(llm.shutdown, _SHUTDOWN_SECONDS)
             del llm
-            # The front end's objects refer to each other in circles and hold tens of megabytes.
-            gc.collect()
+            vllm_process.release_memory()
 
     async def _call(self, app: asgi.Application, method: str, path: str, body: bytes, priority: int) -> EngineResponse:
         try:
