@@ -134,17 +134,17 @@ def test_vllms_semantics_hold(session: Session) -> None:
 
 def test_tools_and_schemas_are_followed(session: Session) -> None:
     # Without "strict" vLLM holds a tool's arguments to JSON, and not to their schema.
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"]}
     form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
     chat = "'/v1/chat/completions', model='demo', messages=HELLO, max_tokens=60, temperature=0"
     _, body = session.ask(f"show(ask({chat}, response_format={form!r}))")
-    assert isinstance(json.loads(body["choices"][0]["message"]["content"])["n"], int)
+    assert json.loads(body["choices"][0]["message"]["content"])["n"] in {1, 2, 3}
     tool = {"type": "function", "function": {"name": "count", "strict": True, "parameters": schema}}
     choice = {"type": "function", "function": {"name": "count"}}
     _, body = session.ask(f"show(ask({chat}, tools=[{tool!r}], tool_choice={choice!r}))")
     (call,) = body["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "count"
-    assert isinstance(json.loads(call["function"]["arguments"])["n"], int)
+    assert json.loads(call["function"]["arguments"])["n"] in {1, 2, 3}
 
 
 def test_figures_move_and_rest(session: Session) -> None:
@@ -274,8 +274,8 @@ def test_logprobs_and_the_other_endpoints_come_back_in_their_shapes(session: Ses
     code = """
 df = pd.DataFrame({"word": ["one", "two"]})
 likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2)
-continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=2)
-responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=2)
+continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=12, temperature=0)
+responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=12, temperature=0)
 show({
     "errors": [int(out["error"].notna().sum()) for out in (likely, continued, responded)],
     "likely": [list(likely.columns), [len(one["content"]) for one in likely["logprobs"]]],

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ from vbatch_jupyter.store.fsck import check
 
 StartKernel = Callable[[Path], NotebookKernel]
 
-# A load takes half a minute on two idle cores.
+# A load takes half a minute on two idle cores, and here ten run beside the other tests.
 pytestmark = pytest.mark.timeout(1500)
 
 FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M --max-num-seqs 64"
@@ -49,6 +49,36 @@ def kernel(tmp_path_factory: pytest.TempPathFactory, new_kernel: StartKernel, ti
     kernel = new_kernel(tmp_path_factory.mktemp("traps") / "store")
     kernel.run(PREPARE).checked()
     return kernel
+
+
+@pytest.fixture(scope="module")
+def programs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
+) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path, Path]]]:
+    """Start a program from its file and from standard input, with where they print, beside other tests."""
+    folder = tmp_path_factory.mktemp("programs")
+    script = folder / "program.py"
+    script.write_text(f"""
+import pandas as pd
+import vbatch_jupyter as vb
+vb.load({str(tiny_model)!r}, max_model_len=512, kv_cache_memory_bytes="200M", served_model_name="tiny")
+out = pd.DataFrame({{"n": [1, 2]}}).vbatch.run("Say {{{{ n }}}}", max_tokens=3)
+print("ANSWERED", out["error"].isna().tolist(), __name__, __file__)
+""")
+    started: dict[str, tuple[subprocess.Popen[bytes], Path, Path]] = {}
+    for file, argument in ((str(script), str(script)), ("<stdin>", "-")):
+        place = folder / f"of-{len(started)}"
+        place.mkdir()
+        environment = {**os.environ, "VBATCH_STORE": str(place / "store")}
+        output, errors = place / "output", place / "errors"
+        with script.open() as stdin, output.open("w") as stdout, errors.open("w") as stderr:
+            command = [sys.executable, argument]
+            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
+        started[file] = (process, output, errors)
+    yield started
+    for process, _, _ in started.values():
+        process.kill()
+        process.wait()
 
 
 def test_a_load_that_fails_is_one_sentence_and_leaves_the_kernel_usable(
@@ -90,9 +120,11 @@ while batch.request_counts.completed < 20:
     time.sleep(0.02)
 """
     kernel.run(code + END_THE_ENGINE).checked()
-    cell = kernel.run("batch.wait(500)\nshow([batch.status, batch.request_counts.completed])", timeout=600).checked()
+    # It says under a cell what has happened meanwhile, and attach is such a cell.
+    code = "batch.wait(500)\nvb.attach(batch.id)\nshow([batch.status, batch.request_counts.completed])"
+    cell = kernel.run(code, timeout=600).checked()
     assert shown(cell.stdout) == ["completed", 200]
-    assert "The engine died; it is being loaded again, and the batch goes on." in cell.stdout + kernel.stray
+    assert "The engine died; it is being loaded again, and the batch goes on." in cell.stdout
     code = """
 lines = [json.loads(line) for line in current().manager.files.content(batch.to_openai().output_file_id)]
 show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(200)),
@@ -141,6 +173,7 @@ show([newest.status, 0 < counts.completed < 2000, counts.failed, len(out),
     ]
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
     new_kernel: StartKernel, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -148,13 +181,19 @@ def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
     load = f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}"
     frame = f"pd.DataFrame({{'n': range({total})}})"
     submit = f"batch = vb.submit({frame}, 'Say {{{{ n }}}}', max_tokens=40, ignore_eos=True)"
-    kernel = new_kernel(tmp_path / "store")
-    kernel.run(PREPARE).checked()
+    store_path = tmp_path / "store"
+    # The next kernel imports vLLM while the one before it works, and opens the store only when it loads.
+    imports = f"import pathlib\nvllm_process.import_vllm(pathlib.Path({str(tmp_path / 'import.log')!r}))"
+    prepare = f"{PREPARE}\nfrom vbatch_jupyter.engine import vllm_process\n{imports}"
+    kernel = new_kernel(store_path)
+    kernel.run(prepare).checked()
     kernel.run(load).checked()
     kernel.run(submit).checked()
     done = 0
     for _ in range(kills):
-        with Store(tmp_path / "store", floor_bytes=0, reserve_bytes=0) as store:
+        spare = new_kernel(store_path)
+        prepared = spare.start(prepare)
+        with Store(store_path, floor_bytes=0, reserve_bytes=0) as store:
             while (now := store.batches.unfinished()[0].request_counts.completed) < done + 50:
                 time.sleep(0.05)
             done = now
@@ -163,8 +202,8 @@ def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
         os.kill(kernel.pid, 9)
         gone, alive = psutil.wait_procs(orphans, timeout=15)
         assert (len(gone), alive) == (2, [])
-        kernel = new_kernel(tmp_path / "store")
-        kernel.run(PREPARE).checked()
+        kernel = spare
+        kernel.finish(prepared).checked()
         loaded = lines_of(kernel.run(load).checked().stdout)
         assert loaded[-1].startswith("Resuming batch batch_")
         assert f" of {total:,} requests are answered." in loaded[-1]
@@ -183,26 +222,22 @@ show([batch.status, batch.request_counts.completed])
         assert check(store) == []
 
 
-def test_loading_works_from_a_program(tmp_path: Path, tiny_model: Path) -> None:
-    program = f"""
-import pandas as pd
-import vbatch_jupyter as vb
-vb.load({str(tiny_model)!r}, max_model_len=512, kv_cache_memory_bytes="200M", served_model_name="tiny")
-out = pd.DataFrame({{"n": [1, 2]}}).vbatch.run("Say {{{{ n }}}}", max_tokens=3)
-print("ANSWERED", out["error"].isna().tolist(), __name__, globals().get("__file__"))
-"""
-    script = tmp_path / "program.py"
-    script.write_text(program)
-    started = {}
-    for name in (str(script), "-"):
-        environment = {**os.environ, "VBATCH_STORE": str(tmp_path / f"store-of-{Path(name).name}")}
-        streams = (tmp_path / f"{Path(name).name}.out", tmp_path / f"{Path(name).name}.err")
-        with script.open() as stdin, streams[0].open("w") as to_out, streams[1].open("w") as to_err:
-            command = [sys.executable, name]
-            process = subprocess.Popen(command, stdin=stdin, stdout=to_out, stderr=to_err, env=environment)
-        started[name] = (process, *streams)
-    for name, (process, stdout, stderr) in started.items():
-        assert (process.wait(timeout=500), stderr.read_text()) == (0, "")
+def test_loading_works_from_a_program(programs: dict[str, tuple[subprocess.Popen[bytes], Path, Path]]) -> None:
+    for file, (process, output, errors) in programs.items():
+        assert process.wait(timeout=500) == 0, errors.read_text()
+        # Python's own tracker says so where vLLM has ended a slow worker by force, which frees its memory a bit later.
+        unexpected = [line for line in errors.read_text().splitlines() if "resource_tracker" not in line]
+        assert unexpected == []
         # Once: vLLM's processes do not run the program again.
-        answers = [line for line in stdout.read_text().splitlines() if "ANSWERED" in line]
-        assert answers == [f"ANSWERED [True, True] __main__ {None if name == '-' else name}"]
+        answers = [line for line in output.read_text().splitlines() if "ANSWERED" in line]
+        assert answers == [f"ANSWERED [True, True] __main__ {file}"]
+
+
+def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(ten_loads: tuple[NotebookKernel, str]) -> None:
+    kernel, sent = ten_loads
+    figures = shown(kernel.finish(sent, timeout=1200).checked().stdout)
+    assert isinstance(figures, list)
+    # The engine core, its worker and the resource tracker, which stays.
+    assert [started for started, _, _ in figures] == [3] * 10
+    assert [alive for _, alive, _ in figures] == [0] * 10
+    assert (figures[-1][2] - figures[0][2]) / 2**20 <= 100
