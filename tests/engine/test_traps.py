@@ -114,8 +114,8 @@ def test_an_engine_that_is_ended_is_rebuilt_and_the_batch_goes_on(kernel: Notebo
     code = f"""
 import time
 HOW = {how!r}
-df = pd.DataFrame({{"n": range(200)}})
-batch = vb.submit(df, "Count to {{{{ n }}}}", max_tokens=100, ignore_eos=True, fresh=True)
+df = pd.DataFrame({{"n": range(150)}})
+batch = vb.submit(df, "Count to {{{{ n }}}}", max_tokens=60, ignore_eos=True, fresh=True)
 while batch.request_counts.completed < 20:
     time.sleep(0.02)
 """
@@ -123,11 +123,11 @@ while batch.request_counts.completed < 20:
     # It says under a cell what has happened meanwhile, and attach is such a cell.
     code = "batch.wait(500)\nvb.attach(batch.id)\nshow([batch.status, batch.request_counts.completed])"
     cell = kernel.run(code, timeout=600).checked()
-    assert shown(cell.stdout) == ["completed", 200]
+    assert shown(cell.stdout) == ["completed", 150]
     assert "The engine died; it is being loaded again, and the batch goes on." in cell.stdout
     code = """
 lines = [json.loads(line) for line in current().manager.files.content(batch.to_openai().output_file_id)]
-show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(200)),
+show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(150)),
       {choice["finish_reason"] for line in lines for choice in line["response"]["body"]["choices"]} == {"length"},
       batch.results()["error"].isna().all().item()])
 """
@@ -177,7 +177,7 @@ show([newest.status, 0 < counts.completed < 2000, counts.failed, len(out),
 def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
     new_kernel: StartKernel, tiny_model: Path, tmp_path: Path
 ) -> None:
-    total, kills = 1500, 5
+    total, kills = 1000, 5
     load = f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}"
     frame = f"pd.DataFrame({{'n': range({total})}})"
     submit = f"batch = vb.submit({frame}, 'Say {{{{ n }}}}', max_tokens=40, ignore_eos=True)"
@@ -185,14 +185,14 @@ def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
     # The next kernel imports vLLM while the one before it works, and opens the store only when it loads.
     imports = f"import pathlib\nvllm_process.import_vllm(pathlib.Path({str(tmp_path / 'import.log')!r}))"
     prepare = f"{PREPARE}\nfrom vbatch_jupyter.engine import vllm_process\n{imports}"
-    kernel = new_kernel(store_path)
+    kernel, spare = new_kernel(store_path), new_kernel(store_path)
     kernel.run(prepare).checked()
+    prepared = spare.start(prepare)
     kernel.run(load).checked()
     kernel.run(submit).checked()
     done = 0
-    for _ in range(kills):
-        spare = new_kernel(store_path)
-        prepared = spare.start(prepare)
+    for kill in range(kills):
+        spare.finish(prepared).checked()
         with Store(store_path, floor_bytes=0, reserve_bytes=0) as store:
             while (now := store.batches.unfinished()[0].request_counts.completed) < done + 50:
                 time.sleep(0.05)
@@ -200,11 +200,14 @@ def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
         orphans = kernel.engine_processes()
         assert len(orphans) == 2
         os.kill(kernel.pid, 9)
+        kernel = spare
+        loading = kernel.start(load)
         gone, alive = psutil.wait_procs(orphans, timeout=15)
         assert (len(gone), alive) == (2, [])
-        kernel = spare
-        kernel.finish(prepared).checked()
-        loaded = lines_of(kernel.run(load).checked().stdout)
+        if kill < kills - 1:
+            spare = new_kernel(store_path)
+            prepared = spare.start(prepare)
+        loaded = lines_of(kernel.finish(loading).checked().stdout)
         assert loaded[-1].startswith("Resuming batch batch_")
         assert f" of {total:,} requests are answered." in loaded[-1]
     code = """
