@@ -196,3 +196,10 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     """
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("vbatch", None)
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """Tell a Jupyter server what this package adds to it."""
+    from vbatch_jupyter.server.app import VBatch
+
+    return [{"module": "vbatch_jupyter", "app": VBatch}]

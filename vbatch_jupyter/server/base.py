@@ -1,0 +1,249 @@
+"""What every handler does: who asks, whether they may, and errors in OpenAI's envelope.
+
+A request is authenticated and authorised before the first byte of its body is taken; a body is bounded.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+from jupyter_core.utils import ensure_async
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+
+from vbatch_jupyter.errors import (
+    BadRequestError,
+    ConflictError,
+    EngineError,
+    NotFoundError,
+    StoreBusyError,
+    StoreFullError,
+    VBatchError,
+)
+from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.server.services import SERVICES_KEY, Services
+
+ModelT = TypeVar("ModelT")
+
+MAX_JSON_BYTES = 1024 * 1024
+"""The largest body of a request that is JSON; files come in other ways."""
+
+_SERVER_ERROR = 500
+_ACTIONS: Mapping[str, str] = {"GET": "read", "HEAD": "read"}
+_STATUSES: tuple[tuple[type[VBatchError], int], ...] = (
+    (BadRequestError, 400),
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (StoreFullError, 507),
+    (StoreBusyError, 503),
+    (EngineError, 503),
+)
+
+
+class RefusedError(web.HTTPError):
+    """An answer that is an error, with what OpenAI's envelope says about it.
+
+    Parameters
+    ----------
+    status
+        The HTTP status.
+    message, type, param, code
+        Of the envelope.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",  # noqa: A002 - OpenAI's word
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        # tornado formats the message where it has arguments, and only there.
+        super().__init__(status, message.replace("%", "%%"))
+        self.body = error_body(message, type=type, param=param, code=code)
+
+
+def unauthenticated() -> RefusedError:
+    """Give OpenAI's answer to a missing or wrong key."""
+    message = (
+        "Incorrect API key provided. The key is this Jupyter server's token, sent as 'Authorization: Bearer <token>'; "
+        "`jupyter server list` shows it."
+    )
+    return RefusedError(401, message, code="invalid_api_key")
+
+
+@web.stream_request_body
+class VBatchHandler(APIHandler):
+    """Base of all handlers.
+
+    Attributes
+    ----------
+    auth_resource
+        What Jupyter's authorizer is asked about.
+    auth_action
+        The action it is asked for; by default ``"read"`` for GET and HEAD, ``"write"`` for everything else.
+    max_body_bytes
+        How large a body may be.
+    """
+
+    auth_resource: ClassVar[str]
+    auth_action: ClassVar[str | None] = None
+    max_body_bytes: ClassVar[int] = MAX_JSON_BYTES
+
+    def initialize(self) -> None:
+        """Give the request its id, which its answer and the log carry."""
+        self.request_id = f"req_{secrets.token_hex(16)}"
+        self.set_header("x-request-id", self.request_id)
+        self._body = bytearray()
+        self._too_large = False
+
+    @property
+    def services(self) -> Services:
+        """The server's store and verbs."""
+        services: Services = self.settings[SERVICES_KEY]
+        return services
+
+    # ------------------------------------------------------------------------------------------------- who may
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Authenticate and authorise, before the body is read."""
+        if (checking := super().prepare()) is not None:
+            await checking
+        if self._finished or self.request.method == "OPTIONS":
+            return
+        if self.current_user is None:
+            raise unauthenticated()
+        if self.request.headers.get("Authorization") and not self.token_authenticated and self._has_authentication():
+            # A cookie beside a wrong key must not make the key right.
+            raise unauthenticated()
+        action = self.auth_action or _ACTIONS.get(str(self.request.method), "write")
+        allowed = await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, self.auth_resource))
+        if not allowed:
+            message = f"You are not authorized to {action} {self.auth_resource} on this Jupyter server."
+            raise RefusedError(403, message, code="insufficient_permissions")
+
+    def _has_authentication(self) -> bool:
+        return bool(self.identity_provider.auth_enabled)
+
+    def check_xsrf_cookie(self) -> None:
+        """Ask for the XSRF token where a cookie has authenticated the request."""
+        # JupyterHandler looks at it before it looks for a user, and speaks of _xsrf to who only has a wrong key.
+        if getattr(self, "_jupyter_current_user", True) is None:
+            raise unauthenticated()
+        super().check_xsrf_cookie()
+
+    def get_login_url(self) -> str:
+        """Refuse where a page would send the browser to log in."""
+        raise unauthenticated()
+
+    # ------------------------------------------------------------------------------------------------- the body
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Take a part of the body."""
+        if len(self._body) + len(chunk) > self.max_body_bytes:
+            self._too_large = True
+            self._body.clear()
+        if not self._too_large:
+            self._body += chunk
+
+    def body_as(self, model: type[ModelT]) -> ModelT:
+        """Read the body as JSON of a type.
+
+        Raises
+        ------
+        RefusedError
+            The body is too large, no JSON, or of another shape.
+        """
+        if self._too_large:
+            raise RefusedError(413, f"The request's body is too large: it may have {self.max_body_bytes:,} bytes.")
+        try:
+            return msgspec.json.decode(bytes(self._body), type=model)
+        except msgspec.ValidationError as error:
+            sentence, _, path = str(error).partition(" - at `$.")
+            raise RefusedError(400, f"{sentence}.", param=path.rstrip("`") or None, code="invalid_type") from error
+        except (ValueError, RecursionError) as error:
+            message = f"We could not parse the JSON body of your request: {error}."
+            raise RefusedError(400, message) from error
+
+    def limit(self, default: int) -> int:
+        """Give the query's ``limit``; how large it may be is the manager's to say."""
+        text = self.get_query_argument("limit", "") or str(default)
+        try:
+            return int(text)
+        except ValueError as error:
+            message = f"Invalid type for 'limit': expected an integer, but got {text!r} instead."
+            raise RefusedError(400, message, param="limit", code="invalid_type") from error
+
+    # ------------------------------------------------------------------------------------------------- the answer
+
+    def send(self, answer: object) -> None:
+        """Answer with an object as JSON; one of OpenAI's types with every field, also those that are null."""
+        dump = getattr(answer, "model_dump", None)
+        self.finish(msgspec.json.encode(dump(mode="json") if dump else answer))
+
+    def _handle_request_exception(self, error: BaseException) -> None:
+        if isinstance(error, ConflictError):
+            # The client's retries would only be refused again.
+            self.set_header("x-should-retry", "false")
+        if isinstance(error, VBatchError):
+            try:
+                # tornado answers with the exception that is being handled.
+                raise _refused(error) from error
+            except RefusedError as refused:
+                error = refused
+                super()._handle_request_exception(error)
+                return
+        super()._handle_request_exception(error)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002 - tornado's
+        """Answer with OpenAI's envelope."""
+        self.set_header("Content-Type", "application/json")
+        self.set_header("x-request-id", self.request_id)
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, RefusedError):
+            body = error.body
+        elif isinstance(error, web.HTTPError):
+            body = error_body(error.log_message or error.reason or self._reason, code=None)
+        else:
+            message = f"The server had an error; its log has it under the id {self.request_id}."
+            body = error_body(message, type="server_error", code="internal_error")
+        self.finish(body)
+
+
+class UnknownHandler(VBatchHandler):
+    """What is below ``/vbatch/v1`` and no route of ours."""
+
+    auth_resource = "vbatch_files"
+
+    def _refuse(self) -> None:
+        raise RefusedError(404, f"Unknown request URL: {self.request.method} {self.request.path}.", code="unknown_url")
+
+    @web.authenticated
+    def get(self) -> None:
+        """Refuse."""
+        self._refuse()
+
+    post = put = patch = delete = head = get
+
+
+def _refused(error: VBatchError) -> RefusedError:
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), _SERVER_ERROR)
+    kind = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
+    param, code = getattr(error, "param", None), getattr(error, "code", None)
+    return RefusedError(status, str(error), type=kind, param=param, code=code)
+
+
+def page_of(records: Any) -> dict[str, Any]:
+    """Give a page of the store as OpenAI's list object."""
+    return {
+        "object": "list",
+        "data": [record.to_openai().model_dump(mode="json") for record in records.data],
+        "first_id": records.first_id,
+        "last_id": records.last_id,
+        "has_more": records.has_more,
+    }

@@ -1,0 +1,87 @@
+"""OpenAI's batches endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from tornado import web
+
+from vbatch_jupyter.server.base import VBatchHandler, page_of
+
+RESOURCE = "vbatch_batches"
+
+
+class ExpiresAfter(msgspec.Struct):
+    """How long after its anchor a file expires."""
+
+    seconds: int
+    anchor: str = "created_at"
+
+
+class NewBatch(msgspec.Struct):
+    """The body of a create."""
+
+    input_file_id: str | None = None
+    endpoint: str | None = None
+    completion_window: str | None = None
+    metadata: Any = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+class BatchesHandler(VBatchHandler):
+    """``/batches``."""
+
+    auth_resource = RESOURCE
+
+    @web.authenticated
+    async def get(self) -> None:
+        """List the batches, the newest first."""
+        after, limit = self.get_query_argument("after", None), self.limit(20)
+        batches = self.services.manager.batches
+        self.send(page_of(await self.services.call(lambda: batches.list(after=after, limit=limit))))
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Create a batch."""
+        new = self.body_as(NewBatch)
+        expires_after = new.output_expires_after
+        record = await self.services.call(
+            lambda: self.services.manager.batches.create(
+                input_file_id=new.input_file_id,  # type: ignore[arg-type] # it checks what comes from outside
+                endpoint=new.endpoint,  # type: ignore[arg-type]
+                completion_window=new.completion_window,  # type: ignore[arg-type]
+                metadata=new.metadata,
+                output_expires_after_seconds=None if expires_after is None else expires_after.seconds,
+            )
+        )
+        self.send(record.to_openai())
+
+
+class BatchHandler(VBatchHandler):
+    """``/batches/{id}``."""
+
+    auth_resource = RESOURCE
+
+    @web.authenticated
+    async def get(self, batch_id: str) -> None:
+        """Retrieve a batch."""
+        self.send((await self.services.call(lambda: self.services.manager.batches.retrieve(batch_id))).to_openai())
+
+
+class CancelHandler(VBatchHandler):
+    """``/batches/{id}/cancel``."""
+
+    auth_resource = RESOURCE
+
+    @web.authenticated
+    async def post(self, batch_id: str) -> None:
+        """Cancel a batch."""
+        self.send((await self.services.call(lambda: self.services.manager.batches.cancel(batch_id))).to_openai())
+
+
+ROUTES = (
+    (r"/vbatch/v1/batches", BatchesHandler),
+    (r"/vbatch/v1/batches/([^/]+)", BatchHandler),
+    (r"/vbatch/v1/batches/([^/]+)/cancel", CancelHandler),
+)
