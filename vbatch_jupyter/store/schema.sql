@@ -76,6 +76,20 @@ CREATE TABLE batch (
     )
 );
 
+-- Processes that hold an engine or can load one. A row is true while its process holds a lock on the file of its id.
+CREATE TABLE engine (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kernel_id TEXT,
+    pid INTEGER NOT NULL,
+    name TEXT,
+    models TEXT NOT NULL CHECK (json_valid(models)),
+    state TEXT NOT NULL CHECK (state IN ('unloaded', 'loading', 'ready', 'dead')),
+    socket TEXT NOT NULL,
+    secret TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
 -- Runners and the lifecycle look for unfinished batches several times a second.
 CREATE INDEX unfinished_batch ON batch (number) WHERE status IN (
     'validating', 'in_progress', 'finalizing', 'cancelling'

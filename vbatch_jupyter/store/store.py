@@ -6,6 +6,7 @@
     files/file-…                contents of input, output and error files
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
     answers/file-…              where in an output file the answer to which request stands, to be taken again
+    engines/engine_…            locked by the process that holds the engine, for as long as it lives
     reserve                     room for state on a full disk
 
 It promises that what its calls have returned is on the disk, that any number of processes of one machine may use it at
@@ -26,6 +27,7 @@ from vbatch_jupyter.store.answers import Answers
 from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
+from vbatch_jupyter.store.engines import Engines
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.filesystem import MOUNTINFO, make_private, refuse_network
 
@@ -57,7 +59,7 @@ class Store:
     ----------
     path, clock
         As above.
-    files, batches, answers, space, database
+    files, batches, answers, engines, space, database
         The store's parts.
 
     Raises
@@ -97,7 +99,7 @@ class Store:
         if must_exist and not holds_store:
             raise StoreError(f"There is no store in {self.path}. VBATCH_STORE names the one that is looked for.")
         make_private(self.path, holds_store=holds_store)
-        for name in ("files", "batches", "answers"):
+        for name in ("files", "batches", "answers", "engines"):
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
@@ -107,6 +109,7 @@ class Store:
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
         self.answers = Answers(self.path / "answers", files=self.files)
+        self.engines = Engines(self.path / "engines", database=self.database, clock=self._now)
         self.space.keep_reserve()
         self._swept_at: float | None = None
 
@@ -134,7 +137,7 @@ class Store:
             return []
         self._swept_at = now
         self.space.keep_reserve()
-        return self.files.sweep() + self.batches.sweep() + self.answers.sweep()
+        return self.files.sweep() + self.batches.sweep() + self.answers.sweep() + self.engines.sweep()
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""

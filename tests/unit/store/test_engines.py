@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from vbatch_jupyter.errors import StoreError
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from vbatch_jupyter.store import Store
+
+store = Store(Path(sys.argv[1]), floor_bytes=0, reserve_bytes=0)
+record = store.engines.register(kernel_id="a-kernel", name=None, socket="/run/vb/1")
+store.engines.update(record.id, state="ready", models=["a"])
+print(record.id, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def owner(store):
+    """Start another process that registers an engine; give the process and the engine's id."""
+    process = subprocess.Popen([sys.executable, "-c", OWNER, str(store.path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process:
+        yield process, process.stdout.readline().strip()
+        process.kill()
+
+
+def test_a_process_is_known_before_it_has_a_model(store):
+    record = store.engines.register(kernel_id="a-kernel", name="small", socket="/run/vb/1")
+    assert store.engines.live() == [record]
+    assert (record.state, record.models, record.name, record.socket) == ("unloaded", (), "small", "/run/vb/1")
+    assert (record.pid, record.kernel_id, record.created_at) == (os.getpid(), "a-kernel", int(store.clock()))
+
+
+def test_each_registration_has_an_id_and_a_secret_of_its_own_and_the_secret_is_not_shown(store):
+    first, second = (store.engines.register(kernel_id=None, name=None) for _ in range(2))
+    assert first.id != second.id
+    assert first.secret != second.secret
+    assert first.secret not in repr(first)
+    assert [record.id for record in store.engines.live()] == [first.id, second.id]
+
+
+def test_what_becomes_of_an_engine_is_seen(store):
+    record = store.engines.register(kernel_id=None, name=None)
+    store.engines.update(record.id, state="loading", models=[])
+    assert store.engines.live()[0].state == "loading"
+    store.engines.update(record.id, state="ready", models=["org/model", "short"], name="org/model")
+    (seen,) = store.engines.live()
+    assert (seen.state, seen.models, seen.name) == ("ready", ("org/model", "short"), "org/model")
+    store.engines.update(record.id, state="unloaded", models=[])
+    (seen,) = store.engines.live()
+    assert (seen.state, seen.models, seen.name) == ("unloaded", (), "org/model")
+
+
+def test_a_state_that_is_none_is_refused(store):
+    record = store.engines.register(kernel_id=None, name=None)
+    with pytest.raises(StoreError, match="CHECK constraint failed: state IN"):
+        store.engines.update(record.id, state="resting", models=[])
+
+
+def test_an_engine_that_is_removed_leaves_nothing(store):
+    record = store.engines.register(kernel_id=None, name=None)
+    store.engines.remove(record.id)
+    store.engines.remove(record.id)
+    assert store.engines.live() == []
+    assert list((store.path / "engines").iterdir()) == []
+
+
+def test_another_process_is_seen_for_as_long_as_it_lives(store, owner):
+    process, engine_id = owner
+    (record,) = store.engines.live()
+    assert (record.id, record.pid, record.models) == (engine_id, process.pid, ("a",))
+    # Who looks does not take the lock away from its owner, however often.
+    assert store.sweep() == []
+    assert store.engines.live() == [record]
+
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert store.engines.live() == []
+    assert store.sweep() == [engine_id]
+    assert list((store.path / "engines").iterdir()) == []
+    assert store.database.read("SELECT * FROM engine") == []
+
+
+def test_a_lock_without_a_row_is_swept_and_one_that_is_held_is_not(store):
+    (store.path / "engines" / "engine_0").touch()
+    record = store.engines.register(kernel_id=None, name=None)
+    store.database.write(lambda connection: connection.execute("DELETE FROM engine").close())
+    store.sweep()
+    assert [path.name for path in (store.path / "engines").iterdir()] == [record.id]

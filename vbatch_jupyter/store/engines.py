@@ -1,0 +1,192 @@
+"""Which processes hold a kernel object, where each listens, and what its engine serves.
+
+A row says so and a lock proves it: the process holds a lock on a file of the engine's name for as long as it lives, so
+the row of a process that was killed is known for what it is the moment the process is gone. Such a row is no damage,
+and the next sweep removes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vbatch_jupyter.protocol.stats import EngineState
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.locks import FileLock
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineRecord:
+    """One process that holds an engine, or can be asked to load one.
+
+    Parameters
+    ----------
+    id
+        ``engine_`` and 32 hexadecimal digits; a new one for each process.
+    kernel_id
+        Jupyter's id of the kernel; None outside Jupyter.
+    pid
+        The process.
+    name
+        What people call it; the first served name where nobody has named it.
+    models
+        The served names, the first one shown; none while no model is loaded.
+    state
+        Whether the engine can answer.
+    socket
+        Path of the Unix socket on which the process listens; empty where it does not.
+    secret
+        What a request over the socket must carry.
+    created_at
+        Unix seconds.
+    """
+
+    id: str
+    kernel_id: str | None
+    pid: int
+    name: str | None
+    models: tuple[str, ...]
+    state: EngineState
+    socket: str
+    secret: str = dataclasses.field(repr=False)
+    created_at: int
+
+
+class Engines:
+    """The engines of one store.
+
+    Parameters
+    ----------
+    directory
+        Where the locks are.
+    database
+        The store's.
+    clock
+        Gives Unix seconds.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from vbatch_jupyter.store import Store
+    >>> with tempfile.TemporaryDirectory() as folder, Store(Path(folder, "store"), floor_bytes=0) as store:
+    ...     record = store.engines.register(kernel_id=None, name=None)
+    ...     store.engines.update(record.id, state="ready", models=["demo"])
+    ...     [(engine.models, engine.state) for engine in store.engines.live()]
+    [(('demo',), 'ready')]
+    """
+
+    def __init__(self, directory: Path, *, database: Database, clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._database = database
+        self._clock = clock
+        self._held: dict[str, FileLock] = {}
+
+    def register(self, *, kernel_id: str | None, name: str | None, socket: str = "") -> EngineRecord:
+        """Make this process known, with no model loaded, until `remove` or its end.
+
+        Parameters
+        ----------
+        kernel_id, name, socket
+            See `EngineRecord`.
+        """
+        record = EngineRecord(
+            id=f"engine_{secrets.token_hex(16)}",
+            kernel_id=kernel_id,
+            pid=os.getpid(),
+            name=name,
+            models=(),
+            state="unloaded",
+            socket=socket,
+            secret=secrets.token_urlsafe(32),
+            created_at=int(self._clock()),
+        )
+        # The lock first: a row without one would be taken for that of a dead process.
+        self._held[record.id] = self._locked(record.id)
+        columns = {**dataclasses.asdict(record), "models": "[]"}
+        names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+        statement = f"INSERT INTO engine ({names}) VALUES ({values})"  # noqa: S608 - the names are the record's
+        self._database.write(lambda connection: connection.execute(statement, columns).close())
+        return record
+
+    def _locked(self, id: str) -> FileLock:  # noqa: A002 - OpenAI's word
+        path = self._directory / id
+        while True:
+            lock = FileLock(path)
+            # A sweep that saw the file before it was locked may have removed it.
+            if lock.take(wait=True) and path.exists():
+                return lock
+            lock.release()
+
+    def update(
+        self,
+        id: str,  # noqa: A002 - OpenAI's word
+        *,
+        state: EngineState,
+        models: Sequence[str],
+        name: str | None = None,
+    ) -> None:
+        """Write what has become of an engine.
+
+        Parameters
+        ----------
+        id
+            The engine's.
+        state, models
+            See `EngineRecord`.
+        name
+            A new name; None leaves it as it is.
+        """
+        statement = "UPDATE engine SET state = ?, models = ?, name = coalesce(?, name) WHERE id = ?"
+        values = (state, json.dumps(list(models)), name, id)
+        self._database.write(lambda connection: connection.execute(statement, values).close())
+
+    def live(self) -> list[EngineRecord]:
+        """Give the engines whose processes live, the oldest first."""
+        return [record for record in self._all() if self._is_live(record.id)]
+
+    def remove(self, id: str) -> None:  # noqa: A002 - OpenAI's word
+        """Take an engine out; one that is not there is no error."""
+        self._database.write(lambda connection: connection.execute("DELETE FROM engine WHERE id = ?", (id,)).close())
+        (self._directory / id).unlink(missing_ok=True)
+        if (lock := self._held.pop(id, None)) is not None:
+            lock.release()
+
+    def sweep(self) -> list[str]:
+        """Take out the engines of processes that are gone; give their ids."""
+        gone = [record.id for record in self._all() if not self._is_live(record.id)]
+        for id in gone:  # noqa: A001 - OpenAI's word
+            self.remove(id)
+        known = {record.id for record in self._all()}
+        for path in self._directory.iterdir():
+            # A file that nobody locks and no row names: its process was killed before or after its row was there.
+            if path.name not in known:
+                with FileLock(path) as lock:
+                    if lock.take():
+                        path.unlink(missing_ok=True)
+        return gone
+
+    def _all(self) -> list[EngineRecord]:
+        return [_record(row) for row in self._database.read("SELECT * FROM engine ORDER BY number")]
+
+    def _is_live(self, id: str) -> bool:  # noqa: A002 - OpenAI's word
+        path = self._directory / id
+        if not path.exists():
+            return False
+        with FileLock(path) as lock:
+            # Shared, so that two who look at once do not take each other for the owner.
+            return not lock.take(shared=True)
+
+    def close(self) -> None:
+        """Take out the engines of this process; a second call does nothing."""
+        for id in list(self._held):  # noqa: A001 - OpenAI's word
+            self.remove(id)
+
+
+def _record(row: sqlite3.Row) -> EngineRecord:
+    fields = {field.name: row[field.name] for field in dataclasses.fields(EngineRecord)}
+    return EngineRecord(**{**fields, "models": tuple(json.loads(row["models"]))})
