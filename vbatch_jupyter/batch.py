@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
-from vbatch_jupyter.lifecycle import UNEXECUTED
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
-from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
+from vbatch_jupyter.retry import chain_of, custom_ids_of, lines_of, retry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +153,7 @@ class Batch:
 
         self.wait()
         self._refuse_failed(self._record())
-        chain = self._chain()
+        chain = chain_of(self._manager, self.id)
         root = chain[0]
         schema: Schema | None = self._schema
         frame = self._df if df is None else df
@@ -163,17 +161,19 @@ class Batch:
             if df is not None:
                 message = f"Batch {self.id} was made from an input file and not from a DataFrame."
                 raise FrameError(f"{message} results() without a DataFrame gives the answers in its order.", param="df")
-            names = list(self._input_custom_ids(root))
-            return results(self._lines(chain), rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema)
+            names = list(custom_ids_of(self._manager, root))
+            return results(
+                lines_of(self._manager, chain), rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema
+            )
         description = FrameDescription.from_json(root.frame)
         if df is not None:
             description.check(df)
         if frame is not None and description.custom_id is not None:
             names = custom_ids(frame, frame.columns[description.custom_id])
         else:
-            names = list(self._input_custom_ids(root))
+            names = list(custom_ids_of(self._manager, root))
         return results(
-            self._lines(chain),
+            lines_of(self._manager, chain),
             rows=description.rows,
             df=frame,
             custom_ids=names,
@@ -204,7 +204,7 @@ class Batch:
         schema: Schema | None = self._schema
         if schema is None and record.frame is not None:
             schema = FrameDescription.from_json(record.frame).schema
-        return failures(self._lines(self._chain()), schema=schema)
+        return failures(lines_of(self._manager, chain_of(self._manager, self.id)), schema=schema)
 
     def _refuse_failed(self, record: BatchRecord) -> None:
         if record.status == "failed":
@@ -213,34 +213,6 @@ class Batch:
             )
             more = f" (and {len(record.errors) - 3:,} more)" if len(record.errors) > 3 else ""  # noqa: PLR2004
             raise BadRequestError(f"Batch {self.id} failed validation, and nothing ran. {reasons}{more}")
-
-    def _chain(self) -> list[BatchRecord]:
-        """Give the batches that this one retries, the first of them first, and itself."""
-        chain = [self._record()]
-        while before := (chain[0].metadata or {}).get("retry_of"):
-            chain.insert(0, self._manager.batches.retrieve(before))
-        return chain
-
-    def _lines(self, chain: list[BatchRecord]) -> Iterator[bytes]:
-        for record in chain:
-            if record.status == "cancelled" and record.in_progress_at is None:
-                yield from self._never_validated(record)
-            for file_id in (record.output_file_id, record.error_file_id):
-                if file_id is not None:
-                    with self._manager.files.content(file_id) as content:
-                        yield from content
-
-    def _never_validated(self, record: BatchRecord) -> Iterator[bytes]:
-        # It has no error file, and its rows have the same reason and the same right to a retry.
-        code, message = UNEXECUTED["cancelled"]
-        for position, name in enumerate(self._input_custom_ids(record)):
-            yield unexecuted_line(id=request_id(record.id, position), custom_id=name, code=code, message=message)
-
-    def _input_custom_ids(self, record: BatchRecord) -> Iterator[str]:
-        with self._manager.files.content(record.input_file_id) as content:
-            for line in content:
-                if line.strip():
-                    yield parse_request_line(line.rstrip(b"\r\n")).custom_id
 
     # -------------------------------------------------------------------------------------------------------- verbs
 
@@ -263,27 +235,5 @@ class Batch:
         ConflictError
             The batch has not ended, or every request has its answer.
         """
-        names = set(self.errors()["custom_id"])
-        root = self._chain()[0]
-        if not names:
-            message = f"Batch {self.id} has no request without an answer, so there is nothing to retry."
-            raise ConflictError(message, id=self.id, status=self.status)
-        file = self._manager.files.create(
-            self._input_lines(root, names), filename=f"{self.id}_retry.jsonl", purpose="batch"
-        )
-        record = self._manager.batches.create(
-            input_file_id=file.id,
-            endpoint=root.endpoint,
-            metadata={**(root.metadata or {}), "retry_of": self.id},
-            profile=root.profile,
-            # An answer that does not fit the schema is known as well, and would only come again.
-            fresh=True,
-            frame=root.frame,
-        )
+        record = retry(self._manager, self.id, names=set(self.errors()["custom_id"]))
         return Batch(self._manager, record.id, engine_stats=self._engine_stats, df=self._df, schema=self._schema)
-
-    def _input_lines(self, record: BatchRecord, names: set[str]) -> Iterator[bytes]:
-        with self._manager.files.content(record.input_file_id) as content:
-            for line in content:
-                if line.strip() and parse_request_line(line.rstrip(b"\r\n")).custom_id in names:
-                    yield line if line.endswith(b"\n") else line + b"\n"
