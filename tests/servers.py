@@ -1,0 +1,170 @@
+"""A real Jupyter server, with the extension enabled by nothing but its installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import openai
+
+TOKEN = "a-token-of-the-tests"
+
+
+class JupyterServer:
+    """One ``jupyter server`` process in a folder of its own, with a store of its own.
+
+    Parameters
+    ----------
+    folder
+        Where its store, configuration, log and notebooks are.
+    config
+        Traits of the extension, such as ``{"tend_seconds": 0.1}``.
+    server_config
+        Traits of other classes by class, such as ``{"ServerApp": {"allow_origin": "*"}}``.
+    base_url
+        What all its paths begin with.
+    environment
+        Variables beside those of this process.
+
+    Attributes
+    ----------
+    folder, store, root, token, port
+        As above; ``store`` is the store's directory, ``root`` the server's own address with a slash at the end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        server_config: Mapping[str, Mapping[str, Any]] | None = None,
+        base_url: str = "/user/ann/",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+        self.token = TOKEN
+        self.port = _free_port()
+        self.root = f"http://127.0.0.1:{self.port}{base_url}"
+        self._log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        # The runtime directory holds sockets, whose paths must be short.
+        self._runtime = tempfile.TemporaryDirectory(prefix="vb")
+        for name in ("config", "data", "notebooks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        app = {
+            "ip": "127.0.0.1",
+            "port": self.port,
+            "port_retries": 0,
+            "base_url": base_url,
+            "open_browser": False,
+            "allow_root": os.geteuid() == 0,
+            "allow_unauthenticated_access": False,
+            "root_dir": str(folder / "notebooks"),
+        }
+        others = dict(server_config or {})
+        traits = {**others, "VBatch": dict(config or {}), "ServerApp": {**app, **others.get("ServerApp", {})}}
+        (folder / "config" / "jupyter_server_config.json").write_text(json.dumps(traits), encoding="utf-8")
+        self._environment = {
+            **os.environ,
+            "VBATCH_STORE": str(self.store),
+            "JUPYTER_TOKEN": self.token,
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "JUPYTER_DATA_DIR": str(folder / "data"),
+            "JUPYTER_RUNTIME_DIR": self._runtime.name,
+            "IPYTHONDIR": str(folder / "ipython"),
+            # What a test puts on the path of its own interpreter, such as an authorizer, is on the server's too.
+            "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            **(environment or {}),
+        }
+
+    @property
+    def url(self) -> str:
+        """What a client of OpenAI takes as its base URL."""
+        return f"{self.root}vbatch/v1"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """Give everything that the process, and those before it, have printed."""
+        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+
+    def start(self) -> Self:
+        """Start the process, and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jupyter", "server"],
+                cwd=self.folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            assert self._process.poll() is None, f"the server has ended\n{self.log()}"
+            try:
+                if httpx.get(f"{self.root}vbatch/healthz", timeout=5).text == "ok":
+                    return self
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"the server does not answer\n{self.log()}")
+
+    def stop(self) -> None:
+        """End the process as a service manager does; a second call does nothing."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            self._process = None
+
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def client(self, **arguments: Any) -> openai.OpenAI:
+        """Give the stock client, which does not hide errors by trying again."""
+        return openai.OpenAI(**{"base_url": self.url, "api_key": self.token, "max_retries": 0, **arguments})
+
+    def async_client(self, **arguments: Any) -> openai.AsyncOpenAI:
+        """Give the stock asynchronous client."""
+        return openai.AsyncOpenAI(**{"base_url": self.url, "api_key": self.token, "max_retries": 0, **arguments})
+
+    def http(self, **arguments: Any) -> httpx.Client:
+        """Give a plain client with the key, whose paths are below `root`."""
+        headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
+        return httpx.Client(**{"base_url": self.root, "headers": headers, "timeout": 60, **arguments})
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._runtime.cleanup()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
