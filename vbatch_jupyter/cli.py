@@ -1,14 +1,18 @@
-"""The command line: ``python -m vbatch_jupyter fsck``."""
+"""The command line: ``python -m vbatch_jupyter fsck`` and ``check``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vbatch_jupyter.errors import VBatchError
+from vbatch_jupyter.protocol.body import ENDPOINTS
+from vbatch_jupyter.protocol.check import Summary, check
+from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.store import Store
-from vbatch_jupyter.store.fsck import check
+from vbatch_jupyter.store import fsck as store_fsck
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 where all is well, 1 where something is wrong with the store.
+        The exit status: 0 where all is well, 1 where something is wrong with the store, or where the service would
+        refuse the file.
     """
     parser = argparse.ArgumentParser(prog="python -m vbatch_jupyter", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -33,6 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     fsck.add_argument("store", nargs="?", help="the store's directory; by default $VBATCH_STORE, or Jupyter's")
     fsck.set_defaults(command=_fsck)
+    checked = commands.add_parser(
+        "check",
+        help="say what a batch service would make of an input file",
+        description="Print one line for each thing in an input file that a batch service would refuse, that only vLLM "
+        "understands, or that would be ignored; the last line sums up. The exit status is 1 where it would be refused.",
+    )
+    checked.add_argument("file", type=Path, help="the input file, JSON lines")
+    checked.add_argument("--target", choices=PROFILES, default="openai", help="whose rules; by default openai's")
+    checked.add_argument("--endpoint", choices=ENDPOINTS.values(), help="by default the url of the first request")
+    checked.set_defaults(command=_check)
     options = parser.parse_args(arguments)
     return int(options.command(options))
 
@@ -41,7 +56,7 @@ def _fsck(options: argparse.Namespace) -> int:
     try:
         # A look at a store must not make one, nor take room for a reserve.
         with Store(options.store, must_exist=True, reserve_bytes=0) as store:
-            problems = check(store)
+            problems = store_fsck.check(store)
             path = store.path
     except VBatchError as error:
         print(error, file=sys.stderr)
@@ -52,3 +67,16 @@ def _fsck(options: argparse.Namespace) -> int:
         return 1
     print(f"The store in {path} is sound.")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    summary = Summary(options.target)
+    try:
+        with options.file.open("rb") as file:
+            for finding in summary.counted(check(file, PROFILES[options.target], endpoint=options.endpoint)):
+                print(finding)
+    except OSError as error:
+        print(f"{options.file} cannot be read: {error.strerror}.", file=sys.stderr)
+        return 1
+    print(summary)
+    return int(summary.refuses)

@@ -27,7 +27,7 @@ import codecs
 import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -123,6 +123,62 @@ def validate(
     if not stopped:
         validator.compare()
     return Validation(validator.errors.listed(), validator.index, validator.model, stopped)
+
+
+class InputLine(NamedTuple):
+    """A line of an input file that is not blank.
+
+    Parameters
+    ----------
+    number
+        In the file, from 1.
+    offset
+        Where its first byte stands in the file.
+    size
+        Bytes, with the line's end.
+    line
+        Without its end and without a byte order mark; None where it is too long.
+    """
+
+    number: int
+    offset: int
+    size: int
+    line: bytes | None
+
+
+def input_lines(file: BinaryIO, longest: int) -> Iterator[InputLine]:
+    r"""Give the lines of an input file from where it stands, one after the other, without the blank ones.
+
+    Parameters
+    ----------
+    file
+        Open for reading bytes, at its beginning.
+    longest
+        Bytes that a line may have; of a longer one only as much is held.
+
+    Examples
+    --------
+    >>> import io
+    >>> [line.line for line in input_lines(io.BytesIO(b"{}\r\n\n[1, 2, 3]"), 4)]
+    [b'{}', None]
+    """
+    offset = 0
+    number = 0
+    # Room for the longest line and its end, be it \n or \r\n.
+    while line := file.readline(longest + 2):
+        number += 1
+        size = len(line)
+        if size > longest and not line.endswith(b"\n"):
+            while rest := file.readline(_SKIP):
+                size += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        mark = len(codecs.BOM_UTF8) if offset == 0 and line.startswith(codecs.BOM_UTF8) else 0
+        content = line[mark:].rstrip(_BLANK)
+        if content or size > len(line):
+            is_too_long = len(content) > longest or size > len(line)
+            yield InputLine(number, offset + mark, size, None if is_too_long else content)
+        offset += size
 
 
 def missing_input_file(file_id: str) -> BatchError:
@@ -237,24 +293,20 @@ class _Validator:
         """Check line after line; False where the pass was stopped."""
         longest, most = self._profile.max_line_bytes, self._profile.max_lines
         next_stop = _STOP_EVERY
-        for number, (offset, size, line) in enumerate(_lines(self._file, longest), start=1):
+        for number, offset, size, line in input_lines(self._file, longest):
             if offset >= next_stop:
                 if should_stop():
                     return False
                 next_stop = offset + _STOP_EVERY
-            mark = len(codecs.BOM_UTF8) if offset == 0 and line.startswith(codecs.BOM_UTF8) else 0
-            content = line[mark:].rstrip(_BLANK)
-            if not content and size == len(line):
-                continue
             self._requests += 1
             if most is not None and self._requests > most:
                 self.errors.add("too_many_tasks", f"The input file has more than {most:,} requests. {_SPLIT}")
                 return True
-            if len(content) > longest or size > len(line):
+            if line is None:
                 message = f"This line has {size:,} bytes; at most {longest:,} are allowed."
                 self.errors.add("invalid_request", message, line=number)
                 continue
-            self._check(content, offset + mark, number)
+            self._check(line, offset, number)
         return True
 
     def compare(self) -> None:
@@ -320,21 +372,6 @@ class _Validator:
         self._file.seek(self.index.offsets[position])
         custom_id: str = msgspec.json.decode(self._file.read(self.index.lengths[position]))["custom_id"]
         return custom_id
-
-
-def _lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, int, bytes]]:
-    """Give each line's offset, size and bytes; of a line far over the longest allowed only the beginning."""
-    offset = 0
-    # Room for the longest line and its end, be it \n or \r\n.
-    while line := file.readline(longest + 2):
-        size = len(line)
-        if size > longest and not line.endswith(b"\n"):
-            while rest := file.readline(_SKIP):
-                size += len(rest)
-                if rest.endswith(b"\n"):
-                    break
-        yield offset, size, line
-        offset += size
 
 
 def _hash(*parts: bytes) -> int:
