@@ -10,6 +10,8 @@ import abc
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from vbatch_jupyter.protocol import policy
+from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 
 BATCH_PRIORITY = 1000
@@ -37,6 +39,15 @@ class EngineResponse:
     async def read(self) -> bytes:
         """Wait for the whole body."""
         return b"".join([chunk async for chunk in self.chunks])
+
+    @classmethod
+    def of_json(cls, status: int, body: bytes) -> EngineResponse:
+        """Make a response of a body of JSON that is there."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield body
+
+        return cls(status=status, headers={"content-type": "application/json"}, chunks=chunks())
 
 
 class Engine(abc.ABC):
@@ -74,9 +85,10 @@ class Engine(abc.ABC):
             Anything else that keeps it from answering.
         """
 
-    @abc.abstractmethod
     async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
         """Answer one OpenAI request; cancelling the call aborts the request in the engine.
+
+        This is the one way into any engine, so here the rules of `protocol.policy` are held to.
 
         Parameters
         ----------
@@ -92,6 +104,13 @@ class Engine(abc.ABC):
         EngineDiedError
             The engine ended before it had answered; nothing was answered.
         """
+        if (refusal := policy.refusal(path, body)) is not None:
+            return EngineResponse.of_json(400, error_body(refusal.message, param=refusal.param, code=refusal.code))
+        return await self._answer(method, path, body, priority=priority)
+
+    @abc.abstractmethod
+    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
+        """Answer one request that keeps to the rules; see `request`."""
 
     @abc.abstractmethod
     async def tokenize(self, body: bytes) -> int:

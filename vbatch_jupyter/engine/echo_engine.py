@@ -6,7 +6,7 @@ Ship your own tests with it: it keeps to the same port as vLLM's engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -84,7 +84,7 @@ class EchoEngine(Engine):
         self._death = asyncio.Event()
         self.state = "ready"
 
-    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
+    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
         """Say the prompt back."""
         del method, priority
         if self.state != "ready":
@@ -99,10 +99,12 @@ class EchoEngine(Engine):
         content = msgspec.json.decode(body)
         if content.get("model") not in self.served_model_names:
             message = f"The model `{content.get('model')}` does not exist."
-            return _response(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
+            return EngineResponse.of_json(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
         if self._refusing is not None and self._refusing in body:
-            return _response(_BAD_REQUEST, error_body("This request is refused, as it asked to be.", param="messages"))
-        return _response(_OK, msgspec.json.encode(_answer(path, content)))
+            return EngineResponse.of_json(
+                _BAD_REQUEST, error_body("This request is refused, as it asked to be.", param="messages")
+            )
+        return EngineResponse.of_json(_OK, msgspec.json.encode(_answer(path, content)))
 
     async def _work(self, body: bytes) -> None:
         death = self._death
@@ -132,13 +134,6 @@ class EchoEngine(Engine):
         """End the engine."""
         self._death.set()
         self.state = "unloaded"
-
-
-def _response(status: int, body: bytes) -> EngineResponse:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield body
-
-    return EngineResponse(status=status, headers={"content-type": "application/json"}, chunks=chunks())
 
 
 def _prompt(content: dict[str, Any]) -> str:

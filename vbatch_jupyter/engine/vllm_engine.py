@@ -122,8 +122,7 @@ class VllmEngine(Engine):
             building.add_done_callback(_discard)
             raise
 
-    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
-        """Answer one OpenAI request; cancelling the call aborts the request in the engine."""
+    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
         app = self._live_app()
         if refusal := self._refuse(method, path, body):
             return refusal
@@ -137,7 +136,7 @@ class VllmEngine(Engine):
             raise RequestAbortedError(RequestAbortedError.__doc__)
         if response.status >= _CLIENT_ERROR:
             answer = _openai_error(response.status, answer, path, self.served_model_names[0])
-        return _json_response(response.status, answer)
+        return EngineResponse.of_json(response.status, answer)
 
     async def tokenize(self, body: bytes) -> int:
         """Count the prompt tokens that a chat or completion request would have."""
@@ -176,7 +175,9 @@ class VllmEngine(Engine):
 
     def _refuse(self, method: str, path: str, body: bytes) -> EngineResponse | None:
         if method != "POST" or path not in PATHS:
-            return _json_response(_NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url"))
+            return EngineResponse.of_json(
+                _NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url")
+            )
         try:
             model = msgspec.json.decode(body, type=_Model).model
         except msgspec.MsgspecError:
@@ -185,19 +186,12 @@ class VllmEngine(Engine):
             return None
         # vLLM checks the name for chats, but takes any name for embeddings.
         message = f"The model `{model}` does not exist. This engine serves {', '.join(self.served_model_names)}."
-        return _json_response(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
+        return EngineResponse.of_json(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
 
 
 def _discard(building: asyncio.Future[Any]) -> None:
     if not building.cancelled() and building.exception() is None:
         building.result().llm.shutdown()
-
-
-def _json_response(status: int, body: bytes) -> EngineResponse:
-    async def chunks() -> Any:
-        yield body
-
-    return EngineResponse(status=status, headers={"content-type": "application/json"}, chunks=chunks())
 
 
 def _openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
