@@ -4,9 +4,12 @@ The tree::
 
     VBatchError
     ├── BadRequestError          a caller's mistake                         → 400
+    │   ├── TooLargeError        a file or a body above its limit           → 413
     │   ├── TemplateError        a template that cannot be rendered
     │   └── FrameError           a DataFrame or an argument that cannot become a batch
     ├── NotFoundError            no such batch or file                      → 404
+    ├── ServerNotFoundError      no Jupyter server that this kernel could name
+    ├── ServiceError             a batch service did not do what it was asked
     ├── ConflictError            the object's status forbids it             → 409
     ├── EngineError
     │   ├── EngineNotLoadedError no engine in this kernel
@@ -51,6 +54,10 @@ class BadRequestError(VBatchError):
         self.code = code
 
 
+class TooLargeError(BadRequestError):
+    """A file, a part or a body that is larger than it may be."""
+
+
 class TemplateError(BadRequestError):
     """A prompt template that cannot be parsed, or that names a column which is not there."""
 
@@ -65,18 +72,41 @@ class NotFoundError(VBatchError):
     Parameters
     ----------
     kind
-        ``"batch"`` or ``"file"``.
+        ``"batch"``, ``"file"`` or ``"upload"``.
     id
         The id that was asked for.
     """
 
     def __init__(self, kind: str, id: str) -> None:  # noqa: A002 - OpenAI's word
         # Both sentences are OpenAI's own (contract §1.3, §1.6): clients match on them.
-        sentence = f"No batch found with id '{id}'." if kind == "batch" else f"No such File object: {id}"
+        sentence = f"No batch found with id '{id}'." if kind == "batch" else f"No such {kind.capitalize()} object: {id}"
         super().__init__(sentence)
         self.kind = kind
         self.id = id
         self.param = "id"
+
+
+class ServerNotFoundError(VBatchError):
+    """Which Jupyter server runs this kernel cannot be told, or no program can reach it with a key."""
+
+
+class ServiceError(VBatchError):
+    """A batch service did not do what it was asked.
+
+    Parameters
+    ----------
+    message
+        The service, what it was asked, and what it said.
+    status
+        The HTTP status of its answer; None where there was none.
+    after_seconds
+        How long it asks to wait.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.after_seconds = after_seconds
 
 
 class ConflictError(VBatchError):

@@ -141,6 +141,8 @@ class BatchRecord:
     metadata: Mapping[str, str] | None = None
     output_expires_after_seconds: int | None = None
     # ----------------------------------------------------------------------------------------------------------------
+    idempotency_key: str | None = None
+    """What its client sent as ``Idempotency-Key``; a create that is sent again under it gives this batch."""
     profile: str = "openai"
     """Whose limits the input file is held to; a key of `protocol.profiles.PROFILES`."""
     epoch: int = 0
@@ -161,6 +163,10 @@ class BatchRecord:
     """Which engine's answers these are, so that they can be taken again; empty where several engines gave them."""
     frame: str | None = None
     """What `frames` needs to turn the output back into a DataFrame, as JSON; opaque to the store."""
+    target: str | None = None
+    """The batch service that runs it, as JSON that `targets` reads; None where an engine here does."""
+    remote: str | None = None
+    """What stands at that service of the batch, as JSON that `targets` reads."""
 
     def to_openai(self) -> Batch:
         """Build the object that OpenAI's clients see, every field present.

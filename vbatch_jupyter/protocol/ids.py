@@ -11,6 +11,8 @@ _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 FILE_ID = re.compile(r"file-[0-9A-Za-z]{22}")
+UPLOAD_ID = re.compile(r"upload_[0-9a-f]{32}")
+PART_ID = re.compile(r"part_[0-9a-f]{32}")
 
 
 def new_batch_id() -> str:
@@ -33,6 +35,28 @@ def new_file_id() -> str:
     True
     """
     return "file-" + "".join(secrets.choice(_BASE62) for _ in range(22))
+
+
+def new_upload_id() -> str:
+    """Make a random upload id of 128 bits.
+
+    Examples
+    --------
+    >>> bool(UPLOAD_ID.fullmatch(new_upload_id()))
+    True
+    """
+    return f"upload_{secrets.token_hex(16)}"
+
+
+def new_part_id() -> str:
+    """Make a random id of a part of an upload, of 128 bits.
+
+    Examples
+    --------
+    >>> bool(PART_ID.fullmatch(new_part_id()))
+    True
+    """
+    return f"part_{secrets.token_hex(16)}"
 
 
 def result_file_id(batch_id: str, kind: str) -> str:

@@ -41,6 +41,9 @@ class Profile:
     extra_inputs
         Whether the inputs that only vLLM knows (``prompt_embeds`` for completions, ``messages`` for embeddings) count
         as the request's input.
+    file_seconds
+        How long after its creation a file for a batch, or a batch's output or error file, expires where its client does
+        not say; None keeps it until it is deleted.
     """
 
     name: str
@@ -54,6 +57,16 @@ class Profile:
     single_model: bool = True
     completion_windows: tuple[str, ...] = ("24h",)
     extra_inputs: bool = False
+    file_seconds: int | None = None
+
+    def without_limits_of_files(self) -> Profile:
+        """Give the rules for a file that will be divided into several.
+
+        Examples
+        --------
+        >>> PROFILES["openai"].without_limits_of_files().max_lines
+        """
+        return dataclasses.replace(self, max_lines=None, max_bytes=None, max_embedding_inputs=None)
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -61,7 +74,13 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         profile.name: profile
         for profile in (
             # OpenAI says "200 MB"; the larger reading is taken, so that no file OpenAI would run is refused here.
-            Profile(name="openai", max_lines=50_000, max_bytes=200 * _MIB, max_embedding_inputs=50_000),
+            Profile(
+                name="openai",
+                max_lines=50_000,
+                max_bytes=200 * _MIB,
+                max_embedding_inputs=50_000,
+                file_seconds=30 * 24 * 3600,
+            ),
             # Parasail's own client sends up to 500 MB (its pages say 100), mixed models, windows of an hour, and urls
             # other than the batch's endpoint; what the engine here cannot answer becomes an error line.
             Profile(
@@ -79,6 +98,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 single_model=False,
                 completion_windows=("24h", "1h"),
             ),
+            # What a notebook made is its user's, who deletes it when it has served; OpenAI's 30 days are for its API.
             # One engine is in the kernel, so a second model in the file could not be answered.
             Profile(name="local", max_lines=None, max_bytes=None, extra_inputs=True),
         )

@@ -47,7 +47,7 @@ class Batches:
         self._clock = clock
 
     def create(self, record: BatchRecord) -> BatchRecord:
-        """Keep a new batch.
+        """Keep a new batch, or give the one that was made under its ``idempotency_key``.
 
         Parameters
         ----------
@@ -63,11 +63,16 @@ class Batches:
         columns = batch_columns({name: getattr(record, name) for name in record.__dataclass_fields__})
         names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
 
-        def insert(connection: sqlite3.Connection) -> None:
+        def insert(connection: sqlite3.Connection) -> BatchRecord:
+            if record.idempotency_key is not None:
+                # The transaction is a writer's from its beginning: nobody makes it between this look and the insert.
+                made = connection.execute("SELECT * FROM batch WHERE idempotency_key = ?", (record.idempotency_key,))
+                for row in made.fetchall():
+                    return batch_from_row(row)
             connection.execute(f"INSERT INTO batch ({names}) VALUES ({marks})", columns)  # noqa: S608 - field names
+            return record
 
-        self._database.write(insert)
-        return record
+        return self._database.write(insert)
 
     def _input_bytes(self, file_id: str) -> int:
         try:

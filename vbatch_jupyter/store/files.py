@@ -9,23 +9,21 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError, StoreCorruptError
+from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id
 from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import MIB, NewFile, Space, sync_directory
+from vbatch_jupyter.store.disk import MIB, Space, sync_directory
+from vbatch_jupyter.store.incoming import Incoming
 from vbatch_jupyter.store.locks import FileLock
 from vbatch_jupyter.store.rows import Page, file_from_row
 
-_TEMPORARY_PREFIX = ".tmp-"
-_SPACE_CHECK_BYTES = 16 * MIB
 _FINISHED = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
 
 
@@ -52,61 +50,88 @@ class Files:
         self._space = space
         self._clock = clock
 
-    def create(
+    def begin(self, *, max_bytes: int | None = None) -> Incoming:
+        """Take a file's content piece by piece; `keep` makes a file of it.
+
+        Parameters
+        ----------
+        max_bytes
+            The size above which it is refused.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room.
+        """
+        return Incoming(self.directory, lock_path=self.lock_path, space=self._space, max_bytes=max_bytes)
+
+    def keep(
         self,
-        chunks: Iterable[bytes],
+        incoming: Incoming,
         *,
         filename: str,
         purpose: str,
         expires_at: int | None = None,
-        max_bytes: int | None = None,
+        also: Callable[[sqlite3.Connection, FileRecord], None] = lambda _connection, _record: None,
     ) -> FileRecord:
-        """Keep a file; it is on the disk when the call returns.
+        """Keep a file that has arrived; it is on the disk when the call returns.
 
         Parameters
         ----------
-        chunks
-            Its content, which may be larger than the memory.
+        incoming
+            From `begin`, with all of its content.
         filename
             The name it was given; data only, never a path.
         purpose
             As OpenAI has it.
         expires_at
             Unix seconds after which it may be deleted.
-        max_bytes
-            The size above which it is refused.
+        also
+            What else belongs to the transaction that makes it known; where it raises, nothing is kept.
 
         Raises
         ------
-        BadRequestError
-            It is larger than ``max_bytes``.
         StoreFullError
             There is no room; nothing of it is kept.
         """
-        with self.publishing(), NewFile(self.directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}") as new:
-            self._space.require(0)
-            checked = 0
-            for chunk in chunks:
-                new.write(chunk)
-                if max_bytes is not None and new.bytes > max_bytes:
-                    message = f"The file is too large: it may have {max_bytes:,} bytes at most."
-                    raise BadRequestError(message, param="file")
-                if new.bytes - checked >= _SPACE_CHECK_BYTES:
-                    self._space.require(0)
-                    checked = new.bytes
-            new.seal()
+        id = new_file_id()  # noqa: A001 - OpenAI's word
+
+        def row() -> FileRecord:
             record = FileRecord(
-                id=new_file_id(),
-                bytes=new.bytes,
+                id=id,
+                bytes=incoming.size,
                 created_at=int(self._clock()),
                 filename=filename,
                 purpose=purpose,
-                sha256=new.sha256,
+                sha256=incoming.sha256,
                 expires_at=expires_at,
             )
-            new.place(self.path(record.id))
-            self._database.write(lambda connection: insert_file(connection, record))
-        return record
+
+            def insert(connection: sqlite3.Connection) -> None:
+                insert_file(connection, record)
+                also(connection, record)
+
+            self._database.write(insert)
+            return record
+
+        return incoming.keep(self.path(id), row)
+
+    def create(
+        self, chunks: Iterable[bytes], *, filename: str, purpose: str, expires_at: int | None = None
+    ) -> FileRecord:
+        """Keep a file that is at hand; see `begin` and `keep`.
+
+        Parameters
+        ----------
+        chunks
+            Its content, which may be larger than the memory.
+        filename, purpose, expires_at
+            As in `keep`.
+        """
+        with self.begin() as incoming:
+            for chunk in chunks:
+                incoming.write(chunk)
+            return self.keep(incoming, filename=filename, purpose=purpose, expires_at=expires_at)
 
     def get(self, id: str) -> FileRecord:  # noqa: A002 - OpenAI's word
         """Give a file's record.

@@ -39,7 +39,7 @@ def check(store: Store) -> list[str]:
     store
         The store.
     """
-    return [*_database(store), *_files(store), *_orphans(store), *_batches(store)]
+    return [*_database(store), *_files(store), *_uploads(store), *_orphans(store), *_batches(store)]
 
 
 def _database(store: Store) -> Iterator[str]:
@@ -76,12 +76,24 @@ def _damage(store: Store, record: FileRecord) -> str | None:
     return None
 
 
+def _uploads(store: Store) -> Iterator[str]:
+    for row in store.database.read(
+        "SELECT upload_part.* FROM upload_part JOIN upload ON upload.id = upload_id WHERE status = 'pending'"
+    ):
+        path = store.uploads.path(row["id"])
+        size = path.stat().st_size if path.exists() else None
+        if size != row["bytes"] and store.uploads.get(row["upload_id"]).status == "pending":
+            found = "is missing" if size is None else f"has {size:,} bytes"
+            yield f"upload {row['upload_id']}: its part {row['id']} {found}, its row says {row['bytes']:,}"
+
+
 def _orphans(store: Store) -> Iterator[str]:
-    with FileLock(store.files.lock_path) as lock:
-        # While a file is being written, what has no row yet is no orphan.
-        if lock.take():
-            for path in store.files.orphans():
-                yield f"{path}: no file of the store; the next sweep removes it"
+    for kind, place in (("file", store.files), ("pending upload", store.uploads)):
+        with FileLock(place.lock_path) as lock:
+            # While a file is being written, what has no row yet is no orphan.
+            if lock.take():
+                for path in place.orphans():
+                    yield f"{path}: no {kind} of the store; the next sweep removes it"
     for path in store.batches.orphans():
         yield f"{path}: belongs to no unfinished batch; the next sweep removes it"
 
@@ -195,7 +207,8 @@ def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
                 if spooled.position >= requests:
                     yield f"{segment_path(directory, epoch)} has a line of request {spooled.position}, which is none"
         counted = record.request_counts.completed + record.request_counts.failed
-        if len(finished) < counted:
+        # A batch service counts what its output file will only hold at the end.
+        if len(finished) < counted and record.target is None:
             yield f"{counted:,} requests were counted as finished, its spool holds {len(finished):,}"
 
 

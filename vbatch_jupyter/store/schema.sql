@@ -15,6 +15,41 @@ CREATE TABLE file (
     deleted_at INTEGER
 );
 
+-- Files that come in parts. An upload keeps its row, so that a client that has missed an answer can ask again.
+CREATE TABLE upload (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    filename TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    mime_type TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'completed', 'cancelled', 'expired')),
+    file_expires_after_seconds INTEGER,
+    file_id TEXT REFERENCES file (id),
+    CHECK ((status = 'completed') = (file_id IS NOT NULL))
+);
+
+CREATE TABLE upload_part (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    upload_id TEXT NOT NULL REFERENCES upload (id),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    created_at INTEGER NOT NULL,
+    position INTEGER CHECK (position >= 0) -- in the file that was made of the upload
+);
+
+CREATE INDEX part_by_upload ON upload_part (upload_id);
+
+-- An upload ends once.
+CREATE TRIGGER ended_upload_is_final
+BEFORE UPDATE ON upload
+WHEN old.status <> 'pending'
+BEGIN
+    SELECT raise(ABORT, 'an upload that has ended never changes');
+END;
+
 CREATE TABLE batch (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -46,6 +81,7 @@ CREATE TABLE batch (
     usage TEXT CHECK (usage IS NULL OR json_valid(usage)),
     metadata TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
     output_expires_after_seconds INTEGER,
+    idempotency_key TEXT UNIQUE, -- one create, however often its client sends it
     profile TEXT NOT NULL,
     epoch INTEGER NOT NULL DEFAULT 0,
     owner TEXT,
@@ -56,12 +92,16 @@ CREATE TABLE batch (
     fresh INTEGER NOT NULL DEFAULT 0 CHECK (fresh IN (0, 1)),
     answers_key TEXT,
     frame TEXT,
+    -- The batch service that runs it, in the place of an engine here, and what stands there of it.
+    target TEXT CHECK (target IS NULL OR json_valid(target)),
+    remote TEXT CHECK (remote IS NULL OR json_valid(remote)),
     -- Bytes of spool that the counts stand for; more than that on the disk means answers that are not counted yet.
     spool_bytes INTEGER NOT NULL DEFAULT 0 CHECK (spool_bytes >= 0),
     -- No request is counted twice.
     CHECK (completed + failed <= total),
     -- Only a batch that completed may call itself so.
     CHECK (status <> 'completed' OR completed + failed = total),
+    CHECK (target IS NOT NULL OR remote IS NULL),
     -- A status and its timestamp come together.
     CHECK ((status = 'completed') = (completed_at IS NOT NULL)),
     CHECK ((status = 'failed') = (failed_at IS NOT NULL)),

@@ -30,6 +30,7 @@ from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
 from vbatch_jupyter.store.engines import Engines
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.filesystem import MOUNTINFO, make_private, refuse_network
+from vbatch_jupyter.store.uploads import Uploads
 
 DATABASE_NAME = "vbatch.sqlite3"
 
@@ -99,12 +100,15 @@ class Store:
         if must_exist and not holds_store:
             raise StoreError(f"There is no store in {self.path}. VBATCH_STORE names the one that is looked for.")
         make_private(self.path, holds_store=holds_store)
-        for name in ("files", "batches", "answers", "engines"):
+        for name in ("files", "uploads", "batches", "answers", "engines"):
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
         self.database = Database(self.path / DATABASE_NAME, space=self.space, busy_seconds=busy_seconds)
         self.files = Files(self.path / "files", database=self.database, space=self.space, clock=self._now)
+        self.uploads = Uploads(
+            self.path / "uploads", database=self.database, files=self.files, space=self.space, clock=self._now
+        )
         self.batches = Batches(
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
@@ -124,6 +128,21 @@ class Store:
         """Give a number that changes whenever another process, or another store object, has committed."""
         return self.database.data_version()
 
+    def version(self) -> tuple[int, int]:
+        """Give what changes whenever anybody has committed, this store object included."""
+        return self.database.version()
+
+    def check_writable(self) -> None:
+        """Find out whether files and batches can be taken.
+
+        Raises
+        ------
+        StoreError
+            They cannot: the disk has no room beside its floor, or the database cannot be written.
+        """
+        self.space.require(0)
+        self.database.check_writable()
+
     def sweep(self, *, at_most_every_seconds: float = 0) -> list[str]:
         """Remove what killed processes left behind, and files that have expired; give the names.
 
@@ -137,7 +156,13 @@ class Store:
             return []
         self._swept_at = now
         self.space.keep_reserve()
-        return self.files.sweep() + self.batches.sweep() + self.answers.sweep() + self.engines.sweep()
+        return (
+            self.files.sweep()
+            + self.uploads.sweep()
+            + self.batches.sweep()
+            + self.answers.sweep()
+            + self.engines.sweep()
+        )
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.batches import begin, content, make_batch
-from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError, StoreCorruptError
+from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError, TooLargeError
 
 UNKNOWN = "file-" + "0" * 22
 
@@ -44,10 +44,14 @@ def test_an_upload_that_breaks_off_leaves_nothing(store):
 
 
 def test_a_file_over_the_limit_is_refused_and_not_kept(store):
-    with pytest.raises(BadRequestError, match="may have 3 bytes at most"):
-        upload(store, b"12", b"34", max_bytes=3)
+    with store.files.begin(max_bytes=3) as incoming:
+        incoming.write(b"12")
+        with pytest.raises(TooLargeError, match="may have 3 bytes at most"):
+            incoming.write(b"34")
     assert names(store) == []
-    assert upload(store, b"12", b"3", max_bytes=3).bytes == 3
+    with store.files.begin(max_bytes=3) as incoming:
+        incoming.write(b"123")
+        assert store.files.keep(incoming, filename="a", purpose="batch").bytes == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""OpenAI's verbs over the store, with OpenAI's rules and sentences (contract §1.1, §1.2, §1.6).
+
+Whatever a caller may get wrong is a `BadRequestError` with OpenAI's message, param and code. What only the input file
+can tell is found by validation, after the batch was created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vbatch_jupyter.manager.batches import BatchesManager
+from vbatch_jupyter.manager.files import FILE_PURPOSES, FilesManager, FileUpload
+from vbatch_jupyter.manager.uploads import PartUpload, UploadsManager
+from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.store import Store
+
+__all__ = ["FILE_PURPOSES", "BatchesManager", "FileUpload", "FilesManager", "Manager", "PartUpload", "UploadsManager"]
+
+
+class Manager:
+    """OpenAI's files, uploads and batches on the local store.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    profile
+        Whose limits a batch is held to where it does not say, and whose defaults files have; a key of `PROFILES`.
+    wake
+        Called after each commit that gives a runner something to do.
+
+    Attributes
+    ----------
+    files, uploads, batches
+        The verbs.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder, Store(Path(folder, "store"), floor_bytes=0) as store:
+    ...     manager = Manager(store)
+    ...     file = manager.files.create([b'{"custom_id": "a"}'], filename="in.jsonl", purpose="batch")
+    ...     batch = manager.batches.create(
+    ...         input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+    ...     )
+    ...     batch.status
+    'validating'
+    """
+
+    def __init__(self, store: Store, *, profile: str = "openai", wake: Callable[[], None] = lambda: None) -> None:
+        self.files = FilesManager(store, profile=PROFILES[profile])
+        self.uploads = UploadsManager(store, files=self.files)
+        self.batches = BatchesManager(store, profile=profile, wake=wake)

@@ -1,0 +1,159 @@
+"""The verbs of ``client.batches``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.manager.checks import (
+    check_choice,
+    check_expiry,
+    check_idempotency_key,
+    check_integer,
+    check_metadata,
+    check_required,
+)
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.ids import new_batch_id
+from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.store import Page, Store
+
+_WINDOW_SECONDS = {"24h": 24 * 3600, "1h": 3600}
+# What a client sends of a batch; a create that is sent again differs in nothing of it.
+_SENT = (
+    "input_file_id",
+    "endpoint",
+    "completion_window",
+    "metadata",
+    "output_expires_after_seconds",
+    "profile",
+    "fresh",
+    "frame",
+    "target",
+)
+
+
+class BatchesManager:
+    """The verbs of ``client.batches``.
+
+    Parameters
+    ----------
+    store
+        Where the batches are.
+    profile
+        Whose limits a batch is held to where it does not say; a key of `PROFILES`.
+    wake
+        Called after each commit that gives a runner something to do.
+    """
+
+    def __init__(self, store: Store, *, profile: str, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._profile = profile
+        self._wake = wake
+
+    def create(
+        self,
+        *,
+        input_file_id: str,
+        endpoint: str,
+        completion_window: str = "24h",
+        metadata: Any = None,
+        output_expires_after_seconds: int | None = None,
+        profile: str | None = None,
+        fresh: bool = False,
+        frame: str | None = None,
+        target: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> BatchRecord:
+        """Create a batch; it is on the disk, and waits for validation, when the call returns.
+
+        Parameters
+        ----------
+        input_file_id
+            An uploaded file; one that is not there fails the batch's validation, as with OpenAI.
+        endpoint
+            Such as ``"/v1/chat/completions"``.
+        completion_window
+            ``"24h"``.
+        metadata
+            Up to 16 pairs of strings.
+        output_expires_after_seconds
+            3,600 to 2,592,000, counted from the creation of the output file; as long as the profile says where it is
+            None.
+        profile
+            Whose limits the input file is held to; the manager's where it is None.
+        fresh
+            Ask the engine even where an answer is known.
+        frame
+            What turns the output back into a DataFrame, as JSON.
+        target
+            The batch service that runs it in the place of an engine, as JSON.
+        idempotency_key
+            A create that was made under the same key gives its batch again, as it is now.
+
+        Raises
+        ------
+        BadRequestError
+            A parameter is wrong, or the key belongs to a create with other parameters.
+        StoreFullError
+            There is no room for what the batch would write.
+        """
+        rules = PROFILES[profile or self._profile]
+        check_required("input_file_id", input_file_id)
+        check_choice("endpoint", endpoint, rules.endpoints)
+        check_choice("completion_window", completion_window, rules.completion_windows)
+        check_metadata(metadata)
+        check_expiry("output_expires_after.seconds", output_expires_after_seconds)
+        check_idempotency_key(idempotency_key)
+        if output_expires_after_seconds is None:
+            output_expires_after_seconds = rules.file_seconds
+        now = int(self._store.clock())
+        new = BatchRecord(
+            id=new_batch_id(),
+            endpoint=endpoint,
+            input_file_id=input_file_id,
+            created_at=now,
+            completion_window=completion_window,
+            expires_at=now + _WINDOW_SECONDS[completion_window],
+            metadata=metadata,
+            output_expires_after_seconds=output_expires_after_seconds,
+            idempotency_key=idempotency_key,
+            profile=rules.name,
+            fresh=fresh,
+            frame=frame,
+            target=target,
+        )
+        record = self._store.batches.create(new)
+        if any(getattr(record, name) != getattr(new, name) for name in _SENT):
+            # Not 409, which clients try again: it would never become right.
+            message = (
+                f"The Idempotency-Key was sent before with other parameters, and made batch '{record.id}'. Send each "
+                "new request under a new key."
+            )
+            raise BadRequestError(message, param="Idempotency-Key", code="idempotency_key_in_use")
+        self._wake()
+        return record
+
+    def retrieve(self, batch_id: str) -> BatchRecord:
+        """Give a batch's record; `NotFoundError` where there is none."""
+        return self._store.batches.get(batch_id)
+
+    def list(self, *, after: str | None = None, limit: int = 20) -> Page[BatchRecord]:
+        """Give one page of the batches, of at most 100, the newest first.
+
+        Raises
+        ------
+        BadRequestError
+            ``limit`` is out of range.
+        NotFoundError
+            There is no batch ``after``.
+        """
+        check_integer("limit", limit, 1, 100)
+        return self._store.batches.list(after=after, limit=limit)
+
+    def cancel(self, batch_id: str) -> BatchRecord:
+        """Cancel a batch; `ConflictError` where it has ended otherwise, `NotFoundError` where there is none."""
+        record = self._store.batches.cancel(batch_id)
+        self._wake()
+        return record

@@ -1,0 +1,126 @@
+"""What a caller may send, with OpenAI's sentences, params and codes where it may not (contract §1.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vbatch_jupyter.errors import BadRequestError
+
+_EXPIRY_SECONDS = (3600, 2_592_000)
+_METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
+_KEY_LENGTH = 255
+
+
+def check_required(param: str, value: object) -> None:
+    """Refuse a parameter that is missing, or no text."""
+    if value is None:
+        message = f"Missing required parameter: '{param}'."
+        raise BadRequestError(message, param=param, code="missing_required_parameter")
+    check_text(param, value)
+
+
+def check_text(param: str, value: object) -> None:
+    """Refuse what is no text that can be kept and given back."""
+    if not isinstance(value, str):
+        raise wrong_type(param, "a string", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        # A lone surrogate: JSON can spell it, and neither the database nor an answer could hold it.
+        message = f"Invalid '{param}': it holds a character that is no Unicode text ({value[error.start]!r})."
+        raise BadRequestError(message, param=param, code="invalid_value") from error
+
+
+def check_choice(param: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is none of the values that OpenAI knows."""
+    check_required(param, value)
+    if value not in choices:
+        quoted = [f"'{choice}'" for choice in choices]
+        listed = quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + f", and {quoted[-1]}"
+        if len(quoted) == 2:  # noqa: PLR2004 - two take no comma
+            listed = " and ".join(quoted)
+        message = f"Invalid value: '{value}'. Supported values are: {listed}."
+        if param == "completion_window":
+            # OpenAI's answer names the parameter; of its sentence no more is known (contract §1.6).
+            message = f"Invalid value for 'completion_window': '{value}'. Supported values are: {listed}."
+        raise BadRequestError(message, param=param, code="invalid_value")
+
+
+def check_integer(param: str, value: object, least: int, most: int) -> None:
+    """Refuse what is no integer, or one out of range."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise wrong_type(param, "an integer", value)
+    if value < least:
+        message = (
+            f"Invalid '{param}': integer below minimum value. Expected a value >= {least}, but got {value} instead."
+        )
+        raise BadRequestError(message, param=param, code="integer_below_min_value")
+    if value > most:
+        message = (
+            f"Invalid '{param}': integer above maximum value. Expected a value <= {most}, but got {value} instead."
+        )
+        raise BadRequestError(message, param=param, code="integer_above_max_value")
+
+
+def check_expiry(param: str, seconds: object) -> None:
+    """Refuse a time to live that OpenAI does not allow; None, which leaves it to the default, is fine."""
+    if seconds is not None:
+        check_integer(param, seconds, *_EXPIRY_SECONDS)
+
+
+def check_idempotency_key(key: object) -> None:
+    """Refuse a key that is no text of at most 255 characters; None is fine."""
+    if key is None:
+        return
+    check_text("Idempotency-Key", key)
+    if not 0 < len(str(key)) <= _KEY_LENGTH:
+        message = f"Invalid 'Idempotency-Key': expected 1 to {_KEY_LENGTH} characters, but got {len(str(key))} instead."
+        raise BadRequestError(message, param="Idempotency-Key", code="invalid_value")
+
+
+def check_metadata(metadata: Any) -> None:
+    """Refuse metadata that is not up to 16 pairs of strings."""
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict):
+        raise wrong_type("metadata", "an object", metadata)
+    if len(metadata) > _METADATA_PAIRS:
+        message = (
+            f"Invalid 'metadata': too many properties. Expected an object with at most {_METADATA_PAIRS} properties, "
+            f"but got an object with {len(metadata)} properties instead."
+        )
+        raise BadRequestError(message, param="metadata", code="object_above_max_properties")
+    for key, value in metadata.items():
+        check_text("metadata", key)
+        if len(key) > _METADATA_KEY:
+            message = (
+                f"Invalid property name in 'metadata': string too long. Expected a string with maximum length "
+                f"{_METADATA_KEY}, but got a string with length {len(key)} instead."
+            )
+            raise BadRequestError(message, param="metadata", code="string_above_max_length")
+        check_text(f"metadata.{key}", value)
+        if len(value) > _METADATA_VALUE:
+            message = (
+                f"Invalid 'metadata.{key}': string too long. Expected a string with maximum length {_METADATA_VALUE}, "
+                f"but got a string with length {len(value)} instead."
+            )
+            raise BadRequestError(message, param=f"metadata.{key}", code="string_above_max_length")
+
+
+_JSON_TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a decimal"),
+    (str, "a string"),
+    ((list, tuple), "an array"),
+    (dict, "an object"),
+)
+
+
+def wrong_type(param: str, expected: str, value: object) -> BadRequestError:
+    """Give OpenAI's error for a value of another type than ``expected``."""
+    # bool before int: in Python the one is the other.
+    found = next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null" if value is None else "it")
+    message = f"Invalid type for '{param}': expected {expected}, but got {found} instead."
+    return BadRequestError(message, param=param, code="invalid_type")

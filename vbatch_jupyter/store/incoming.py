@@ -1,0 +1,118 @@
+"""Content that arrives piece by piece: one way into the store for uploads, their parts, and DataFrames.
+
+It promises that nothing of it is there before `keep` has returned, that all of it is there after, and that no sweep
+takes it away in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from vbatch_jupyter.errors import TooLargeError
+from vbatch_jupyter.store.disk import MIB, NewFile, Space
+from vbatch_jupyter.store.locks import FileLock
+
+T = TypeVar("T")
+
+_TEMPORARY_PREFIX = ".tmp-"
+_SPACE_CHECK_BYTES = 16 * MIB
+
+
+class Incoming:
+    """Content that is nobody's yet; leaving its block discards what was not kept.
+
+    Parameters
+    ----------
+    directory
+        Where it is written, and where it will be kept.
+    lock_path
+        The file whose lock is shared by all who write there, and which keeps the directory's sweep away.
+    space
+        The store's.
+    max_bytes
+        The size above which it is refused; None for no limit.
+
+    Raises
+    ------
+    StoreFullError
+        There is no room.
+    """
+
+    def __init__(self, directory: Path, *, lock_path: Path, space: Space, max_bytes: int | None = None) -> None:
+        self._space = space
+        self._max_bytes = max_bytes
+        self._checked = 0
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(FileLock(lock_path)).take(shared=True, wait=True)
+            space.require(0)
+            self._new = stack.enter_context(NewFile(directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}"))
+            self._stack = stack.pop_all()
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+        return self._new.bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of all of it, once it is being kept."""
+        return self._new.sha256
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises
+        ------
+        TooLargeError
+            That is more than ``max_bytes``.
+        StoreFullError
+            There is no room.
+        """
+        if self._max_bytes is not None and self.size + len(data) > self._max_bytes:
+            raise TooLargeError(f"The file is too large: it may have {self._max_bytes:,} bytes at most.", param="file")
+        self._new.write(data)
+        if self.size - self._checked >= _SPACE_CHECK_BYTES:
+            self._space.require(0)
+            self._checked = self.size
+
+    def keep(self, path: Path, row: Callable[[], T]) -> T:
+        """Put the content on the disk and in its place, then make it known; nothing can be written after it.
+
+        Parameters
+        ----------
+        path
+            Its place, in its directory.
+        row
+            Writes its row; what it raises is raised, with nothing kept.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room.
+        """
+        with self._stack:
+            self._new.seal()
+            self._new.place(path)
+            try:
+                return row()
+            except Exception:
+                # Not at an Interrupt: it may come when the row is there, and the sweep knows which it was.
+                path.unlink(missing_ok=True)
+                raise
+
+    def discard(self) -> None:
+        """Leave nothing of it; after `keep`, and a second time, it does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.discard()

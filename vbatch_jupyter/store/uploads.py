@@ -1,0 +1,316 @@
+"""Uploads: large files that come in parts, in any order and at the same time.
+
+It promises that a part which `keep_part` has returned is on the disk; that an upload ends once; and that a completed
+one has its file, known in the same transaction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError
+from vbatch_jupyter.protocol.file import FileRecord, FirstLine
+from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
+from vbatch_jupyter.protocol.upload import PartRecord, UploadRecord
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import MIB, Space, sync_directory
+from vbatch_jupyter.store.files import Files
+from vbatch_jupyter.store.incoming import Incoming
+from vbatch_jupyter.store.locks import FileLock
+
+_UPLOAD_FIELDS = tuple(field.name for field in dataclasses.fields(UploadRecord))
+_PART_FIELDS = tuple(field.name for field in dataclasses.fields(PartRecord))
+
+
+class Uploads:
+    """The uploads of one store.
+
+    Parameters
+    ----------
+    directory
+        Where their parts are.
+    database, files, space, clock
+        The store's.
+
+    Attributes
+    ----------
+    directory, lock_path
+        As above, and the file whose lock is shared by all who are writing or reading parts.
+    """
+
+    def __init__(
+        self, directory: Path, *, database: Database, files: Files, space: Space, clock: Callable[[], float]
+    ) -> None:
+        self.directory = directory
+        self.lock_path = directory / ".lock"
+        self._database = database
+        self._files = files
+        self._space = space
+        self._clock = clock
+
+    def create(self, record: UploadRecord) -> UploadRecord:
+        """Keep a new upload.
+
+        Parameters
+        ----------
+        record
+            The upload; its id is new.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room for its parts and the file that is made of them.
+        """
+        self._space.require(2 * record.bytes)
+        names, marks = ", ".join(_UPLOAD_FIELDS), ", ".join(f":{name}" for name in _UPLOAD_FIELDS)
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                f"INSERT INTO upload ({names}) VALUES ({marks})",  # noqa: S608 - field names
+                dataclasses.asdict(record),
+            )
+
+        self._database.write(insert)
+        return record
+
+    def get(self, id: str) -> UploadRecord:  # noqa: A002 - OpenAI's word
+        """Give an upload's record; one whose time has passed is expired, whether or not a sweep has seen it.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such upload.
+        """
+        rows = UPLOAD_ID.fullmatch(id) and self._database.read("SELECT * FROM upload WHERE id = ?", (id,))
+        if not rows:
+            raise NotFoundError("upload", id)
+        record = UploadRecord(**{name: rows[0][name] for name in _UPLOAD_FIELDS})
+        if record.status == "pending" and record.expires_at <= self._clock():
+            return dataclasses.replace(record, status="expired")
+        return record
+
+    def parts(self, id: str) -> list[PartRecord]:  # noqa: A002
+        """Give the parts of an upload, in the order in which they came."""
+        rows = self._database.read("SELECT * FROM upload_part WHERE upload_id = ? ORDER BY number", (id,))
+        return [PartRecord(**{name: row[name] for name in _PART_FIELDS}) for row in rows]
+
+    def path(self, part_id: str) -> Path:
+        """Give the path of a part's content; the id is one that this store has given out."""
+        return self.directory / part_id
+
+    def begin_part(self, id: str, *, max_bytes: int) -> Incoming:  # noqa: A002
+        """Take a part's content piece by piece; `keep_part` adds it.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such upload.
+        ConflictError
+            It has ended.
+        StoreFullError
+            There is no room.
+        """
+        _check_pending(self.get(id))
+        return Incoming(self.directory, lock_path=self.lock_path, space=self._space, max_bytes=max_bytes)
+
+    def keep_part(self, id: str, incoming: Incoming) -> PartRecord:  # noqa: A002
+        """Add a part that has arrived; it is on the disk when the call returns.
+
+        Raises
+        ------
+        ConflictError
+            The upload has ended meanwhile.
+        StoreFullError
+            There is no room.
+        """
+        part_id = new_part_id()
+
+        def row() -> PartRecord:
+            record = PartRecord(id=part_id, upload_id=id, bytes=incoming.size, created_at=int(self._clock()))
+
+            def insert(connection: sqlite3.Connection) -> None:
+                _check_pending(self.get(id))
+                connection.execute(
+                    "INSERT INTO upload_part (id, upload_id, bytes, created_at) VALUES (?, ?, ?, ?)",
+                    (record.id, record.upload_id, record.bytes, record.created_at),
+                )
+
+            self._database.write(insert)
+            return record
+
+        return incoming.keep(self.path(part_id), row)
+
+    def complete(
+        self,
+        id: str,  # noqa: A002
+        part_ids: Sequence[str],
+        *,
+        md5: str | None,
+        expires_at: int | None,
+        first_line: FirstLine | None = None,
+    ) -> FileRecord:
+        """Make the file of an upload's parts; asked again for the same parts, it gives the same file.
+
+        Parameters
+        ----------
+        part_ids
+            The parts in the order in which they stand in the file.
+        md5
+            Hex digest that the file must have; None where its client did not say.
+        expires_at
+            Unix seconds after which the file may be deleted.
+        first_line
+            Looks at the content; what it raises is raised, and the upload stays as it is.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such upload.
+        BadRequestError
+            The parts are not the upload's, do not come to its bytes, or have another digest.
+        ConflictError
+            It has ended otherwise.
+        StoreFullError
+            There is no room.
+        """
+        record, parts = self.get(id), {part.id: part for part in self.parts(id)}
+        if record.status == "completed" and record.file_id is not None:
+            made_of = sorted((part.position, part.id) for part in parts.values() if part.position is not None)
+            if [part_id for _, part_id in made_of] == list(part_ids):
+                return self._files.get(record.file_id)
+        _check_pending(record)
+        _check_parts(record, parts, part_ids)
+
+        def end(connection: sqlite3.Connection, file: FileRecord) -> None:
+            _check_pending(self.get(id))
+            for position, part_id in enumerate(part_ids):
+                connection.execute("UPDATE upload_part SET position = ? WHERE id = ?", (position, part_id))
+            connection.execute("UPDATE upload SET status = 'completed', file_id = ? WHERE id = ?", (file.id, id))
+
+        with FileLock(self.lock_path) as lock, self._files.begin() as incoming:
+            lock.take(shared=True, wait=True)
+            self._space.require(record.bytes)
+            self._join(record, part_ids, incoming, md5=md5, first_line=first_line)
+            file = self._files.keep(
+                incoming, filename=record.filename, purpose=record.purpose, expires_at=expires_at, also=end
+            )
+        self._remove_parts(id)
+        return file
+
+    def _join(
+        self,
+        record: UploadRecord,
+        part_ids: Sequence[str],
+        incoming: Incoming,
+        *,
+        md5: str | None,
+        first_line: FirstLine | None,
+    ) -> None:
+        digest = hashlib.md5(usedforsecurity=False)
+        for part_id in part_ids:
+            try:
+                content = self.path(part_id).open("rb")
+            except FileNotFoundError:
+                # Cancelled since the look at its status; else it is damage, and raised.
+                _check_pending(self.get(record.id))
+                raise
+            with content:
+                while block := content.read(MIB):
+                    if first_line is not None:
+                        first_line.write(block)
+                    digest.update(block)
+                    incoming.write(block)
+        if first_line is not None:
+            first_line.check()
+        if md5 is not None and digest.hexdigest() != md5.lower():
+            message = (
+                f"The md5 of the parts is {digest.hexdigest()}, and not '{md5}'. Check their order and upload again."
+            )
+            raise BadRequestError(message, param="md5", code="invalid_value")
+
+    def cancel(self, id: str) -> UploadRecord:  # noqa: A002
+        """Cancel an upload and remove its parts; one that is cancelled stays so.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such upload.
+        ConflictError
+            It has ended otherwise.
+        """
+
+        def end(connection: sqlite3.Connection) -> UploadRecord:
+            record = self.get(id)
+            if record.status != "cancelled":
+                _check_pending(record)
+                connection.execute("UPDATE upload SET status = 'cancelled' WHERE id = ?", (id,))
+            return self.get(id)
+
+        record = self._database.write(end)
+        self._remove_parts(id)
+        return record
+
+    def _remove_parts(self, id: str) -> None:  # noqa: A002
+        # A kill before this line leaves contents that `sweep` removes.
+        for part in self.parts(id):
+            self.path(part.id).unlink(missing_ok=True)
+
+    def orphans(self) -> list[Path]:
+        """Give the contents that belong to no pending upload."""
+        rows = self._database.read(
+            "SELECT upload_part.id FROM upload_part JOIN upload ON upload.id = upload_id WHERE status = 'pending'"
+        )
+        known = {row["id"] for row in rows}
+        return sorted(path for path in self.directory.iterdir() if path.name not in known and path != self.lock_path)
+
+    def sweep(self) -> list[str]:
+        """Expire the uploads whose time has passed, and remove contents without an upload; give the contents' names.
+
+        While any process is writing or joining parts nothing is removed.
+        """
+        now = int(self._clock())
+
+        def expire(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE upload SET status = 'expired' WHERE status = 'pending' AND expires_at <= ?", (now,)
+            )
+
+        if self._database.read("SELECT id FROM upload WHERE status = 'pending' AND expires_at <= ?", (now,)):
+            self._database.write(expire)
+        removed = []
+        with FileLock(self.lock_path) as lock:
+            if lock.take():
+                for path in self.orphans():
+                    path.unlink(missing_ok=True)
+                    removed.append(path.name)
+                if removed:
+                    sync_directory(self.directory)
+        return removed
+
+
+def _check_pending(record: UploadRecord) -> None:
+    if record.status != "pending":
+        message = (
+            f"Upload '{record.id}' has status '{record.status}', and only a pending one can go on. Create a new one."
+        )
+        raise ConflictError(message, id=record.id, status=record.status)
+
+
+def _check_parts(record: UploadRecord, parts: dict[str, PartRecord], part_ids: Sequence[str]) -> None:
+    for number, part_id in enumerate(part_ids):
+        if part_id not in parts:
+            message = f"Upload '{record.id}' has no part '{part_id}'."
+            raise BadRequestError(message, param=f"part_ids[{number}]", code="invalid_value")
+    if len(set(part_ids)) < len(part_ids):
+        raise BadRequestError("A part may stand in 'part_ids' once.", param="part_ids", code="invalid_value")
+    found = sum(parts[part_id].bytes for part_id in part_ids)
+    if found != record.bytes:
+        message = (
+            f"The parts come to {found:,} bytes, and the upload was created for {record.bytes:,}. Name all of its "
+            "parts, or upload those that are missing."
+        )
+        raise BadRequestError(message, param="part_ids", code="invalid_value")
