@@ -276,14 +276,20 @@ df = pd.DataFrame({"word": ["one", "two"]})
 likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2)
 continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=12, temperature=0)
 responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=12, temperature=0)
+schema = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"]}
+tool = {"type": "function", "function": {"name": "count", "strict": True, "parameters": schema}}
+choice = {"type": "function", "function": {"name": "count"}}
+called = vb.run(df, "{{ word }}", tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
 show({
-    "errors": [int(out["error"].notna().sum()) for out in (likely, continued, responded)],
+    "errors": [int(out["error"].notna().sum()) for out in (likely, continued, responded, called)],
+    "calls": [[(call["name"], call["arguments"]["n"] in {1, 2, 3}) for call in calls] for calls in called["tool_calls"]],
     "likely": [list(likely.columns), [len(one["content"]) for one in likely["logprobs"]]],
     "texts": [type(text).__name__ for out in (continued, responded) for text in out["response"]],
 })
 """
     assert session.ask(code) == {
-        "errors": [0, 0, 0],
+        "errors": [0, 0, 0, 0],
+        "calls": [[["count", True]]] * 2,
         "likely": [["word", "response", "logprobs", "error"], [2, 2]],
         "texts": ["str"] * 4,
     }
