@@ -282,7 +282,7 @@ choice = {"type": "function", "function": {"name": "count"}}
 called = vb.run(df, "{{ word }}", tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
 show({
     "errors": [int(out["error"].notna().sum()) for out in (likely, continued, responded, called)],
-    "calls": [[(call["name"], call["arguments"]["n"] in {1, 2, 3}) for call in calls] for calls in called["tool_calls"]],
+    "calls": [[(one["name"], one["arguments"]["n"] in {1, 2, 3}) for one in row] for row in called["tool_calls"]],
     "likely": [list(likely.columns), [len(one["content"]) for one in likely["logprobs"]]],
     "texts": [type(text).__name__ for out in (continued, responded) for text in out["response"]],
 })
