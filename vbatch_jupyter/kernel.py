@@ -9,40 +9,43 @@ import atexit
 import collections
 import contextlib
 import functools
-import os
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.engine.base import Engine
+from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.loader import Loader
 from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.presence import Presence
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.protocol.body import endpoint_path
+from vbatch_jupyter.protocol.check import first_url
+from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
+from vbatch_jupyter.targets.configuration import Target
+from vbatch_jupyter.targets.runner import TargetRunner
+from vbatch_jupyter.targets.submission import reachable_target, refuse_what_the_target_would
 from vbatch_jupyter.widgets.line import Line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vbatch_jupyter.frames.results import FrameDescription
     from vbatch_jupyter.frames.schema import Schema
-
-DEMO_MODELS = ("demo", "demo-embeddings")
-"""Names that `load` takes for the models that come as packages."""
 
 _GRACE_SECONDS = 0.5
 """How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
 
-_RESUME_SECONDS = 2.0
 _CLOSE_SECONDS = 20.0
 
 
@@ -68,7 +71,6 @@ class Kernel:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.store = store
-        self._make_engine = make_engine or _vllm_engine
         self._thread = EngineThread()
         self._line = Line()
         self._notices: collections.deque[str] = collections.deque()
@@ -76,11 +78,25 @@ class Kernel:
         self._say = say or self._notices.append
         self._runner = self._thread.call(self._new_runner())
         self._running: Future[None] = self._thread.submit(self._runner.run())
+        self._targets = self._thread.call(self._new_target_runner())
+        self._following: Future[None] = self._thread.submit(self._targets.run())
         self.manager = Manager(store, profile="local", wake=self._wake)
-        self.engine: Engine | None = None
+        self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine or _vllm_engine)
+        verbs = Verbs(
+            engine=lambda: self.engine,
+            stats=self._loader.stats,
+            wake=self._runner.wake,
+            # Past the line: what is asked for elsewhere is not said under a cell.
+            load=self._loader.load,
+            unload=self._loader.unload,
+        )
+        self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe)
 
     async def _new_runner(self) -> Runner:
         return Runner(self.store, on_notice=self._say)
+
+    async def _new_target_runner(self) -> TargetRunner:
+        return TargetRunner(self.store, on_notice=self._say)
 
     def _say_notices(self) -> None:
         while self._notices:
@@ -88,67 +104,39 @@ class Kernel:
 
     def _wake(self) -> None:
         self._thread.loop.call_soon_threadsafe(self._runner.wake)
+        self._thread.loop.call_soon_threadsafe(self._targets.wake)
 
     # ----------------------------------------------------------------------------------------------------- the engine
 
+    @property
+    def engine(self) -> Engine | None:
+        """The engine; None where none is loaded."""
+        return self._loader.engine
+
     def load(self, model: str, flags: Sequence[str] = ()) -> Engine:
-        """Start an engine in the place of the one that is loaded, and take up the batches that wait for its model.
+        """Start an engine, as `Loader.load` says, and show how that gets on.
 
         Parameters
         ----------
-        model
-            A Hugging Face id, a folder, or one of `DEMO_MODELS`.
-        flags
-            Flags of ``vllm serve``.
-
-        Raises
-        ------
-        EngineArgumentError
-            A flag that ``vllm serve`` refuses.
-        EngineLoadError
-            The engine did not start.
+        model, flags
+            What ``vllm serve`` would be given; the model may also be one of `loader.DEMO_MODELS`.
         """
-        self.unload()
         line = self._line = Line()
-        phrases = [f"loading {model}"]
-        path, flags = _resolve(model, list(flags), line)
-        log_path = self.store.path / "logs" / f"engine-{os.getpid()}.log"
-        engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
-        loading = self._thread.submit(engine.start())
         begun = time.monotonic()
         try:
-            while not loading.done():
-                line.draw(f"{model}: {phrases[-1]} · {time.monotonic() - begun:.0f} s")
-                time.sleep(0.1)
-            loading.result()
+            engine = self._loader.load(model, flags, draw=line.draw)
         except BaseException as error:
-            loading.cancel()
             line.end(f"{model}: not loaded" + (" (interrupted)" if isinstance(error, KeyboardInterrupt) else ""))
             raise
         line.end(f"{', '.join(engine.served_model_names)}: ready in {time.monotonic() - begun:.0f} s")
-        self.engine = engine
-        self._thread.call(self._runner.attach(engine))
-        self._await_resumed(engine)
+        self._presence.publish()
         self._say_notices()
         return engine
 
-    def _await_resumed(self, engine: Engine) -> None:
-        # So that what is resumed is said under the cell that loads, and not under the next one.
-        until = time.monotonic() + _RESUME_SECONDS
-        while time.monotonic() < until and any(
-            record.status == "in_progress"
-            and record.model in engine.served_model_names
-            and record.id not in self._runner.resumed
-            for record in self.store.batches.unfinished()
-        ):
-            time.sleep(0.02)
-
     def unload(self) -> None:
         """End the engine and its processes; batches that it was running stay in progress."""
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            self._thread.call(self._runner.detach())
-            self._thread.call(engine.shutdown())
+        self._loader.unload()
+        self._presence.publish()
 
     def engine_stats(self) -> EngineStats | None:
         """Give the engine's figures, or None where none is loaded."""
@@ -187,6 +175,7 @@ class Kernel:
         schema: Schema | None = None,
         endpoint: str = "chat",
         model: str | None = None,
+        target: str | None = None,
         output: str = "response",
         custom_id: Hashable | None = None,
         sample: int | None = None,
@@ -194,11 +183,14 @@ class Kernel:
         **body: Any,
     ) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
-        df = _sampled(df, sample)
-        lines, description = _requests_of(
+        from vbatch_jupyter.frames import batches as frame_batches
+
+        df = frame_batches.sampled(df, sample)
+        service = None if target is None else reachable_target(target)
+        lines, description = frame_batches.requests_of(
             df,
             template,
-            model=model or self.loaded_engine().served_model_names[0],
+            model=model or self._default_model(target),
             system=system,
             schema=schema,
             endpoint=endpoint,
@@ -208,25 +200,83 @@ class Kernel:
         )
         if not len(df):
             raise FrameError("The DataFrame has no rows, so there is no batch to submit.", param="df")
-        file = self.manager.files.create(lines, filename="dataframe.jsonl", purpose="batch")
-        record = self.manager.batches.create(
-            input_file_id=file.id, endpoint=description.endpoint, fresh=fresh, frame=description.to_json()
+        record = self._create(
+            lines,
+            "dataframe.jsonl",
+            endpoint=description.endpoint,
+            target=service,
+            fresh=fresh,
+            frame=description.to_json(),
         )
         # A copy: a frame that is sorted or filled in place meanwhile must not get its rows' answers in other places.
         return Batch(self.manager, record.id, engine_stats=self.engine_stats, df=df.copy(), schema=schema)
 
+    def submit_file(self, path: Path, *, target: str | None = None) -> Batch:
+        """Make a batch of an input file.
+
+        Parameters
+        ----------
+        path
+            The file; it may hold as many requests as the disk does.
+        target
+            The batch service that runs it; the engine here by default.
+
+        Raises
+        ------
+        BadRequestError
+            It cannot be read, or the service would refuse it.
+        """
+        service = None if target is None else reachable_target(target)
+        rules = PROFILES["local"] if service is None else service.rules()
+        try:
+            with path.open("rb") as content:
+                endpoint = first_url(content, rules)
+                content.seek(0)
+                chunks = iter(lambda: content.read(1024 * 1024), b"")
+                record = self._create(chunks, path.name, endpoint=endpoint, target=service)
+        except OSError as error:
+            raise BadRequestError(f"The file {path} cannot be read: {error.strerror}.", param="file") from error
+        return Batch(self.manager, record.id, engine_stats=self.engine_stats)
+
+    def _create(
+        self, content: Iterable[bytes], filename: str, *, endpoint: str, target: Target | None, **fields: Any
+    ) -> BatchRecord:
+        file = self.manager.files.create(content, filename=filename, purpose="batch")
+        if target is not None:
+            try:
+                with self.manager.files.content(file.id) as checked:
+                    note = refuse_what_the_target_would(checked, target, endpoint)
+            except BadRequestError:
+                self.manager.files.delete(file.id)
+                raise
+            if note is not None:
+                self._say(note)
+            fields |= {"profile": target.profile, "target": msgspec.json.encode(target).decode()}
+        return self.manager.batches.create(input_file_id=file.id, endpoint=endpoint, **fields)
+
+    def _default_model(self, target: str | None) -> str:
+        if target is not None and self.engine is None:
+            raise FrameError(f"Name the model that {target} shall run: model=.", param="model")
+        return self.loaded_engine().served_model_names[0]
+
     def run(self, df: pd.DataFrame, template: str, *, sample: int | None = None, **options: Any) -> pd.DataFrame:
         """Send a frame through a batch and return its result; the arguments are those of `submit`."""
+        from vbatch_jupyter.frames import batches as frame_batches
+
+        if options.get("target") is None:
+            self._refuse_other_model(options.get("model"))
+        df = frame_batches.sampled(df, sample)
+        if not len(df):
+            model = options.get("model") or self._default_model(options.get("target"))
+            return frame_batches.empty_result(df, template, **{**options, "model": model})
+        return self.follow(self.submit(df, template, **options)).results()
+
+    def _refuse_other_model(self, model: str | None) -> None:
         engine = self.loaded_engine()
-        model = options.get("model")
         if model is not None and model not in engine.served_model_names:
             served = " and ".join(map(repr, engine.served_model_names))
             message = f"The engine in this kernel serves {served}, not {model!r}: load that model first, or "
             raise EngineNotLoadedError(f"{message}make a batch that waits for it (submit, or -b).")
-        df = _sampled(df, sample)
-        if not len(df):
-            return _empty_result(df, template, **{"model": engine.served_model_names[0], **options})
-        return self.follow(self.submit(df, template, **options)).results()
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
         """Wait for a batch and show how it gets on; an interrupt cancels it, a second one only ends the wait.
@@ -270,7 +320,11 @@ class Kernel:
 
     def close(self) -> None:
         """End the engine and the runner; what is finished is on the disk."""
+        self._loader.give_up()
         try:
+            self._presence.close(_CLOSE_SECONDS)
+            self._following.cancel()
+            self._thread.call(self._targets.stop(), timeout=_CLOSE_SECONDS)
             self._thread.call(self._runner.stop(), timeout=_CLOSE_SECONDS)
             self._running.result(timeout=_CLOSE_SECONDS)
             if self.engine is not None:
@@ -292,78 +346,6 @@ def _vllm_engine(model: str, flags: Sequence[str], **options: Any) -> Engine:
     from vbatch_jupyter.engine.vllm_engine import VllmEngine
 
     return VllmEngine(model, flags, **options)
-
-
-def _resolve(model: str, flags: list[str], line: Line) -> tuple[str, list[str]]:
-    if model not in DEMO_MODELS:
-        return str(Path(model).expanduser()) if model.startswith(("~", ".", "/")) else model, flags
-    from vbatch_jupyter.engine import demo_model
-
-    line.draw(f"{model}: finding or making the model's folder")
-    path = demo_model.demo_model_path() if model == "demo" else demo_model.demo_embedding_model_path()
-    if not any(flag.startswith(("--served-model-name", "--served_model_name")) for flag in flags):
-        flags = [*flags, "--served-model-name", model]
-    return str(path), flags
-
-
-def _sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:
-    from vbatch_jupyter.frames.requests import check_frame
-
-    check_frame(df)
-    if sample is None:
-        return df
-    if sample < 1:
-        raise FrameError(f"sample= is how many of the first rows to run, not {sample}.", param="sample")
-    return df.iloc[:sample]
-
-
-def _requests_of(
-    df: pd.DataFrame,
-    template: str,
-    *,
-    model: str,
-    system: str | None = None,
-    schema: Schema | None = None,
-    endpoint: str = "chat",
-    output: str = "response",
-    custom_id: Hashable | None = None,
-    **body: Any,
-) -> tuple[Iterator[bytes], FrameDescription]:
-    """Check all that can be wrong, and give the lines of the input file and what the batch keeps of the frame."""
-    from vbatch_jupyter.frames.requests import render_requests
-    from vbatch_jupyter.frames.results import describe
-    from vbatch_jupyter.frames.schema import response_format
-
-    lines = render_requests(
-        df,
-        template,
-        endpoint=endpoint,
-        model=model,
-        system=system,
-        response_format=None if schema is None else response_format(schema),
-        custom_id=custom_id,
-        body=body,
-    )
-    path = endpoint_path(endpoint)
-    return lines, describe(df, endpoint=path, output=output, schema=schema, custom_id=custom_id, body=body)
-
-
-def _empty_result(
-    df: pd.DataFrame, template: str, *, fresh: bool = False, schema: Schema | None = None, **options: Any
-) -> pd.DataFrame:
-    from vbatch_jupyter.frames.results import results
-
-    del fresh
-    _, description = _requests_of(df, template, schema=schema, **options)
-    return results(
-        [],
-        rows=0,
-        df=df,
-        output=description.output,
-        schema=schema,
-        endpoint=description.endpoint,
-        extras=description.extras,
-    )
 
 
 def _await_shutdown() -> None:

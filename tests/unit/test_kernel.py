@@ -392,7 +392,7 @@ def test_a_paused_batch_says_why_and_goes_on_when_an_engine_is_loaded_anew(tmp_p
         other.wait(10)
     # To be cancelled it needs no engine, and nobody is told that it waits for one.
     assert other.cancel().wait(10).status == "cancelled"
-    kernel._make_engine = lambda *_, **__: EchoEngine()
+    kernel._loader._make_engine = lambda *_, **__: EchoEngine()
     kernel.load("echo")
     assert list(batch.results()["response"]) == ["deadly", "b"]
     kernel.close()

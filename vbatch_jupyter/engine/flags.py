@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -39,3 +39,33 @@ def to_flags(arguments: Mapping[str, Any]) -> list[str]:
         else:
             flags += [flag, str(value)]
     return flags
+
+
+def served_names(model: str, flags: Sequence[str]) -> tuple[str, ...]:
+    """Give the names under which a model will be served, before there is an engine to ask.
+
+    Parameters
+    ----------
+    model
+        What is loaded; its name where the flags give no other.
+    flags
+        Flags of ``vllm serve``.
+
+    Examples
+    --------
+    >>> served_names("demo", ["--served-model-name", "a", "b", "--seed", "1"]), served_names("demo", ["--seed", "1"])
+    (('a', 'b'), ('demo',))
+    >>> served_names("demo", ["--served_model_name=a"])
+    ('a',)
+    """
+    names: list[str] = []
+    naming = False
+    for flag in flags:
+        if flag.startswith("-"):
+            option, _, value = flag.replace("_", "-").partition("=")
+            naming = option == "--served-model-name"
+            # The name itself may have an underscore.
+            names += [flag.partition("=")[2]] if naming and value else []
+        elif naming:
+            names.append(flag)
+    return tuple(names) or (model,)

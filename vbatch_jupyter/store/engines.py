@@ -7,6 +7,7 @@ and the next sweep removes it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -157,10 +158,11 @@ class Engines:
             lock.release()
 
     def sweep(self) -> list[str]:
-        """Take out the engines of processes that are gone; give their ids."""
-        gone = [record.id for record in self._all() if not self._is_live(record.id)]
-        for id in gone:  # noqa: A001 - OpenAI's word
-            self.remove(id)
+        """Take out the engines of processes that are gone, and their sockets; give their ids."""
+        gone = [record for record in self._all() if not self._is_live(record.id)]
+        for record in gone:
+            _remove_socket(Path(record.socket))
+            self.remove(record.id)
         known = {record.id for record in self._all()}
         for path in self._directory.iterdir():
             # A file that nobody locks and no row names: its process was killed before or after its row was there.
@@ -168,7 +170,7 @@ class Engines:
                 with FileLock(path) as lock:
                     if lock.take():
                         path.unlink(missing_ok=True)
-        return gone
+        return [record.id for record in gone]
 
     def _all(self) -> list[EngineRecord]:
         return [_record(row) for row in self._database.read("SELECT * FROM engine ORDER BY number")]
@@ -185,6 +187,14 @@ class Engines:
         """Take out the engines of this process; a second call does nothing."""
         for id in list(self._held):  # noqa: A001 - OpenAI's word
             self.remove(id)
+
+
+def _remove_socket(path: Path) -> None:
+    # Its folder holds nothing else, and goes with it.
+    with contextlib.suppress(OSError):
+        if path.is_socket():
+            path.unlink()
+            path.parent.rmdir()
 
 
 def _record(row: sqlite3.Row) -> EngineRecord:

@@ -10,12 +10,15 @@ import pytest
 from vbatch_jupyter.errors import StoreError
 
 OWNER = """
-import sys, time
+import socket, sys, time
 from pathlib import Path
 from vbatch_jupyter.store import Store
 
 store = Store(Path(sys.argv[1]), floor_bytes=0, reserve_bytes=0)
-record = store.engines.register(kernel_id="a-kernel", name=None, socket="/run/vb/1")
+listening = socket.socket(socket.AF_UNIX)
+Path(sys.argv[2]).parent.mkdir()
+listening.bind(sys.argv[2])
+record = store.engines.register(kernel_id="a-kernel", name=None, socket=sys.argv[2])
 store.engines.update(record.id, state="ready", models=["a"])
 print(record.id, flush=True)
 time.sleep(60)
@@ -25,7 +28,8 @@ time.sleep(60)
 @pytest.fixture
 def owner(store):
     """Start another process that registers an engine; give the process and the engine's id."""
-    process = subprocess.Popen([sys.executable, "-c", OWNER, str(store.path)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", OWNER, str(store.path), str(store.path / "vbatch-1" / "engine")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
         yield process, process.stdout.readline().strip()
@@ -86,6 +90,7 @@ def test_another_process_is_seen_for_as_long_as_it_lives(store, owner):
     assert store.engines.live() == []
     assert store.sweep() == [engine_id]
     assert list((store.path / "engines").iterdir()) == []
+    assert not (store.path / "vbatch-1").exists()
     assert store.database.read("SELECT * FROM engine") == []
 
 

@@ -1,0 +1,256 @@
+"""The kernel's Unix socket: interactive requests, live figures, and what the Jupyter server asks of a kernel.
+
+It runs on the engine's own loop, so an interactive request goes straight into the engine and waits for no batch. The
+socket is open to its owner alone (0600, in a folder of 0700), and asks for the secret of this process beside: one that
+gets hold of a descriptor, or a path that is used again, is no way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import prometheus_client
+from tornado import web
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_unix_socket
+
+from vbatch_jupyter.engine.base import Engine
+from vbatch_jupyter.engine.thread import in_thread
+from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
+from vbatch_jupyter.protocol.body import ENDPOINTS
+from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.protocol.stats import EngineStats
+
+SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
+"""The header that carries the secret."""
+
+_MAX_PATH_BYTES = 100
+"""A longer path cannot be bound (108 bytes on Linux, 104 elsewhere)."""
+
+_MAX_BODY_BYTES = 512 * 1024 * 1024
+"""What Jupyter itself takes; the server's own limit is below it."""
+
+_CALLER, _GONE, _CONFLICT, _FAILED, _UNAVAILABLE = 400, 404, 409, 500, 503
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verbs:
+    """What the listener can ask of its kernel.
+
+    Parameters
+    ----------
+    engine
+        Gives the engine, or None where none is loaded; called on the engine's loop.
+    stats
+        Gives the engine's figures, also while there is none.
+    wake
+        Has the runner look at the store; called on the engine's loop.
+    load, unload
+        Load a model with its flags, and end it; they block, and say nothing under the user's cells.
+    """
+
+    engine: Callable[[], Engine | None]
+    stats: Callable[[], EngineStats]
+    wake: Callable[[], None]
+    load: Callable[[str, Sequence[str]], object]
+    unload: Callable[[], object]
+
+
+class _Loading(msgspec.Struct):
+    model: str
+    flags: list[str] = []
+
+
+def make_socket_path(runtime_directory: Path) -> Path:
+    """Make a folder of our own for one socket, and give the socket's path.
+
+    Parameters
+    ----------
+    runtime_directory
+        Where it should be; where the path would be too long to bind, it is in the folder for temporary files.
+    """
+    with contextlib.suppress(OSError):
+        runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if len(bytes(runtime_directory / "vbatch-12345678" / "engine")) <= _MAX_PATH_BYTES:
+            return Path(tempfile.mkdtemp(prefix="vbatch-", dir=runtime_directory), "engine")
+    return Path(tempfile.mkdtemp(prefix="vbatch-"), "engine")
+
+
+class Listener:
+    """Serves one kernel on a Unix socket; made and closed on the engine's loop.
+
+    Parameters
+    ----------
+    path
+        Of `make_socket_path`.
+    secret
+        What each request must carry.
+    verbs
+        The kernel.
+    """
+
+    def __init__(self, path: Path, *, secret: str, verbs: Verbs) -> None:
+        self._folder = path.parent
+        shared = {"secret": secret, "verbs": verbs}
+        routes: list[Any] = [
+            *((path, _RequestHandler, shared) for path in ENDPOINTS.values()),
+            (r"/stats", _StatsHandler, shared),
+            (r"/metrics", _MetricsHandler, shared),
+            (r"/wake", _WakeHandler, shared),
+            (r"/load", _LoadHandler, shared),
+            (r"/unload", _UnloadHandler, shared),
+            (r".*", _UnknownHandler, shared),
+        ]
+        # What tornado logs would be printed under the user's cells.
+        application = web.Application(routes, log_function=lambda _: None)
+        self._server = HTTPServer(application, max_body_size=_MAX_BODY_BYTES, max_buffer_size=_MAX_BODY_BYTES)
+        self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
+
+    async def close(self) -> None:
+        """End what runs, and remove the socket."""
+        self._server.stop()
+        await self._server.close_all_connections()
+        await in_thread(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+
+
+class _Handler(web.RequestHandler):
+    def initialize(self, secret: str, verbs: Verbs) -> None:
+        self._secret = secret
+        self.verbs = verbs
+        self._working: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        given = self.request.headers.get(SECRET_HEADER, "")
+        if not hmac.compare_digest(given.encode(), self._secret.encode()):
+            raise web.HTTPError(403, "The secret of this process is missing or wrong.")
+
+    async def work(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run what is cancelled when the client leaves."""
+        self._working = asyncio.ensure_future(coroutine)
+        with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
+            await self._working
+
+    def on_connection_close(self) -> None:
+        if self._working is not None:
+            self._working.cancel()
+
+    def send(self, status: int, body: bytes) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(body)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        message = getattr(error, "log_message", None) or f"{type(error).__name__}: {error}"
+        kind = "server_error" if status_code >= _FAILED else "invalid_request_error"
+        self.send(status_code, error_body(message, type=kind))
+
+    def log_exception(self, *arguments: Any) -> None:
+        """Print nothing under the user's cells; the answer says what happened."""
+
+
+class _RequestHandler(_Handler):
+    async def post(self) -> None:
+        await self.work(self._answer())
+
+    async def _answer(self) -> None:
+        engine = self.verbs.engine()
+        if engine is None:
+            self.send(_UNAVAILABLE, _error("No engine is loaded in this kernel."))
+            return
+        try:
+            response = await engine.request("POST", self.request.path, self.request.body)
+        except EngineError as error:
+            self.send(_UNAVAILABLE, _error(str(error)))
+            return
+        self.set_status(response.status)
+        self.set_header("Content-Type", response.headers.get("content-type", "application/json"))
+        # Closed whatever happens: that is what aborts the request in the engine.
+        async with contextlib.aclosing(response.chunks) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                self.write(chunk)
+                await self.flush()
+        self.finish()
+
+
+class _StatsHandler(_Handler):
+    def get(self) -> None:
+        self.send(200, msgspec.json.encode(self.verbs.stats()))
+
+
+class _MetricsHandler(_Handler):
+    async def get(self) -> None:
+        text = await in_thread(_vllm_metrics)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(text)
+
+
+class _WakeHandler(_Handler):
+    def post(self) -> None:
+        self.verbs.wake()
+        self.set_status(204)
+        self.finish()
+
+
+class _LoadHandler(_Handler):
+    async def post(self) -> None:
+        try:
+            loading = msgspec.json.decode(self.request.body, type=_Loading)
+        except msgspec.MsgspecError as error:
+            self.send(_CALLER, error_body(f"The body of a load is {{model, flags}}: {error}."))
+            return
+        await _verb(self, lambda: self.verbs.load(loading.model, loading.flags))
+
+
+class _UnloadHandler(_Handler):
+    async def post(self) -> None:
+        await _verb(self, self.verbs.unload)
+
+
+class _UnknownHandler(_Handler):
+    def get(self) -> None:
+        self.send(_GONE, error_body(f"Unknown request URL: {self.request.path}.", code="unknown_url"))
+
+    post = put = patch = delete = head = get
+
+
+async def _verb(handler: _Handler, verb: Callable[[], object]) -> None:
+    """Run a verb that blocks to its end, whether its client stays or not, and answer with the engine's figures."""
+    try:
+        await in_thread(verb)
+    except ConflictError as error:
+        answer = _CONFLICT, error_body(str(error), code="engine_busy")
+    except (BadRequestError, EngineArgumentError) as error:
+        answer = _CALLER, error_body(str(error))
+    except VBatchError as error:
+        answer = _FAILED, error_body(str(error), type="server_error", code="engine_not_loaded")
+    else:
+        answer = 200, msgspec.json.encode(handler.verbs.stats())
+    with contextlib.suppress(StreamClosedError):
+        handler.send(*answer)
+
+
+def _error(message: str) -> bytes:
+    return error_body(message, type="server_error", code="engine_unavailable")
+
+
+def _vllm_metrics() -> bytes:
+    """Give what vLLM's front end in this process counts, and nothing that others have registered."""
+    registry = prometheus_client.CollectorRegistry()
+
+    class Ours:
+        def collect(self) -> Any:
+            return (family for family in prometheus_client.REGISTRY.collect() if family.name.startswith("vllm:"))
+
+    registry.register(Ours())
+    return prometheus_client.generate_latest(registry)

@@ -1,0 +1,179 @@
+"""The engine that the kernel holds, and how another one takes its place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+from vbatch_jupyter.engine.base import Engine
+from vbatch_jupyter.engine.flags import served_names
+from vbatch_jupyter.engine.thread import EngineThread
+from vbatch_jupyter.errors import ConflictError, EngineLoadError
+from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.store import Store
+
+DEMO_MODELS = ("demo", "demo-embeddings")
+"""Names that `Loader.load` takes for the models that come as packages."""
+
+_RESUME_SECONDS = 2.0
+
+
+class Loader:
+    """Loads and unloads the one engine of a process.
+
+    Parameters
+    ----------
+    store
+        Whose batches the engine takes up.
+    thread
+        The engine's.
+    runner
+        What the engine is given to.
+    make_engine
+        Called with model, flags, log path and a callback for progress.
+
+    Attributes
+    ----------
+    engine
+        The engine, once it is ready; None where there is none.
+    """
+
+    def __init__(
+        self, store: Store, thread: EngineThread, runner: Runner, *, make_engine: Callable[..., Engine]
+    ) -> None:
+        self._store = store
+        self._thread = thread
+        self._runner = runner
+        self._make_engine = make_engine
+        self._changing = threading.Lock()
+        self._loading: tuple[str, ...] | None = None
+        self._closed = False
+        self.engine: Engine | None = None
+
+    def load(self, model: str, flags: Sequence[str], *, draw: Callable[[str], None] = lambda _: None) -> Engine:
+        """Start an engine in the place of the one that is loaded, and take up the batches that wait for its model.
+
+        Parameters
+        ----------
+        model
+            A Hugging Face id, a folder, or one of `DEMO_MODELS`.
+        flags
+            Flags of ``vllm serve``.
+        draw
+            Called again and again with how far it has got, in the thread that calls.
+
+        Raises
+        ------
+        ConflictError
+            Another thread loads or unloads at this moment.
+        EngineArgumentError
+            A flag that ``vllm serve`` refuses.
+        EngineLoadError
+            The engine did not start.
+        """
+        with self._alone():
+            self._unload()
+            self._loading = served_names(model, flags)
+            try:
+                engine = self._start(model, list(flags), draw)
+            finally:
+                self._loading = None
+            self._thread.call(self._runner.attach(engine))
+            self._await_resumed(engine)
+            return engine
+
+    def unload(self) -> None:
+        """End the engine and its processes; `ConflictError` where another thread loads or unloads at this moment."""
+        with self._alone():
+            self._unload()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        # Not waiting: a cell would stand still for minutes for what somebody has asked for elsewhere.
+        if not self._changing.acquire(blocking=False):
+            what = f"loading {self._loading[0]!r}" if self._loading else "loading or unloading a model"
+            message = (
+                f"This kernel is {what} at this moment, as it was asked to elsewhere: try again when that is done."
+            )
+            raise ConflictError(message, id=self._loading[0] if self._loading else "engine", status="loading")
+        try:
+            yield
+        finally:
+            self._changing.release()
+
+    def _start(self, model: str, flags: list[str], draw: Callable[[str], None]) -> Engine:
+        phrases = [f"loading {model}"]
+        path, flags = _resolve(model, flags, draw)
+        log_path = self._store.path / "logs" / f"engine-{os.getpid()}.log"
+        engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
+        starting = self._thread.submit(engine.start())
+        begun = time.monotonic()
+        try:
+            while not starting.done() and not self._closed:
+                draw(f"{model}: {phrases[-1]} · {time.monotonic() - begun:.0f} s")
+                time.sleep(0.1)
+            if self._closed:
+                starting.cancel()
+            starting.result()
+        except CancelledError as error:
+            raise EngineLoadError("The kernel is shutting down.") from error
+        except BaseException:
+            starting.cancel()
+            raise
+        # Before it stops being the one that loads: at no moment is there none.
+        self.engine = engine
+        return engine
+
+    def _unload(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            self._thread.call(self._runner.detach())
+            self._thread.call(engine.shutdown())
+
+    def _await_resumed(self, engine: Engine) -> None:
+        # So that what is resumed is said under the cell that loads, and not under the next one.
+        until = time.monotonic() + _RESUME_SECONDS
+        while time.monotonic() < until and any(
+            record.status == "in_progress"
+            and record.model in engine.served_model_names
+            and record.id not in self._runner.resumed
+            for record in self._store.batches.unfinished()
+        ):
+            time.sleep(0.02)
+
+    def describe(self) -> tuple[EngineState, Sequence[str]]:
+        """Give the state, and the names that are served or will be; from any thread."""
+        engine, loading = self.engine, self._loading
+        if engine is not None:
+            return engine.state, engine.served_model_names
+        return ("unloaded", ()) if loading is None else ("loading", loading)
+
+    def stats(self) -> EngineStats:
+        """Give the engine's figures, those of a model that is loading, or those of none; from any thread."""
+        engine = self.engine
+        if engine is not None:
+            return engine.stats()
+        state, models = self.describe()
+        return EngineStats(model=models[0] if models else "", state=state)
+
+    def give_up(self) -> None:
+        """End a load that another thread waits for; the kernel shuts down."""
+        self._closed = True
+
+
+def _resolve(model: str, flags: list[str], draw: Callable[[str], None]) -> tuple[str, list[str]]:
+    if model not in DEMO_MODELS:
+        return str(Path(model).expanduser()) if model.startswith(("~", ".", "/")) else model, flags
+    from vbatch_jupyter.engine import demo_model
+
+    draw(f"{model}: finding or making the model's folder")
+    path = demo_model.demo_model_path() if model == "demo" else demo_model.demo_embedding_model_path()
+    if served_names(model, flags) == (model,):
+        flags = [*flags, "--served-model-name", model]
+    return str(path), flags

@@ -1,0 +1,110 @@
+"""What other processes see of this one: its row among the store's engines, and its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jupyter_core.paths import jupyter_runtime_dir
+
+from vbatch_jupyter.engine.listener import Listener, Verbs, make_socket_path
+from vbatch_jupyter.engine.thread import EngineThread, in_thread
+from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.protocol.stats import EngineState
+from vbatch_jupyter.store import Store
+
+NAME_VARIABLE = "VBATCH_ENGINE_NAME"
+"""Set by a server for a kernel that it starts: the name of the engine that the kernel is to hold."""
+
+_WATCH_SECONDS = 0.1
+
+
+class Presence:
+    """The registration of one process, kept true until it is closed.
+
+    Parameters
+    ----------
+    store
+        Where it is registered.
+    thread
+        Where the socket is served and the engine's state is watched.
+    verbs
+        What may be asked over the socket.
+    describe
+        Gives the engine's state and served names; cheap, and safe from any thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        thread: EngineThread,
+        *,
+        verbs: Verbs,
+        describe: Callable[[], tuple[EngineState, Sequence[str]]],
+    ) -> None:
+        self._store = store
+        self._thread = thread
+        self._describe = describe
+        self._name = os.environ.get(NAME_VARIABLE) or None
+        self._publishing = threading.Lock()
+        self._published: tuple[EngineState, tuple[str, ...]] = ("unloaded", ())
+        path = make_socket_path(Path(jupyter_runtime_dir()))
+        self.record = store.engines.register(kernel_id=_kernel_id(), name=self._name, socket=str(path))
+        self._listener = thread.call(self._listen(path, verbs))
+        self._watching = thread.submit(self._watch())
+
+    async def _listen(self, path: Path, verbs: Verbs) -> Listener:
+        return Listener(path, secret=self.record.secret, verbs=verbs)
+
+    async def _watch(self) -> None:
+        # An engine dies, and is built anew, without anybody being told.
+        while True:
+            if self._seen() != self._published:
+                await in_thread(self.publish)
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    def _seen(self) -> tuple[EngineState, tuple[str, ...]]:
+        state, models = self._describe()
+        return state, tuple(models)
+
+    def publish(self) -> None:
+        """Write the engine's state into the store, where it is another than before."""
+        with self._publishing:
+            seen = self._seen()
+            if seen == self._published:
+                return
+            state, models = seen
+            name = None if self._name or not models else models[0]
+            # A store that is busy or full now is written to at the next look.
+            with contextlib.suppress(StoreError):
+                self._store.engines.update(self.record.id, state=state, models=models, name=name)
+                self._published = seen
+
+    def close(self, timeout: float) -> None:
+        """Take the process out of the store, and end what listens.
+
+        Parameters
+        ----------
+        timeout
+            Seconds.
+        """
+        self._watching.cancel()
+        self._thread.call(self._listener.close(), timeout=timeout)
+        # Where that cannot be written the next sweep does it: this process will be gone.
+        with contextlib.suppress(StoreError):
+            self._store.engines.remove(self.record.id)
+
+
+def _kernel_id() -> str | None:
+    """Give Jupyter's id of this kernel, which stands in the name of its connection file."""
+    application = getattr(sys.modules.get("ipykernel.kernelapp"), "IPKernelApp", None)
+    if application is None or not application.initialized():
+        return None
+    found = re.fullmatch(r"kernel-(.+)\.json", Path(application.instance().connection_file).name)
+    return None if found is None else found[1]
