@@ -69,6 +69,37 @@ def check_expiry(param: str, seconds: object) -> None:
         check_integer(param, seconds, *_EXPIRY_SECONDS)
 
 
+def expires_after_of(param: str, value: Any) -> Any:
+    """Give the seconds of an ``expires_after`` as clients send it; None where they sent none.
+
+    Parameters
+    ----------
+    param
+        Its name.
+    value
+        ``{"anchor": "created_at", "seconds": …}``; how many seconds are allowed is for `check_expiry`.
+
+    Raises
+    ------
+    BadRequestError
+        It is of another shape.
+
+    Examples
+    --------
+    >>> expires_after_of("expires_after", {"anchor": "created_at", "seconds": 3600})
+    3600
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise wrong_type(param, "an object", value)
+    check_choice(f"{param}.anchor", value.get("anchor"), ("created_at",))
+    if value.get("seconds") is None:
+        message = f"Missing required parameter: '{param}.seconds'."
+        raise BadRequestError(message, param=f"{param}.seconds", code="missing_required_parameter")
+    return value["seconds"]
+
+
 def check_idempotency_key(key: object) -> None:
     """Refuse a key that is no text of at most 255 characters; None is fine."""
     if key is None:

@@ -7,15 +7,30 @@ import contextlib
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Enum, Float, Unicode
+from traitlets import Enum, Float, Int, Unicode
 
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.server import batches, health, models
+from vbatch_jupyter.server import batches, engines, events, files, health, lines, models, online, retries, uploads
 from vbatch_jupyter.server.base import UnknownHandler
+from vbatch_jupyter.server.engines import WATCH_KEY, EngineWatch
+from vbatch_jupyter.server.events import EVENTS_KEY, Events
+from vbatch_jupyter.server.lines import PAGES_KEY, LinePages
 from vbatch_jupyter.server.services import SERVICES_KEY, Services
 from vbatch_jupyter.store import Store
 
-ROUTES = (*health.ROUTES, *models.ROUTES, *batches.ROUTES, (r"/vbatch/v1/.*", UnknownHandler))
+ROUTES = (
+    *health.ROUTES,
+    *models.ROUTES,
+    *online.ROUTES,
+    *files.ROUTES,
+    *uploads.ROUTES,
+    *batches.ROUTES,
+    *retries.ROUTES,
+    *lines.ROUTES,
+    *engines.ROUTES,
+    *events.ROUTES,
+    (r"/vbatch/.*", UnknownHandler),
+)
 """Every route, as a pattern below the server's base_url and its handler."""
 
 
@@ -33,15 +48,36 @@ class VBatch(ExtensionApp):
         "openai",
         help="Whose limits a batch made over HTTP is held to; the default is OpenAI's.",
     ).tag(config=True)
+    max_file_bytes = Int(
+        512 * 1024**2, help="How large a file may be that is uploaded in one piece, in bytes; the default is OpenAI's."
+    ).tag(config=True)
+    body_idle_seconds = Float(
+        60.0, help="Seconds without a byte of a request's body after which its client is told that it is too slow."
+    ).tag(config=True)
     tend_seconds = Float(
         1.0,
         help="Seconds between two looks at the batches that need no engine, to validate, expire, cancel or end them.",
     ).tag(config=True)
 
+    max_request_bytes = Int(
+        64 * 1024**2, help="How large the body of an online request may be, in bytes; media come inside it."
+    ).tag(config=True)
+
     def initialize_settings(self) -> None:
         """Open the store."""
-        self._services = Services(Store(self.store_path or None), profile=self.profile)
+        self._services = Services(
+            Store(self.store_path or None),
+            profile=self.profile,
+            max_file_bytes=self.max_file_bytes,
+            idle_seconds=self.body_idle_seconds,
+            max_request_bytes=self.max_request_bytes,
+        )
+        self._engines = EngineWatch(self._services)
+        self._events = Events(self._services, self._engines)
         self.settings[SERVICES_KEY] = self._services
+        self.settings[PAGES_KEY] = LinePages(self._services)
+        self.settings[WATCH_KEY] = self._engines
+        self.settings[EVENTS_KEY] = self._events
 
     def initialize_handlers(self) -> None:
         """Add the routes."""
@@ -55,4 +91,6 @@ class VBatch(ExtensionApp):
         self._tending.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._tending
+        await self._events.stop()
+        await self._engines.close()
         await self._services.close()

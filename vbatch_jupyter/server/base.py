@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from jupyter_core.utils import ensure_async
-from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
 from vbatch_jupyter.errors import (
@@ -21,9 +21,11 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     StoreBusyError,
     StoreFullError,
+    TooLargeError,
     VBatchError,
 )
 from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.server.receiving import ReceivingHandler
 from vbatch_jupyter.server.services import SERVICES_KEY, Services
 
 ModelT = TypeVar("ModelT")
@@ -34,6 +36,7 @@ MAX_JSON_BYTES = 1024 * 1024
 _SERVER_ERROR = 500
 _ACTIONS: Mapping[str, str] = {"GET": "read", "HEAD": "read"}
 _STATUSES: tuple[tuple[type[VBatchError], int], ...] = (
+    (TooLargeError, 413),
     (BadRequestError, 400),
     (NotFoundError, 404),
     (ConflictError, 409),
@@ -52,6 +55,8 @@ class RefusedError(web.HTTPError):
         The HTTP status.
     message, type, param, code
         Of the envelope.
+    headers
+        What the answer's headers have beside; those that a handler has set are gone when an error is answered.
     """
 
     def __init__(
@@ -62,9 +67,11 @@ class RefusedError(web.HTTPError):
         type: str = "invalid_request_error",  # noqa: A002 - OpenAI's word
         param: str | None = None,
         code: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         # tornado formats the message where it has arguments, and only there.
         super().__init__(status, message.replace("%", "%%"))
+        self.headers = headers
         self.body = error_body(message, type=type, param=param, code=code)
 
 
@@ -77,8 +84,7 @@ def unauthenticated() -> RefusedError:
     return RefusedError(401, message, code="invalid_api_key")
 
 
-@web.stream_request_body
-class VBatchHandler(APIHandler):
+class VBatchHandler(ReceivingHandler):
     """Base of all handlers.
 
     Attributes
@@ -93,14 +99,14 @@ class VBatchHandler(APIHandler):
 
     auth_resource: ClassVar[str]
     auth_action: ClassVar[str | None] = None
-    max_body_bytes: ClassVar[int] = MAX_JSON_BYTES
+    max_body_bytes: int = MAX_JSON_BYTES
 
     def initialize(self) -> None:
         """Give the request its id, which its answer and the log carry."""
+        super().initialize()
         self.request_id = f"req_{secrets.token_hex(16)}"
         self.set_header("x-request-id", self.request_id)
         self._body = bytearray()
-        self._too_large = False
 
     @property
     def services(self) -> Services:
@@ -126,6 +132,10 @@ class VBatchHandler(APIHandler):
         if not allowed:
             message = f"You are not authorized to {action} {self.auth_resource} on this Jupyter server."
             raise RefusedError(403, message, code="insufficient_permissions")
+        if self.request.headers.get("Content-Encoding", "identity") != "identity":
+            message = "The body has a Content-Encoding, and is not unpacked here: send it as it is."
+            raise RefusedError(415, message, code="unsupported_content_encoding")
+        self.receive()
 
     def _has_authentication(self) -> bool:
         return bool(self.identity_provider.auth_enabled)
@@ -143,13 +153,25 @@ class VBatchHandler(APIHandler):
 
     # ------------------------------------------------------------------------------------------------- the body
 
-    async def data_received(self, chunk: bytes) -> None:
-        """Take a part of the body."""
-        if len(self._body) + len(chunk) > self.max_body_bytes:
-            self._too_large = True
-            self._body.clear()
-        if not self._too_large:
-            self._body += chunk
+    @property
+    def idle_seconds(self) -> float:
+        """How long the next byte of a body may take."""
+        return self.services.idle_seconds
+
+    def idle_error(self) -> RefusedError:
+        """Give the answer to a client that has stopped sending."""
+        message = f"Nothing of the request's body has come for {self.idle_seconds:g} s. Send the request again."
+        return RefusedError(408, message, code="request_timeout")
+
+    async def take(self, data: bytes) -> None:
+        """Take a part of the body into memory."""
+        if len(self._body) + len(data) > self.max_body_bytes:
+            raise TooLargeError(f"The request's body is too large: it may have {self.max_body_bytes:,} bytes.")
+        self._body += data
+
+    def let_go(self) -> None:
+        """Forget the body."""
+        self._body.clear()
 
     def body_as(self, model: type[ModelT]) -> ModelT:
         """Read the body as JSON of a type.
@@ -157,10 +179,8 @@ class VBatchHandler(APIHandler):
         Raises
         ------
         RefusedError
-            The body is too large, no JSON, or of another shape.
+            The body is no JSON, or of another shape.
         """
-        if self._too_large:
-            raise RefusedError(413, f"The request's body is too large: it may have {self.max_body_bytes:,} bytes.")
         try:
             return msgspec.json.decode(bytes(self._body), type=model)
         except msgspec.ValidationError as error:
@@ -187,9 +207,6 @@ class VBatchHandler(APIHandler):
         self.finish(msgspec.json.encode(dump(mode="json") if dump else answer))
 
     def _handle_request_exception(self, error: BaseException) -> None:
-        if isinstance(error, ConflictError):
-            # The client's retries would only be refused again.
-            self.set_header("x-should-retry", "false")
         if isinstance(error, VBatchError):
             try:
                 # tornado answers with the exception that is being handled.
@@ -200,6 +217,14 @@ class VBatchHandler(APIHandler):
                 return
         super()._handle_request_exception(error)
 
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:  # noqa: ARG002 - tornado's
+        """Say in the log what went wrong; the address's query may hold a token, and stays out of it."""
+        request = f"{self.request.method} {self.request.path} {self.request_id}"
+        if isinstance(value, web.HTTPError):
+            self.log.warning("%d %s: %s", value.status_code, request, value.get_message() or value.reason)
+        else:
+            self.log.error("Uncaught exception in %s", request, exc_info=value)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002 - tornado's
         """Answer with OpenAI's envelope."""
         self.set_header("Content-Type", "application/json")
@@ -207,6 +232,8 @@ class VBatchHandler(APIHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, RefusedError):
             body = error.body
+            for name, value in error.headers.items():
+                self.set_header(name, value)
         elif isinstance(error, web.HTTPError):
             body = error_body(error.log_message or error.reason or self._reason, code=None)
         else:
@@ -235,7 +262,9 @@ def _refused(error: VBatchError) -> RefusedError:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), _SERVER_ERROR)
     kind = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
     param, code = getattr(error, "param", None), getattr(error, "code", None)
-    return RefusedError(status, str(error), type=kind, param=param, code=code)
+    # The client's retries of a conflict would only be refused again.
+    headers = {"x-should-retry": "false"} if isinstance(error, ConflictError) else {}
+    return RefusedError(status, str(error), type=kind, param=param, code=code, headers=headers)
 
 
 def page_of(records: Any) -> dict[str, Any]:

@@ -7,26 +7,20 @@ from typing import Any
 import msgspec
 from tornado import web
 
+from vbatch_jupyter.manager.checks import expires_after_of
 from vbatch_jupyter.server.base import VBatchHandler, page_of
 
 RESOURCE = "vbatch_batches"
 
 
-class ExpiresAfter(msgspec.Struct):
-    """How long after its anchor a file expires."""
-
-    seconds: int
-    anchor: str = "created_at"
-
-
 class NewBatch(msgspec.Struct):
-    """The body of a create."""
+    """The body of a create; what is in it is for the manager to judge."""
 
-    input_file_id: str | None = None
-    endpoint: str | None = None
-    completion_window: str | None = None
+    input_file_id: Any = None
+    endpoint: Any = None
+    completion_window: Any = None
     metadata: Any = None
-    output_expires_after: ExpiresAfter | None = None
+    output_expires_after: Any = None
 
 
 class BatchesHandler(VBatchHandler):
@@ -45,14 +39,15 @@ class BatchesHandler(VBatchHandler):
     async def post(self) -> None:
         """Create a batch."""
         new = self.body_as(NewBatch)
-        expires_after = new.output_expires_after
+        seconds = expires_after_of("output_expires_after", new.output_expires_after)
         record = await self.services.call(
             lambda: self.services.manager.batches.create(
-                input_file_id=new.input_file_id,  # type: ignore[arg-type] # it checks what comes from outside
-                endpoint=new.endpoint,  # type: ignore[arg-type]
-                completion_window=new.completion_window,  # type: ignore[arg-type]
+                input_file_id=new.input_file_id,
+                endpoint=new.endpoint,
+                completion_window=new.completion_window,
                 metadata=new.metadata,
-                output_expires_after_seconds=None if expires_after is None else expires_after.seconds,
+                output_expires_after_seconds=seconds,
+                idempotency_key=self.request.headers.get("Idempotency-Key"),
             )
         )
         self.send(record.to_openai())

@@ -11,7 +11,8 @@ from typing import TypeVar
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.errors import StoreBusyError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.store import Store
+from vbatch_jupyter.server.sockets import Sockets
+from vbatch_jupyter.store import EngineRecord, Store
 
 T = TypeVar("T")
 
@@ -30,16 +31,41 @@ class Services:
         Where files and batches are; closed with this object.
     profile
         Whose limits a batch made over HTTP is held to.
+    max_file_bytes
+        How large an uploaded file may be.
+    idle_seconds
+        How long the next byte of a request's body may take.
+    max_request_bytes
+        How large the body of an online request may be.
 
     Attributes
     ----------
     store, manager
         The store, and OpenAI's verbs over it; they block, and are called through `call`.
+    sockets
+        The connections to the kernels.
+    max_file_bytes, idle_seconds, max_request_bytes
+        As above.
     """
 
-    def __init__(self, store: Store, *, profile: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        profile: str,
+        max_file_bytes: int = 512 * 1024**2,
+        idle_seconds: float = 60.0,
+        max_request_bytes: int = 64 * 1024**2,
+    ) -> None:
         self.store = store
-        self.manager = Manager(store, profile=profile)
+        self.max_file_bytes = max_file_bytes
+        self.idle_seconds = idle_seconds
+        self.max_request_bytes = max_request_bytes
+        self.sockets = Sockets()
+        self.manager = Manager(store, profile=profile, wake=self._committed)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+        self._waking: set[asyncio.Task[None]] = set()
         # Threads of our own: asyncio's are shared with what else runs in the server and may all be taken.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vbatch")
 
@@ -47,14 +73,47 @@ class Services:
         """Call a function that blocks, such as one that asks the store, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
+    async def engines(self) -> list[EngineRecord]:
+        """Give the engines whose processes live."""
+        return await self.call(self.store.engines.live)
+
+    def start(self, function: Callable[[], object]) -> None:
+        """Have a function called that blocks, and whose end nobody waits for."""
+        self._threads.submit(function)
+
+    def poke(self) -> None:
+        """Have the batches looked at now, here and by the runners of all kernels: one was created or cancelled."""
+        self._woken.set()
+        waking = asyncio.ensure_future(self._wake_runners())
+        self._waking.add(waking)
+        waking.add_done_callback(self._waking.discard)
+
+    async def _wake_runners(self) -> None:
+        # Nobody waits for this, and a kernel that it does not reach looks by itself a little later.
+        with contextlib.suppress(StoreBusyError):
+            engines = await self.engines()
+            await self.sockets.forget_all_but(engines)
+            self.sockets.wake(engines)
+
+    def _committed(self) -> None:
+        # From the thread in which the manager has committed.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.poke)
+
     async def tend(self, *, every_seconds: float) -> None:
         """Do for batches what needs no engine, until cancelled."""
+        self._loop = asyncio.get_running_loop()
         while True:
+            self._woken.clear()
             with contextlib.suppress(StoreBusyError):
                 await self.call(lambda: lifecycle.tend(self.store))
-            await asyncio.sleep(every_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), every_seconds)
 
     async def close(self) -> None:
         """Wait for the calls that run, and close the store."""
+        if self._waking:
+            await asyncio.wait(self._waking)
+        await self.sockets.close()
         await asyncio.to_thread(self._threads.shutdown, wait=True)
         self.store.close()

@@ -1,0 +1,127 @@
+"""OpenAI's files endpoint."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, cast
+
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from vbatch_jupyter.manager import FileUpload
+from vbatch_jupyter.manager.checks import expires_after_of
+from vbatch_jupyter.server.base import VBatchHandler, page_of
+from vbatch_jupyter.server.forms import FormHandler
+
+RESOURCE = "vbatch_files"
+
+_PIECE_BYTES = 512 * 1024
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]{0,99}")
+
+
+class FilesHandler(FormHandler[FileUpload]):
+    """``/files``."""
+
+    auth_resource = RESOURCE
+    file_field = "file"
+
+    def begin(self) -> FileUpload:
+        """Begin an upload."""
+        return self.services.manager.files.begin(max_bytes=self.max_file_bytes())
+
+    def max_file_bytes(self) -> int:
+        """Give what is configured."""
+        return self.services.max_file_bytes
+
+    @web.authenticated
+    async def get(self) -> None:
+        """List the files."""
+        files, limit = self.services.manager.files, self.limit(10_000)
+        after, purpose = self.get_query_argument("after", None), self.get_query_argument("purpose", None)
+        order = cast("Literal['asc', 'desc']", self.get_query_argument("order", "desc"))
+        page = await self.services.call(lambda: files.list(purpose=purpose, after=after, limit=limit, order=order))
+        self.send(page_of(page))
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Keep an uploaded file."""
+        form = await self.form()
+        upload = form.sink
+        assert upload is not None
+
+        def commit() -> Any:
+            with upload:
+                seconds = expires_after_of("expires_after", expires_after_in(form.fields))
+                purpose: Any = form.fields.get("purpose")
+                return upload.commit(filename=form.filename, purpose=purpose, expires_after_seconds=seconds)
+
+        self.send((await self.services.call(commit)).to_openai())
+
+
+class FileHandler(VBatchHandler):
+    """``/files/{id}``."""
+
+    auth_resource = RESOURCE
+
+    @web.authenticated
+    async def get(self, file_id: str) -> None:
+        """Retrieve a file's record."""
+        self.send((await self.services.call(lambda: self.services.manager.files.retrieve(file_id))).to_openai())
+
+    @web.authenticated
+    async def delete(self, file_id: str) -> None:
+        """Delete a file."""
+        record = await self.services.call(lambda: self.services.manager.files.delete(file_id))
+        self.send({"id": record.id, "object": "file", "deleted": True})
+
+
+class ContentHandler(VBatchHandler):
+    """``/files/{id}/content``."""
+
+    auth_resource = RESOURCE
+
+    @web.authenticated
+    async def get(self, file_id: str) -> None:
+        """Send a file's content, which is data and never a page, whoever wrote it and whatever it is called."""
+        files = self.services.manager.files
+        record = await self.services.call(lambda: files.retrieve(file_id))
+        content = await self.services.call(lambda: files.content(file_id))
+        name = record.filename if _PLAIN_NAME.fullmatch(record.filename) else record.id
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Content-Length", str(record.bytes))
+        self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Content-Security-Policy", "default-src 'none'; sandbox")
+        try:
+            while piece := await self.services.call(lambda: content.read(_PIECE_BYTES)):
+                self.write(piece)
+                # The next piece is read when this one has gone, so that a slow client holds no more than one.
+                await self.flush()
+            self.finish(set_content_type="application/octet-stream")
+        except StreamClosedError:
+            # The client has gone.
+            return
+        finally:
+            await self.services.call(content.close)
+
+
+def expires_after_in(fields: dict[str, str]) -> dict[str, Any] | None:
+    """Give what a form says of a file's expiry, as JSON has it.
+
+    Examples
+    --------
+    >>> expires_after_in({"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"})
+    {'anchor': 'created_at', 'seconds': 3600}
+    """
+    found: dict[str, Any] = {}
+    for name in ("anchor", "seconds"):
+        if (text := fields.get(f"expires_after[{name}]")) is not None:
+            found[name] = int(text) if name == "seconds" and re.fullmatch(r"-?[0-9]{1,18}", text) else text
+    return found or None
+
+
+ROUTES = (
+    (r"/vbatch/v1/files", FilesHandler),
+    (r"/vbatch/v1/files/([^/]+)", FileHandler),
+    (r"/vbatch/v1/files/([^/]+)/content", ContentHandler),
+)
