@@ -63,6 +63,7 @@ def submit(
     schema: Schema | None = None,
     endpoint: str = "chat",
     model: str | None = None,
+    target: str | None = None,
     output: str = "response",
     custom_id: Hashable | None = None,
     sample: int | None = None,
@@ -85,6 +86,9 @@ def submit(
         ``"chat"``, ``"completions"``, ``"embeddings"`` or ``"responses"``.
     model
         The model's name; the loaded engine's first one by default. A batch for a model that no engine holds waits.
+    target
+        A batch service that runs it in the place of the engine, such as ``"parasail"`` or ``"openai"``; its key is in
+        an environment variable. What it would refuse is said before anything is sent.
     output
         Name of the response column.
     custom_id
@@ -113,6 +117,7 @@ def submit(
         schema=schema,
         endpoint=endpoint,
         model=model,
+        target=target,
         output=output,
         custom_id=custom_id,
         sample=sample,

@@ -82,7 +82,10 @@ class Batch:
 
     def snapshot(self) -> Snapshot:
         """Give one moment of the batch and of the engine."""
-        return Snapshot(time=time.monotonic(), batch=self._record(), engine=self._engine_stats())
+        record = self._record()
+        # The engine here says nothing of a batch that runs at a service.
+        engine = self._engine_stats() if record.target is None else None
+        return Snapshot(time=time.monotonic(), batch=record, engine=engine)
 
     def _record(self) -> BatchRecord:
         return self._manager.batches.retrieve(self.id)

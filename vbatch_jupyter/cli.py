@@ -10,9 +10,9 @@ from pathlib import Path
 from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.protocol.check import Summary, check
-from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.store import fsck as store_fsck
+from vbatch_jupyter.targets.configuration import rules_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "understands, or that would be ignored; the last line sums up. The exit status is 1 where it would be refused.",
     )
     checked.add_argument("file", type=Path, help="the input file, JSON lines")
-    checked.add_argument("--target", choices=PROFILES, default="openai", help="whose rules; by default openai's")
+    checked.add_argument("--target", default="openai", help="openai (the default), parasail, or a target of your own")
     checked.add_argument("--endpoint", choices=ENDPOINTS.values(), help="by default the url of the first request")
     checked.set_defaults(command=_check)
     options = parser.parse_args(arguments)
@@ -72,9 +72,13 @@ def _fsck(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     summary = Summary(options.target)
     try:
+        rules = rules_of(options.target)
         with options.file.open("rb") as file:
-            for finding in summary.counted(check(file, PROFILES[options.target], endpoint=options.endpoint)):
+            for finding in summary.counted(check(file, rules, endpoint=options.endpoint)):
                 print(finding)
+    except VBatchError as error:
+        print(error, file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"{options.file} cannot be read: {error.strerror}.", file=sys.stderr)
         return 1

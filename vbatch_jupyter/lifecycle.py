@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 from vbatch_jupyter.errors import (
@@ -21,7 +21,7 @@ from vbatch_jupyter.errors import (
     StoreFullError,
 )
 from vbatch_jupyter.protocol import validation
-from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line, usage_of
@@ -56,6 +56,39 @@ def is_expired(record: BatchRecord, now: float) -> bool:
     (False, True)
     """
     return record.expires_at is not None and now >= record.expires_at
+
+
+def why_waiting(record: BatchRecord, *, served: Collection[str], notes: Mapping[str, str]) -> str | None:
+    """Say why a batch is not advancing, in a sentence; None while nothing is in its way, and when it has ended.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    served
+        The models that engines hold.
+    notes
+        By model, what is being done about one that no engine holds.
+
+    Examples
+    --------
+    >>> record = BatchRecord(
+    ...     id="batch_0", endpoint="/v1/embeddings", input_file_id="file-0", created_at=0, model="m", status="in_progress"
+    ... )
+    >>> why_waiting(record, served=["m"], notes={})
+    >>> why_waiting(record, served=[], notes={})
+    "No engine holds the model 'm': load it in a notebook with %vbatch load."
+    """
+    if record.status in TERMINAL_STATUSES:
+        return None
+    if record.reason is not None:
+        return record.reason
+    if record.target is not None:
+        return None
+    if record.status == "in_progress" and record.model is not None and record.model not in served:
+        default = f"No engine holds the model '{record.model}': load it in a notebook with %vbatch load."
+        return notes.get(record.model, default)
+    return None
 
 
 def validate(store: Store, lease: Lease) -> BatchRecord:
@@ -124,10 +157,11 @@ def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validatio
     def has_changed() -> bool:
         return record.status == "validating" and lease.refresh().status == "cancelling"
 
+    profile = PROFILES[record.profile]
+    if record.target is not None:
+        profile = profile.without_limits_of_files()
     with store.files.open(record.input_file_id) as input_file:
-        return validation.validate(
-            input_file, endpoint=record.endpoint, profile=PROFILES[record.profile], should_stop=has_changed
-        )
+        return validation.validate(input_file, endpoint=record.endpoint, profile=profile, should_stop=has_changed)
 
 
 def _save_index(lease: Lease, index: LineIndex) -> None:
@@ -266,7 +300,8 @@ def tend(store: Store) -> list[str]:
     store.sweep(at_most_every_seconds=_SWEEP_EVERY_SECONDS)
     advanced = []
     for record in store.batches.unfinished():
-        if _waits_for_engine(store, record) or _is_stuck(store, record):
+        if record.target is not None or _waits_for_engine(store, record) or _is_stuck(store, record):
+            # What runs at a batch service is advanced by the kernels that have its key.
             continue
         try:
             lease = store.batches.acquire(record.id)

@@ -157,4 +157,5 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
         # An answer that does not fit the schema is known as well, and would only come again.
         fresh=True,
         frame=root.frame,
+        target=root.target,
     )

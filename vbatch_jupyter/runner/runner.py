@@ -133,7 +133,7 @@ class Runner:
     # ----------------------------------------------------------------------------------------------- which batches
 
     async def _take_up(self) -> None:
-        records = await in_thread(self._store.batches.unfinished)
+        records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is None]
         self._careful = {record.id for record in records if record.careful and self._may_run(record)}
         for record in records:
             if record.id not in self._feeds and self._may_start(record):

@@ -90,6 +90,7 @@ class Lease:
         self._spool: Spool | None = None
         self._disk_was_full = record.reason == DISK_FULL_REASON
         self._released = False
+        self._has_ended = False
 
     def __repr__(self) -> str:
         return f"<Lease of {self.id}, epoch {self.epoch}{', released' if self._released else ''}>"
@@ -232,7 +233,7 @@ class Lease:
             self._spool = spool
         return self._spool
 
-    def append(self, records: Sequence[SpoolRecord]) -> RequestCounts:
+    def append(self, records: Sequence[SpoolRecord], *, counts: RequestCounts | None = None) -> RequestCounts:
         """Put a group of finished lines into the spool, and count them.
 
         When the call returns, they outlive a kill and a power loss. A request that has a line already keeps it: after
@@ -242,6 +243,8 @@ class Lease:
         ----------
         records
             The group.
+        counts
+            What the batch's row shall say in the place of the spool's own counts, which are its by default.
 
         Raises
         ------
@@ -253,14 +256,19 @@ class Lease:
             The batch is neither in progress nor being cancelled.
         """
         with self._lock:
+            if self._has_ended:
+                status = self.refresh().status
+                message = f"Batch {self.id} with status '{status}' takes no more lines."
+                raise ConflictError(message, id=self.id, status=status)
             spool = self._recovered_spool()
             try:
                 # The finaliser will need room for all lines once more.
                 group_bytes = sum(len(record.line) for record in records)
                 self._space.require(2 * group_bytes + spool.bytes)
                 spool.append(records)
-                has_room_again = {"reason": None} if self._disk_was_full else {}
-                record = self._commit_counts(spool, has_room_again, among=frozenset({"in_progress", "cancelling"}))
+                others: dict[str, Any] = {"reason": None} if self._disk_was_full else {}
+                others |= batch_columns({} if counts is None else {"request_counts": counts})
+                record = self._commit_counts(spool, others, among=frozenset({"in_progress", "cancelling"}))
             except StoreFullError:
                 self.note_disk_full()
                 raise
@@ -380,6 +388,7 @@ class Lease:
 
     def _remove_directory(self) -> None:
         with self._lock:
+            self._has_ended = True
             if self._spool is not None:
                 self._spool.close()
         # What a kill in here leaves is removed by the store's sweep.

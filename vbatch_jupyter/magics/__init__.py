@@ -1,0 +1,5 @@
+"""``%vbatch`` and ``%%vbatch``."""
+
+from vbatch_jupyter.magics.verbs import VBatchMagics
+
+__all__ = ["VBatchMagics"]

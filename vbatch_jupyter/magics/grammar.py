@@ -1,0 +1,145 @@
+"""The grammar of ``%vbatch`` and ``%%vbatch``: which words there are, and what is said of those that are none."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import keyword
+import shlex
+from collections.abc import Collection, Iterable
+from typing import Any, NoReturn
+
+from IPython.core.error import UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises IPython's UsageError, which is shown without a traceback, and names near misses."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = super().parse_known_args(args, namespace)
+        # Here and not in parse_args, so that a verb's own parser sees to its own options.
+        if unknown:
+            flags = list(self._option_string_actions)
+            hint = near_misses(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        end = "" if message.endswith((".", "?")) else "."
+        raise UsageError(f"{message}{end} {self.prog} -h says more.")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        del status, message
+        raise HelpShownError
+
+
+class HelpShownError(Exception):
+    """-h was given, and its text is printed."""
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """Say which known names a name may have meant; nothing where there is none near."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def line_parser() -> argparse.ArgumentParser:
+    """Build the grammar of ``%vbatch``."""
+    parser = _Parser(prog="%vbatch", description="Run LLM prompts over data on a vLLM engine in this kernel.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, help: str, *arguments: str) -> argparse.ArgumentParser:  # noqa: A002 - argparse's word
+        added = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        for argument in arguments:
+            added.add_argument(argument)
+        return added
+
+    load = verb("load", "load a model: a Hugging Face id, a folder, or demo; then any argument of vllm serve", "model")
+    load.add_argument("flags", nargs=argparse.REMAINDER, help="such as --max-model-len 2048")
+    verb("unload", "end the engine and its processes")
+    verb("engine", "show the engine's figures")
+    verb("list", "list the batches of the store, the newest first")
+    for name, text in (
+        ("show", "show one batch as OpenAI has it, with its errors"),
+        ("attach", "follow a batch until it ends; an interrupt leaves it running"),
+    ):
+        verb(name, text).add_argument("id", nargs="?", help="the newest batch by default")
+    verb("cancel", "cancel a batch; what is finished is kept", "id")
+    run = verb("run", "run an input file, JSON lines, as a batch", "file")
+    run.add_argument("--target", metavar="T", help="run it at a batch service, such as parasail")
+    run.add_argument("-b", "--background", action="store_true", help="return at once; -o gets the batch")
+    run.add_argument("-o", "--out", type=_variable, metavar="NAME", help="variable for the result")
+    check = verb("check", "say what a batch service would refuse, ignore or leave to vLLM in an input file", "file")
+    check.add_argument("--target", default="openai", metavar="T", help="openai, parasail, or a target of your own")
+    environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
+    environment.add_argument("--write", metavar="FILE", help="write them into a file, for you alone, and show no key")
+    for name, text in (
+        ("results", "give a batch's result"),
+        ("retry", "run a batch's requests without an answer again, and give the completed result"),
+    ):
+        added = verb(name, text)
+        added.add_argument("id", nargs="?", help="the newest batch by default")
+        added.add_argument("-d", "--df", metavar="DF", help="the DataFrame that the batch was made from")
+        added.add_argument("-o", "--out", type=_variable, metavar="NAME", help="variable for the result")
+    return parser
+
+
+def cell_parser() -> argparse.ArgumentParser:
+    """Build the grammar of ``%%vbatch``."""
+    parser = _Parser(
+        prog="%%vbatch",
+        description="Send a DataFrame through a batch; the cell is the prompt, with {{ column }} for a row's values.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("df", help="name of the DataFrame")
+    parser.add_argument(
+        "-o", "--out", type=_variable, metavar="NAME", help="variable for the result, which is then not displayed"
+    )
+    parser.add_argument("-b", "--background", action="store_true", help="return at once; -o gets the batch")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    parser.add_argument("--schema", metavar="NAME", help="variable with a pydantic model class or a JSON schema")
+    parser.add_argument("--sample", type=int, metavar="N", help="run the first N rows only")
+    parser.add_argument("--fresh", action="store_true", help="ask the engine even where an answer is known")
+    parser.add_argument("--endpoint", default="chat", help="chat, completions, embeddings or responses")
+    parser.add_argument("--model", help="the model's name; the loaded engine's by default")
+    parser.add_argument("--target", metavar="T", help="run it at a batch service, such as parasail, and not here")
+    parser.add_argument("--output", default="response", metavar="COLUMN", help="name of the response column")
+    parser.add_argument("--custom-id", metavar="COLUMN", help="column whose values name the requests")
+    parser.add_argument("--max-tokens", type=int, metavar="N")
+    parser.add_argument("--temperature", type=float, metavar="T")
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--body", type=_body, default={}, metavar="JSON", help="what else goes into each request")
+    return parser
+
+
+def check_verb(words: list[str], verbs: Collection[str]) -> None:
+    """Refuse a first word that is no verb, with those that may have been meant."""
+    # argparse would list them all, whatever was meant.
+    if words and not words[0].startswith("-") and words[0] not in verbs:
+        hint = near_misses(words[0], verbs) or f" The verbs are {', '.join(verbs)}."
+        raise UsageError(f"%vbatch has no verb {words[0]!r}.{hint}")
+
+
+def words_of(line: str) -> list[str]:
+    """Split a line as a shell does."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"The line cannot be read: {error}. Quote text with blanks.") from error
+
+
+def _body(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is no JSON: {text}") from error
+    if not isinstance(body, dict):
+        raise argparse.ArgumentTypeError(f"this is no JSON object: {text}")
+    return body
+
+
+def _variable(name: str) -> str:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise argparse.ArgumentTypeError(f"this is no name of a variable: {name}")
+    return name

@@ -1,0 +1,167 @@
+"""Advances the batches that run at services: who is looked at when, and what stands in the way.
+
+A kernel with the service's key goes on with them, also with those that another one has made. A service that does not
+answer, or has no room, is asked again after a pause that grows; the batch says why it waits. Nothing but a cancel or
+the service itself ends a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+
+from vbatch_jupyter import lifecycle
+from vbatch_jupyter.engine.thread import in_thread
+from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreBusyError, StoreError
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.store import Lease, Store
+from vbatch_jupyter.targets.configuration import Target
+from vbatch_jupyter.targets.remote import RemoteBatch
+from vbatch_jupyter.targets.service import Service
+
+LOOK_SECONDS = 0.5
+"""How often the store is looked at."""
+
+POLL_SECONDS = (1.0, 30.0)
+"""The shortest and the longest pause between two looks at a service."""
+
+_GROWTH = 1.5
+_KEY_SECONDS = 2.0
+
+
+class TargetRunner:
+    """Advances the batches of the store that run at services.
+
+    Parameters
+    ----------
+    store
+        Where the batches are.
+    on_notice
+        Called with one sentence when a batch is followed again.
+    """
+
+    def __init__(self, store: Store, *, on_notice: Callable[[str], None] = lambda _: None) -> None:
+        self._store = store
+        self._on_notice = on_notice
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelled: dict[str, asyncio.Event] = {}
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look at the store at once; called on the loop."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            self._woken.clear()
+            with contextlib.suppress(StoreBusyError):
+                await self._take_up()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
+
+    async def stop(self) -> None:
+        """Leave the batches as they are at their services."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _take_up(self) -> None:
+        for record in await in_thread(self._store.batches.unfinished):
+            if record.target is None:
+                continue
+            if record.id in self._tasks:
+                if record.status == "cancelling":
+                    self._cancelled[record.id].set()
+                continue
+            lease = await in_thread(self._store.batches.acquire, record.id)
+            if lease is not None:
+                self._start(record, lease)
+
+    def _start(self, record: BatchRecord, lease: Lease) -> None:
+        self._cancelled[record.id] = asyncio.Event()
+        task = asyncio.create_task(self._follow(record, lease))
+        self._tasks[record.id] = task
+        task.add_done_callback(lambda _: self._ended(record.id))
+
+    def _ended(self, id: str) -> None:  # noqa: A002 - OpenAI's word
+        del self._tasks[id], self._cancelled[id]
+
+    async def _follow(self, record: BatchRecord, lease: Lease) -> None:
+        assert record.target is not None
+        target = msgspec.json.decode(record.target, type=Target)
+        if record.remote is not None:
+            self._on_notice(f"Following batch {record.id} at {target.name} again.")
+        try:
+            if await self._has_key(target, lease):
+                service = Service(target, target.key() or "")
+                try:
+                    await self._until_ended(RemoteBatch(self._store, lease, target, service), lease)
+                finally:
+                    await service.close()
+        except (FencedError, ConflictError):
+            # Another owner has it, or it has ended.
+            pass
+        finally:
+            await in_thread(lease.release)
+
+    async def _has_key(self, target: Target, lease: Lease) -> bool:
+        """Wait until the service's key is there; False where the batch has ended without."""
+        while target.key() is None:
+            if await in_thread(self._may_give_up, lease):
+                await in_thread(lifecycle.finish, self._store, lease)
+                return False
+            await self._say(
+                lease,
+                f"Set the environment variable {target.api_key_env} to the key for {target.name}; it goes on then.",
+            )
+            await asyncio.sleep(_KEY_SECONDS)
+        return True
+
+    async def _until_ended(self, remote: RemoteBatch, lease: Lease) -> None:
+        shortest, longest = POLL_SECONDS
+        pause, after, cancelled = shortest, 0.0, self._cancelled[lease.id]
+        while True:
+            has_passed_on = cancelled.is_set()
+            try:
+                state = await remote.advance()
+                if state == "ended":
+                    return
+                pause, after = shortest if state == "changed" else pause * _GROWTH, 0.0
+                await self._say(lease, None)
+            except FencedError:
+                raise
+            except ServiceError as error:
+                if await in_thread(self._may_give_up, lease):
+                    await in_thread(lifecycle.finish, self._store, lease)
+                    return
+                await self._say(lease, str(error))
+                pause, after = pause * _GROWTH, error.after_seconds or 0.0
+            except Exception as error:  # noqa: BLE001
+                # Taken up again at once it would only fail again, for ever.
+                await self._say(lease, f"{type(error).__name__}: {error}")
+                pause = longest
+            pause = min(pause, longest)
+            # A cancel is passed on at once; then the service takes its time.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_never() if has_passed_on else cancelled.wait(), max(pause, after))
+
+    async def _say(self, lease: Lease, reason: str | None) -> None:
+        with contextlib.suppress(StoreError, ConflictError):
+            if (await in_thread(lease.refresh)).reason != reason:
+                await in_thread(lambda: lease.update(reason=reason))
+
+    def _may_give_up(self, lease: Lease) -> bool:
+        # A service that is gone must not keep a batch that nobody wants any more; until the window has passed it may
+        # still have answers.
+        record = lease.refresh()
+        return record.status == "cancelling" and lifecycle.is_expired(record, self._store.clock())
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()

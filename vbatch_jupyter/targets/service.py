@@ -1,0 +1,179 @@
+"""A batch service, reached through the ``openai`` package.
+
+The package's own retries are switched off: a create that is sent twice would make two batches. Whoever calls decides
+what to do next, and finds a batch again by its metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from vbatch_jupyter.errors import ServiceError
+from vbatch_jupyter.targets.configuration import Target
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types import Batch
+
+T = TypeVar("T")
+
+_TIMEOUT_SECONDS = 60.0
+# A service has uploaded files to look at before it answers.
+_UPLOAD_SECONDS = 600.0
+_CLOCKS_DIFFER_SECONDS = 3600
+_MESSAGE = 500
+
+
+class Service:
+    """One batch service, with its key.
+
+    Parameters
+    ----------
+    target
+        The service.
+    key
+        Its key; in no message of this object.
+    """
+
+    def __init__(self, target: Target, key: str) -> None:
+        import openai
+
+        self.name = target.name
+        self._key = key
+        self._client = openai.AsyncOpenAI(
+            base_url=target.base_url, api_key=key, max_retries=0, timeout=_TIMEOUT_SECONDS
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def upload(self, content: BinaryIO, filename: str) -> str:
+        """Upload an input file, and give its id.
+
+        Raises
+        ------
+        ServiceError
+            It did not come about.
+        """
+        files = self._client.files
+        return (
+            await self._asked(
+                "upload an input file",
+                lambda: files.create(file=(filename, content), purpose="batch", timeout=_UPLOAD_SECONDS),
+            )
+        ).id
+
+    async def create(
+        self, *, file_id: str, endpoint: str, completion_window: str, metadata: Mapping[str, str], idempotency_key: str
+    ) -> Batch:
+        """Create a batch.
+
+        Raises
+        ------
+        ServiceError
+            It said no, or nothing: then the batch may have come about all the same.
+        """
+        batches = self._client.batches
+        return await self._asked(
+            "create a batch",
+            lambda: batches.create(
+                input_file_id=file_id,
+                endpoint=endpoint,  # type: ignore[arg-type] # Parasail has others
+                completion_window=completion_window,  # type: ignore[arg-type]
+                metadata=dict(metadata),
+                extra_headers={"Idempotency-Key": idempotency_key},
+            ),
+        )
+
+    async def find(self, metadata: Mapping[str, str], *, since: int) -> Batch | None:
+        """Find a batch by its metadata among those made since a time; None where there is none.
+
+        Parameters
+        ----------
+        metadata
+            Pairs that it has, among others.
+        since
+            Unix seconds of this machine's clock.
+        """
+
+        async def look() -> Batch | None:
+            async for batch in self._client.batches.list(limit=100):
+                if metadata.items() <= (batch.metadata or {}).items():
+                    return batch
+                if batch.created_at < since - _CLOCKS_DIFFER_SECONDS:
+                    return None
+            return None
+
+        return await self._asked("list its batches", look)
+
+    async def retrieve(self, batch_id: str) -> Batch:
+        """Give a batch as it stands."""
+        return await self._asked("retrieve a batch", lambda: self._client.batches.retrieve(batch_id))
+
+    async def cancel(self, batch_id: str) -> None:
+        """Cancel a batch; one that has ended stays as it is."""
+        try:
+            await self._asked("cancel a batch", lambda: self._client.batches.cancel(batch_id))
+        except ServiceError as error:
+            if error.status not in {400, 409}:
+                raise
+
+    async def lines(self, file_id: str) -> AsyncIterator[bytes]:
+        """Download a file line by line, without their ends."""
+        with self._translated("download a result file"):
+            async with self._client.files.with_streaming_response.content(file_id) as response:
+                rest = bytearray()
+                async for chunk in response.iter_bytes():
+                    searched = len(rest)
+                    rest += chunk
+                    if rest.find(b"\n", searched) >= 0:
+                        *whole, last = bytes(rest).split(b"\n")
+                        rest = bytearray(last)
+                        for line in whole:
+                            yield line
+                if rest:
+                    yield bytes(rest)
+
+    async def _asked(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
+        with self._translated(what):
+            return await ask()
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        import openai
+
+        try:
+            yield
+        except openai.APIStatusError as error:
+            raise self._error(what, self._said(error), error) from None
+        except openai.APIConnectionError as error:
+            raise ServiceError(
+                f"{self.name} was asked to {what} and did not answer: {error.__cause__ or error}"
+            ) from None
+        except (openai.OpenAIError, OSError) as error:
+            raise ServiceError(f"{self.name} was asked to {what}: {self._hidden(str(error))}") from None
+        except Exception as error:
+            # What breaks while an answer is being read comes from the transport under the package, as it is.
+            if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2", "httpcore", "httpcore2", "pydantic"}:
+                raise
+            raise ServiceError(f"{self.name} was asked to {what}: {type(error).__name__} {error}") from None
+
+    def _error(self, what: str, said: str, error: openai.APIStatusError) -> ServiceError:
+        after = error.response.headers.get("retry-after", "")
+        return ServiceError(
+            f"{self.name} was asked to {what} and answered {error.status_code}: {said}",
+            status=error.status_code,
+            after_seconds=float(after) if after.isdecimal() else None,
+        )
+
+    def _said(self, error: openai.APIStatusError) -> str:
+        body = error.body
+        message = body.get("message") if isinstance(body, dict) else None
+        return self._hidden(message if isinstance(message, str) else error.message)
+
+    def _hidden(self, text: str) -> str:
+        # A service may repeat the key that it refuses.
+        return " ".join(text.replace(self._key, "…").split())[:_MESSAGE]

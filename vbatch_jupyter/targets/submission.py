@@ -1,0 +1,84 @@
+"""What is asked before a batch is made for a service: whether there is one of that name, its key, and what it takes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import BinaryIO
+
+from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.protocol.check import check
+from vbatch_jupyter.targets.configuration import Target, named_target
+
+_SHOWN = 5
+_COUNTED = 1000
+
+
+def reachable_target(name: str) -> Target:
+    """Give the target of a name, whose key is there.
+
+    Raises
+    ------
+    BadRequestError
+        There is no such target, or its key is not in the environment.
+    """
+    target = named_target(name)
+    if target.key() is None:
+        message = (
+            f"The key for {name} is not there: set the environment variable {target.api_key_env} to it, such as with "
+            f"os.environ[{target.api_key_env!r}] = getpass.getpass()."
+        )
+        raise BadRequestError(message, param="target")
+    return target
+
+
+def refuse_what_the_target_would(input_file: BinaryIO, target: Target, endpoint: str) -> str | None:
+    """Check an input file before anything of it is sent; give a sentence about keys that may count for nothing there.
+
+    Parameters
+    ----------
+    input_file
+        Open for reading bytes, seekable.
+    target
+        The service; that the file is too large for one of its batches is no matter.
+    endpoint
+        The batch's.
+
+    Raises
+    ------
+    BadRequestError
+        The service would refuse it; the message has the first reasons.
+    """
+    rules = target.rules()
+    refused: list[str] = []
+    others: dict[str, None] = {}
+    if endpoint not in rules.endpoints:
+        message = f"{target.name} has no endpoint {endpoint!r}; it has {', '.join(rules.endpoints)}."
+        raise BadRequestError(message, param="endpoint", code="invalid_value")
+    findings = check(input_file, rules.without_limits_of_files(), endpoint=endpoint)
+    # Refusals are counted in full only where there are few: nobody reads more of them.
+    for finding in itertools.takewhile(lambda _: len(refused) < _COUNTED, findings):
+        if finding.severity == "refused":
+            refused.append(str(finding) if len(refused) < _SHOWN else "")
+        elif finding.param is not None:
+            others.setdefault(finding.param.removeprefix("body."))
+    if max_bytes := rules.max_bytes:
+        refused += _too_long_for_a_file(input_file, max_bytes)
+    if refused:
+        more = f"\n… and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
+        listed = "\n".join(filter(None, refused))
+        message = f"{target.name} would refuse this batch, so nothing was sent:\n{listed}{more}"
+        raise BadRequestError(message, param="target")
+    if others:
+        return f"{target.name} may not know these keys of the requests: {', '.join(others)}."
+    return None
+
+
+def _too_long_for_a_file(input_file: BinaryIO, max_bytes: int) -> list[str]:
+    if input_file.seek(0, 2) <= max_bytes:
+        return []
+    input_file.seek(0)
+    return [
+        f"line {number}: refused: invalid_request: This line alone is larger than a file may be ({max_bytes:,} bytes)."
+        for number, line in enumerate(iter(lambda: len(input_file.readline()), 0), start=1)
+        if line > max_bytes
+    ]
