@@ -86,9 +86,8 @@ class Kernel:
             engine=lambda: self.engine,
             stats=self._loader.stats,
             wake=self._runner.wake,
-            # Past the line: what is asked for elsewhere is not said under a cell.
-            load=self._loader.load,
-            unload=self._loader.unload,
+            load=self._load_unsaid,
+            unload=self.unload,
         )
         self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe)
 
@@ -132,6 +131,11 @@ class Kernel:
         self._presence.publish()
         self._say_notices()
         return engine
+
+    def _load_unsaid(self, model: str, flags: Sequence[str]) -> None:
+        # What is asked for elsewhere is not said under a cell.
+        self._loader.load(model, flags)
+        self._presence.publish()
 
     def unload(self) -> None:
         """End the engine and its processes; batches that it was running stay in progress."""

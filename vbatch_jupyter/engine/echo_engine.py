@@ -6,7 +6,8 @@ Ship your own tests with it: it keeps to the same port as vLLM's engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -90,21 +91,42 @@ class EchoEngine(Engine):
         if self.state != "ready":
             raise EngineDiedError("The echo engine is dead.")
         self.requests += 1
-        self._running += 1
-        self.peak_running = max(self.peak_running, self._running)
-        try:
-            await self._work(body)
-        finally:
-            self._running -= 1
         content = msgspec.json.decode(body)
-        if content.get("model") not in self.served_model_names:
+        known = content.get("model") in self.served_model_names
+        if known and content.get("stream"):
+            # Such an answer takes its time for each word.
+            headers = {"content-type": "text/event-stream; charset=utf-8"}
+            return EngineResponse(status=_OK, headers=headers, chunks=self._stream(path, content, body))
+        with self._one_more():
+            await self._work(body)
+        if not known:
             message = f"The model `{content.get('model')}` does not exist."
             return EngineResponse.of_json(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
         if self._refusing is not None and self._refusing in body:
-            return EngineResponse.of_json(
-                _BAD_REQUEST, error_body("This request is refused, as it asked to be.", param="messages")
-            )
+            refusal = error_body("This request is refused, as it asked to be.", param="messages")
+            return EngineResponse.of_json(_BAD_REQUEST, refusal)
         return EngineResponse.of_json(_OK, msgspec.json.encode(_answer(path, content)))
+
+    @contextlib.contextmanager
+    def _one_more(self) -> Iterator[None]:
+        self._running += 1
+        self.peak_running = max(self.peak_running, self._running)
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    async def _stream(self, path: str, content: dict[str, Any], body: bytes) -> AsyncIterator[bytes]:
+        chat = path == "/v1/chat/completions"
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        with self._one_more():
+            for word in _prompt(content).split():
+                await self._work(body)
+                said = {"delta": {"role": "assistant", "content": word}} if chat else {"text": word}
+                choice = {"index": 0, "finish_reason": None, "logprobs": None, **said}
+                shared = {"id": "echo", "object": kind, "created": 0, "model": content["model"]}
+                yield b"data: %b\n\n" % msgspec.json.encode({**shared, "choices": [choice]})
+            yield b"data: [DONE]\n\n"
 
     async def _work(self, body: bytes) -> None:
         death = self._death

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from openai.types import Model
 from tornado import web
 
-from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.online import unknown_model
+from vbatch_jupyter.store import EngineRecord
 
 
 class ModelsHandler(VBatchHandler):
@@ -15,18 +18,32 @@ class ModelsHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """List the models."""
-        self.send({"object": "list", "data": []})
+        models = _models(await self.services.engines())
+        self.send({"object": "list", "data": [model.model_dump(mode="json") for model in models.values()]})
 
 
 class ModelHandler(VBatchHandler):
-    """``/models/{model}``."""
+    """``/models/{model}``; a model's name may have slashes, bare or escaped."""
 
     auth_resource = "vbatch_engine"
 
     @web.authenticated
     async def get(self, model: str) -> None:
         """Retrieve a model."""
-        raise RefusedError(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
+        engines = await self.services.engines()
+        if (found := _models(engines).get(model)) is None:
+            raise unknown_model(model, engines)
+        self.send(found)
+
+
+def _models(engines: list[EngineRecord]) -> dict[str, Model]:
+    # A name that two engines serve is one model, as old as the first of them.
+    return {
+        name: Model(id=name, created=engine.created_at, object="model", owned_by="vbatch")
+        for engine in reversed(engines)
+        if engine.state == "ready"
+        for name in engine.models
+    }
 
 
 ROUTES = ((r"/vbatch/v1/models", ModelsHandler), (r"/vbatch/v1/models/(.+)", ModelHandler))

@@ -1,0 +1,115 @@
+"""OpenAI's online endpoints: each request goes to the engine that holds its model, past all batches.
+
+What a client sends chooses the engine by the model's name, and nothing else: socket and path are ours, of its headers
+none goes on, and of the engine's only those that say what the body is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import httpx
+import msgspec
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+from vbatch_jupyter.store import EngineRecord
+
+_STATES = ("ready", "loading", "dead")
+"""The states of an engine that has a model, the best one first."""
+
+_RETRY_AFTER_SECONDS = 5
+_JSON = "application/json"
+
+
+class _Request(msgspec.Struct):
+    model: str | None = None
+
+
+class OnlineHandler(VBatchHandler):
+    """``/chat/completions``, ``/completions``, ``/embeddings`` and ``/responses``."""
+
+    auth_resource = "vbatch_engine"
+    auth_action = "execute"
+
+    def initialize(self) -> None:
+        """Take a body as large as the server allows."""
+        super().initialize()
+        self.max_body_bytes = self.services.max_request_bytes
+        self._forwarding: asyncio.Task[None] | None = None
+
+    @web.authenticated
+    async def post(self, endpoint: str) -> None:
+        """Have an engine answer, and pass its answer on as it comes."""
+        model = self.body_as(_Request).model
+        if not model:
+            raise RefusedError(
+                400, "you must provide a model parameter", param="model", code="missing_required_parameter"
+            )
+        engine = self._chosen(model, await self.services.engines())
+        self._forwarding = asyncio.ensure_future(self._forward(engine, f"/v1/{endpoint}"))
+        with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
+            await self._forwarding
+
+    def on_connection_close(self) -> None:
+        """Abort the engine's work for a client that has left."""
+        super().on_connection_close()
+        if self._forwarding is not None:
+            self._forwarding.cancel()
+
+    def _chosen(self, model: str, engines: Sequence[EngineRecord]) -> EngineRecord:
+        having = [engine for engine in engines if model in engine.models and engine.state in _STATES]
+        if not having:
+            raise unknown_model(model, engines)
+        engine = min(having, key=lambda engine: _STATES.index(engine.state))
+        if engine.state == "loading":
+            message = f"The model '{model}' is being loaded: try again in a few seconds."
+            headers = {"retry-after": str(_RETRY_AFTER_SECONDS)}
+            raise RefusedError(503, message, type="server_error", param="model", code="model_loading", headers=headers)
+        if engine.state == "dead":
+            message = f"The engine of the model '{model}' has died: load it again with `%vbatch load` in its notebook."
+            raise RefusedError(503, message, type="server_error", param="model", code="engine_dead")
+        return engine
+
+    async def _forward(self, engine: EngineRecord, path: str) -> None:
+        headers = {"content-type": _JSON, "x-request-id": self.request_id}
+        begun = False
+        try:
+            async with self.services.sockets.stream(engine, path, bytes(self._body), headers) as response:
+                self.set_status(response.status_code)
+                kind = response.headers.get("content-type", _JSON)
+                self.set_header("Content-Type", kind)
+                if kind.startswith(_JSON):
+                    self.finish(await response.aread())
+                    return
+                self.set_header("Cache-Control", "no-cache")
+                self.set_header("X-Accel-Buffering", "no")  # a proxy of nginx would wait for the end
+                async for chunk in response.aiter_raw():
+                    begun = True
+                    self.write(chunk)
+                    await self.flush()
+            self.finish()
+        except httpx.TransportError as error:
+            if begun:
+                # Nothing can be said any more but that it is no whole answer: the connection breaks off.
+                self._connection().stream.close()
+                return
+            message = f"The kernel that holds the engine ended before it had answered ({type(error).__name__})."
+            raise RefusedError(503, message, type="server_error", code="engine_unavailable") from error
+
+
+def unknown_model(model: str, engines: Sequence[EngineRecord]) -> RefusedError:
+    """Give the answer to a model that no engine holds, with what to do about it."""
+    served = sorted({name for engine in engines if engine.state == "ready" for name in engine.models})
+    now = f"Served now: {', '.join(served)}." if served else "No model is loaded now."
+    message = (
+        f"The model '{model}' does not exist: no kernel of this server has it loaded. Load it in a notebook with "
+        f"`%vbatch load {model}`. {now}"
+    )
+    return RefusedError(404, message, param="model", code="model_not_found")
+
+
+ROUTES = ((r"/vbatch/v1/(chat/completions|completions|embeddings|responses)", OnlineHandler),)

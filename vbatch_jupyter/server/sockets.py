@@ -1,0 +1,100 @@
+"""Requests to kernels, over the Unix sockets that their rows in the store name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+import httpx
+
+from vbatch_jupyter.store import EngineRecord
+
+SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
+"""The header that carries a kernel's secret."""
+
+_CONNECT_SECONDS = 5.0
+_WAKE_SECONDS = 2.0
+
+
+class Sockets:
+    """Connections to the kernels of one store, kept open between requests."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._waking: set[asyncio.Task[None]] = set()
+
+    def client(self, record: EngineRecord) -> httpx.AsyncClient:
+        """Give the client of a kernel, which carries its secret.
+
+        Parameters
+        ----------
+        record
+            The kernel's row.
+        """
+        if (client := self._clients.get(record.id)) is None:
+            client = self._clients[record.id] = httpx.AsyncClient(
+                # Without limits: who streams must not keep others waiting for a connection.
+                transport=httpx.AsyncHTTPTransport(uds=record.socket, limits=httpx.Limits(max_connections=None)),
+                base_url="http://kernel",
+                headers={SECRET_HEADER: record.secret},
+                # The engine takes as long as it takes; a proxy of the environment is none of a socket's.
+                timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+                trust_env=False,
+            )
+        return client
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, record: EngineRecord, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request whose answer comes in parts; leaving the context early aborts it in the engine.
+
+        Parameters
+        ----------
+        record
+            The kernel's row.
+        path, body, headers
+            The request; nothing but the secret is added to it.
+
+        Raises
+        ------
+        httpx.TransportError
+            The process does not answer, or ended under the request.
+        """
+        async with self.client(record).stream("POST", path, content=body, headers=dict(headers)) as response:
+            yield response
+
+    def wake(self, records: Iterable[EngineRecord]) -> None:
+        """Have kernels look at the store at once; nobody waits for it, and whoever cannot be reached polls anyway.
+
+        Parameters
+        ----------
+        records
+            The kernels' rows.
+        """
+        for record in records:
+            task = asyncio.ensure_future(self._wake(record))
+            self._waking.add(task)
+            task.add_done_callback(self._waking.discard)
+
+    async def _wake(self, record: EngineRecord) -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            await self.client(record).post("/wake", timeout=_WAKE_SECONDS)
+
+    async def forget_all_but(self, records: Iterable[EngineRecord]) -> None:
+        """Close the connections to kernels that are gone.
+
+        Parameters
+        ----------
+        records
+            Those that live.
+        """
+        for id in self._clients.keys() - {record.id for record in records}:  # noqa: A001 - OpenAI's word
+            await self._clients.pop(id).aclose()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._waking:
+            await asyncio.wait(self._waking)
+        await self.forget_all_but([])
