@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
+from tornado import web
+
+from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.engines import WATCH_KEY, EngineWatch
 
 
 class HealthHandler(JupyterHandler):
@@ -16,4 +21,31 @@ class HealthHandler(JupyterHandler):
         self.finish("ok")
 
 
-ROUTES = ((r"/vbatch/healthz", HealthHandler),)
+class ReadyHandler(VBatchHandler):
+    """``/vbatch/readyz``; without an engine the server is ready all the same, for batches wait."""
+
+    auth_resource = "vbatch_batches"
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Say whether batches can be taken, and what the engines are doing; status 503 where they cannot."""
+        watch: EngineWatch = self.settings[WATCH_KEY]
+        store = self.services.store
+        reason = None
+        try:
+            await self.services.call(store.check_writable)
+        except StoreError as error:
+            reason = str(error)
+            self.set_status(503)
+        engines = [{"name": view.name, "models": view.models, "state": view.state} for view in await watch.look()]
+        free = await self.services.call(store.space.free)
+        self.send(
+            {
+                "status": "ready" if reason is None else "not_ready",
+                "store": {"writable": reason is None, "free_bytes": free, "reason": reason},
+                "engines": engines,
+            }
+        )
+
+
+ROUTES = ((r"/vbatch/healthz", HealthHandler), (r"/vbatch/readyz", ReadyHandler))

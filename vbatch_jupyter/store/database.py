@@ -59,6 +59,7 @@ class Database:
         self._space = space
         self._busy_seconds = busy_seconds
         self._lock = threading.RLock()
+        self._commits = 0
         try:
             self._connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
@@ -143,6 +144,7 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             result = function(self._connection)
             self._connection.execute("COMMIT")
+            self._commits += 1
         except BaseException:
             # BaseException: an Interrupt must not leave the transaction open, and the database locked, for good.
             if self._connection.in_transaction:
@@ -180,6 +182,20 @@ class Database:
     def data_version(self) -> int:
         """Give a number that changes whenever another connection has committed."""
         return int(self.read("PRAGMA data_version")[0][0])
+
+    def version(self) -> tuple[int, int]:
+        """Give what changes whenever anybody has committed, this connection included."""
+        return self.data_version(), self._commits
+
+    def check_writable(self) -> None:
+        """Write to the disk, and change nothing.
+
+        Raises
+        ------
+        StoreError
+            The database cannot be written: no room, another process's lock, no permission.
+        """
+        self.write(lambda connection: connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close())
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""

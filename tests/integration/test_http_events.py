@@ -1,0 +1,165 @@
+"""The stream of events, and whether the server says that it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.batches import begin, group, make_batch, open_store
+from tests.servers import JupyterServer
+from vbatch_jupyter import lifecycle
+from vbatch_jupyter.store import Store
+
+WAITS = "No engine holds the model 'm': load it in a notebook with %vbatch load."
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
+    # It leaves the batches to the tests, which take their leases.
+    with JupyterServer(tmp_path_factory.mktemp("events"), config={"tend_seconds": 3600.0}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def http(server: JupyterServer) -> Iterator[httpx.Client]:
+    with server.http() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def store(server: JupyterServer) -> Iterator[Store]:
+    with open_store(server.store) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def listening(http: httpx.Client) -> Iterator[Iterator[tuple[str, Any]]]:
+    """Give name and data of each event, as they come."""
+    with http.stream("GET", "vbatch/events", timeout=20) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        yield events_of(response.iter_lines())
+
+
+def events_of(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    name = ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def next_of(events: Iterator[tuple[str, Any]], batch_id: str, *statuses: str) -> dict[str, Any]:
+    until = time.monotonic() + 20
+    for name, data in events:
+        if name == "batch" and data["batch"]["id"] == batch_id and data["batch"]["status"] in statuses:
+            return dict(data)
+        assert time.monotonic() < until, data
+    raise AssertionError
+
+
+def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http, store):
+    old = make_batch(store, 1)
+    with listening(http) as events:
+        name, snapshot = next(events)
+        assert name == "snapshot"
+        assert snapshot["engines"] == []
+        assert snapshot["batches"][0] == {
+            "batch": http.get(f"vbatch/v1/batches/{old.id}").json(),
+            "waiting": None,
+            "paused": False,
+        }
+        with begin(store, 5) as lease:
+            assert next_of(events, lease.id, "in_progress")["waiting"] == WAITS
+            lease.append(group(lease.id, range(5)))
+            begun = time.monotonic()
+            ended = lifecycle.finish(store, lease)
+        data = next_of(events, lease.id, "completed")
+        assert time.monotonic() - begun < 2
+        assert data["waiting"] is None
+        assert data["batch"]["output_file_id"] == ended.output_file_id
+        assert data["batch"]["request_counts"] == {"total": 5, "completed": 4, "failed": 1}
+
+
+def test_what_the_server_itself_commits_is_told_to_every_listener(http, store):
+    record = make_batch(store, 1)
+    with listening(http) as first, listening(http) as second:
+        assert [next(events)[0] for events in (first, second)] == ["snapshot", "snapshot"]
+        http.post(f"vbatch/v1/batches/{record.id}/cancel")
+        for events in (first, second):
+            assert next_of(events, record.id, "cancelling", "cancelled")["waiting"] is None
+
+
+def test_an_engine_is_told_when_it_comes_changes_and_goes(http, store):
+    with listening(http) as events:
+        next(events)
+        record = store.engines.register(kernel_id="k", name="mine")
+        name, engine = next(events)
+        assert name == "engine"
+        assert engine.items() >= {"id": record.id, "name": "mine", "kernel_id": "k", "state": "unloaded"}.items()
+        assert not {"secret", "socket"} & engine.keys()
+        store.engines.update(record.id, state="ready", models=["a", "b"])
+        name, engine = next(events)
+        assert (name, engine["state"], engine["models"]) == ("engine", "ready", ["a", "b"])
+        store.engines.remove(record.id)
+        assert next(events) == ("engine_gone", {"id": record.id})
+
+
+def test_a_reader_that_does_not_read_is_dropped_and_holds_nobody_up(server, http, store):
+    host, port = "127.0.0.1", server.port
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((host, port))
+        path = httpx.URL(server.root).path + "vbatch/events"
+        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode())
+        time.sleep(0.5)
+        record = store.engines.register(kernel_id=None, name="x")
+        with listening(http) as events:
+            next(events)
+            # Far more than the buffers of the sockets take.
+            for number in range(16):
+                store.engines.update(record.id, state="ready", models=[f"{number}-{'m' * 1_000_000}"])
+                assert next(events)[1]["models"][0].startswith(f"{number}-")
+        store.engines.remove(record.id)
+        received = 0
+        slow.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := slow.recv(1 << 20):
+                received += len(chunk)
+        assert 0 < received < 16_000_000
+    assert http.get("vbatch/readyz").json()["status"] == "ready"
+
+
+def test_the_stream_needs_the_key(server):
+    response = httpx.get(f"{server.root}vbatch/events")
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_ready_says_that_the_store_can_be_written_and_what_the_engines_do(http, store):
+    record = store.engines.register(kernel_id=None, name="mine")
+    store.engines.update(record.id, state="ready", models=["m"])
+    response = http.get("vbatch/readyz")
+    store.engines.remove(record.id)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["status"] == "ready"
+    assert answer["store"]["writable"] is True
+    assert answer["store"]["free_bytes"] > 0
+    assert {"name": "mine", "models": ["m"], "state": "ready"} in answer["engines"]
+
+
+def test_a_stream_ends_with_the_server(server):
+    # Last: the module's server is gone after it.
+    with server.http() as client, listening(client) as events:
+        assert next(events)[0] == "snapshot"
+        server.stop()
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            assert all(name in {"batch", "engine"} for name, _ in events)
+    assert "Traceback" not in server.log()

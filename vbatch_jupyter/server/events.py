@@ -1,0 +1,256 @@
+"""One stream of events for whoever watches: what batches and engines look like now, and then each change.
+
+Who connects gets a whole snapshot, so a connection that was lost is simply made again. One task looks at the store for
+all listeners, and none does while nobody listens. Why a batch waits stands here, and never in OpenAI's object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from vbatch_jupyter.errors import StoreBusyError
+from vbatch_jupyter.lifecycle import why_waiting
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.engines import EngineView, EngineWatch
+from vbatch_jupyter.server.services import Services
+
+EVENTS_KEY = "vbatch_events"
+"""Where the server's settings have the `Events`."""
+
+HEARTBEAT_SECONDS = 15.0
+"""How often a quiet stream says that it lives; proxies close one that does not."""
+
+_LOOK_SECONDS = 0.25
+_FIGURES_SECONDS = 1.0
+_RECENT_BATCHES = 100
+# A reader this far behind is dropped; it connects anew and gets a snapshot, which is shorter than what it has missed.
+_BYTES_BEHIND = 4 * 1024 * 1024
+
+
+class Listener:
+    """One who listens.
+
+    Attributes
+    ----------
+    dropped
+        Set when it reads too slowly, has left, or the server stops.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = asyncio.Event()
+        self._events: asyncio.Queue[bytes] = asyncio.Queue()
+        self._behind = 0
+
+    def tell(self, event: bytes) -> None:
+        """Give it an event; one that is far behind is dropped instead."""
+        if self._behind > _BYTES_BEHIND:
+            self.dropped.set()
+            return
+        self._behind += len(event)
+        self._events.put_nowait(event)
+
+    async def next(self) -> bytes:
+        """Wait for the next event."""
+        event = await self._events.get()
+        self._behind -= len(event)
+        return event
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _BatchView:
+    """A batch as listeners see it."""
+
+    record: BatchRecord
+    waiting: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        batch = self.record.to_openai().model_dump(mode="json")
+        return {"batch": batch, "waiting": self.waiting, "paused": self.record.paused}
+
+
+View = _BatchView | EngineView
+
+
+class Events:
+    """What is told to all listeners.
+
+    Parameters
+    ----------
+    services
+        Give the store.
+    engines
+        Know the engines.
+    """
+
+    def __init__(self, services: Services, engines: EngineWatch) -> None:
+        self._services = services
+        self._engines = engines
+        self._listeners: set[Listener] = set()
+        self._seen: dict[str, View] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def listen(self) -> Listener:
+        """Begin to listen; the first event is a snapshot."""
+        listener = Listener()
+        async with self._lock:
+            await self._look()
+            views = list(self._seen.values())
+            snapshot = {
+                "batches": [view.to_json() for view in views if isinstance(view, _BatchView)],
+                "engines": [view.to_json() for view in views if isinstance(view, EngineView)],
+            }
+            listener.tell(encoded("snapshot", snapshot))
+            self._listeners.add(listener)
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look_again_and_again())
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        """Stop listening."""
+        self._listeners.discard(listener)
+        if not self._listeners and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    async def stop(self) -> None:
+        """Send all listeners away."""
+        looking = self._looking
+        for listener in list(self._listeners):
+            listener.dropped.set()
+            self.leave(listener)
+        if looking is not None:
+            await asyncio.wait({looking})
+
+    async def _look_again_and_again(self) -> None:
+        version, looked_at = None, 0.0
+        try:
+            while True:
+                now = asyncio.get_running_loop().time()
+                # A busy store is looked at again a moment later.
+                with contextlib.suppress(StoreBusyError):
+                    newest = await self._services.call(self._services.store.version)
+                    if newest != version or now - looked_at >= _FIGURES_SECONDS:
+                        async with self._lock:
+                            await self._look()
+                        version, looked_at = newest, now
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            # Where it was not cancelled it has failed: who connects anew starts it again, and sees why.
+            if self._looking is asyncio.current_task():
+                self._looking = None
+                for listener in self._listeners:
+                    listener.dropped.set()
+
+    async def _look(self) -> None:
+        engines = await self._engines.look()
+        served = {model for engine in engines if engine.state == "ready" for model in engine.models}
+        batches = await self._services.call(lambda: self._batches(served))
+        seen: dict[str, View] = {**batches, **{engine.id: engine for engine in engines}}
+        changed = [view for id_, view in seen.items() if view != self._seen.get(id_)]
+        # Batches that are only too old to be shown have not gone.
+        gone = [id_ for id_, view in self._seen.items() if isinstance(view, EngineView) and id_ not in seen]
+        self._seen = seen
+        if not self._listeners:
+            return
+        for view in changed:
+            self._tell("batch" if isinstance(view, _BatchView) else "engine", view.to_json())
+        for id_ in gone:
+            self._tell("engine_gone", {"id": id_})
+
+    def _batches(self, served: set[str]) -> dict[str, View]:
+        recent = self._services.store.batches.list(limit=_RECENT_BATCHES).data
+        older = [record for record in self._services.store.batches.unfinished() if record not in recent]
+        notes = self._engines.notes
+        return {
+            record.id: _BatchView(record, why_waiting(record, served=served, notes=notes))
+            for record in (*recent, *reversed(older))
+        }
+
+    def _tell(self, name: str, data: Mapping[str, Any]) -> None:
+        event = encoded(name, data)
+        for listener in self._listeners:
+            listener.tell(event)
+
+
+def encoded(name: str, data: Mapping[str, Any]) -> bytes:
+    r"""Write one server-sent event.
+
+    Parameters
+    ----------
+    name
+        Of the event.
+    data
+        Sent as JSON on one line.
+
+    Examples
+    --------
+    >>> encoded("engine_gone", {"id": "engine_0"})
+    b'event: engine_gone\ndata: {"id":"engine_0"}\n\n'
+    """
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
+
+
+class EventsHandler(VBatchHandler):
+    """``/vbatch/events``."""
+
+    auth_resource = "vbatch_batches"
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Send events until the client leaves."""
+        events: Events = self.settings[EVENTS_KEY]
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store")
+        # nginx would gather events until its buffer is full.
+        self.set_header("X-Accel-Buffering", "no")
+        self._listener = await events.listen()
+        try:
+            await self._send_all(self._listener)
+        finally:
+            events.leave(self._listener)
+
+    def on_connection_close(self) -> None:
+        """Stop sending to a client that has left."""
+        super().on_connection_close()
+        if (listener := getattr(self, "_listener", None)) is not None:
+            listener.dropped.set()
+
+    async def _send_all(self, listener: Listener) -> None:
+        dropped = asyncio.ensure_future(listener.dropped.wait())
+        try:
+            while not dropped.done():
+                sending = asyncio.ensure_future(self._send_one(listener))
+                await asyncio.wait({sending, dropped}, return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    sending.cancel()
+                    break
+                if isinstance(sending.exception(), StreamClosedError):
+                    break
+                sending.result()
+        finally:
+            dropped.cancel()
+        # A slow reader's connection is closed with what it has not taken; waiting for that would never end.
+        self._auto_finish = False
+        if (stream := self.request.connection.stream) is not None:  # type: ignore[union-attr] # HTTP/1 has one
+            stream.close()
+
+    async def _send_one(self, listener: Listener) -> None:
+        try:
+            event = await asyncio.wait_for(listener.next(), HEARTBEAT_SECONDS)
+        except TimeoutError:
+            event = b": heartbeat\n\n"
+        self.write(event)
+        await self.flush()
+
+
+ROUTES = ((r"/vbatch/events", EventsHandler),)

@@ -1,0 +1,23 @@
+"""A batch's requests without an answer, run again in a new batch."""
+
+from __future__ import annotations
+
+from tornado import web
+
+from vbatch_jupyter.retry import retry
+from vbatch_jupyter.server.base import VBatchHandler
+
+
+class RetryHandler(VBatchHandler):
+    """``/vbatch/batches/{id}/retry``."""
+
+    auth_resource = "vbatch_batches"
+
+    @web.authenticated
+    async def post(self, batch_id: str) -> None:
+        """Make a batch of the requests that have no answer; its metadata names the one it retries."""
+        record = await self.services.call(lambda: retry(self.services.manager, batch_id))
+        self.send(record.to_openai())
+
+
+ROUTES = ((r"/vbatch/batches/([^/]+)/retry", RetryHandler),)
