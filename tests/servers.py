@@ -168,3 +168,23 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def assert_strict(kind: type[openai.BaseModel], answer: Mapping[str, Any]) -> None:
+    """Hold an answer to one of OpenAI's types: every key is there, none is foreign, and every value is of its type."""
+    assert set(answer) == set(kind.model_fields), answer
+    kind.model_validate(answer, strict=True)
+
+
+def assert_envelope(response: httpx.Response, status: int, **expected: object) -> str:
+    """Hold an error to OpenAI's envelope; give its message."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"].startswith("application/json")
+    assert response.headers["x-request-id"].startswith("req_")
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert {name: error[name] for name in expected} == expected, error
+    message = error["message"]
+    assert isinstance(message, str)
+    return message

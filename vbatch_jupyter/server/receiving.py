@@ -26,6 +26,9 @@ class ReceivingHandler(APIHandler):
         self._answered = False
         self._watch: asyncio.TimerHandle | None = None
         self._lingering: asyncio.Task[None] | None = None
+        # How much is too much is for `take` to say, and tornado's own answer would be no envelope.
+        connection: Any = self.request.connection
+        connection.set_max_body_size(_NO_LIMIT)
 
     @property
     def idle_seconds(self) -> float:
@@ -45,15 +48,13 @@ class ReceivingHandler(APIHandler):
 
     def receive(self) -> None:
         """Let the body come; called when the request may be made at all."""
-        self._receiving = True
-        # How much is too much is for `take` to say, and tornado's own answer would be no envelope.
-        self._connection().set_max_body_size(_NO_LIMIT)
         if self._has_body():
             self._body_future().add_done_callback(lambda _: self._stop_watching())
             self._start_watching()
 
     async def data_received(self, chunk: bytes) -> None:
         """Take a part of the body, or drop it where the request was refused."""
+        self._receiving = True
         if self._answered:
             return
         # A slow disk is no slow client.
@@ -120,9 +121,6 @@ class ReceivingHandler(APIHandler):
     def _body_future(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self.request._body_future  # noqa: SLF001 - tornado's only word that a body has ended
         return future
-
-    def _connection(self) -> Any:
-        return self.request.connection
 
     def on_finish(self) -> None:
         """Forget the body."""
