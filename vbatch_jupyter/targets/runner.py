@@ -101,7 +101,7 @@ class TargetRunner:
             if await self._has_key(target, lease):
                 service = Service(target, target.key() or "")
                 try:
-                    await self._until_ended(RemoteBatch(self._store, lease, target, service), lease)
+                    await self._until_ended(target, service, lease)
                 finally:
                     await service.close()
         except (FencedError, ConflictError):
@@ -123,11 +123,14 @@ class TargetRunner:
             await asyncio.sleep(_KEY_SECONDS)
         return True
 
-    async def _until_ended(self, remote: RemoteBatch, lease: Lease) -> None:
+    async def _until_ended(self, target: Target, service: Service, lease: Lease) -> None:
+        remote = RemoteBatch(self._store, lease, target, service)
         shortest, longest = POLL_SECONDS
         pause, after, cancelled = shortest, 0.0, self._cancelled[lease.id]
         while True:
             has_passed_on = cancelled.is_set()
+            # One that was wrong may have been put right.
+            service.use(target.key() or "")
             try:
                 state = await remote.advance()
                 if state == "ended":

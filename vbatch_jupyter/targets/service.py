@@ -46,6 +46,10 @@ class Service:
             base_url=target.base_url, api_key=key, max_retries=0, timeout=_TIMEOUT_SECONDS
         )
 
+    def use(self, key: str) -> None:
+        """Take a key from now on; an empty one changes nothing."""
+        self._key = self._client.api_key = key or self._key
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

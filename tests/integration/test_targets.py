@@ -1,0 +1,289 @@
+"""``target=``: a frame runs at a batch service, which is a second Jupyter server, and comes back whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from tests.batches import open_store
+from tests.servers import JupyterServer
+from tests.services import EchoKernel, Fault, FaultyProxy, end
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.store.fsck import check
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+CREATE = r"POST .*/batches$"
+KEY = "OURS_API_KEY"
+ROWS = 25
+LINES = 10
+PARTS = 3
+
+_CLIENT = """
+import sys
+import pandas as pd
+from pathlib import Path
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.targets import runner
+
+runner.POLL_SECONDS = (0.05, 0.3)
+kernel = open_kernel(Path(sys.argv[1]), load=False)
+batch = kernel.submit(pd.DataFrame({"n": range(25)}), "Say {{ n }}", target="ours", model="echo")
+print(batch.id, flush=True)
+batch.wait()
+print(batch.status, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    with (
+        JupyterServer(folder, config={"tend_seconds": 0.2}) as server,
+        EchoKernel(server.store, latency_seconds=0.05),
+    ):
+        yield server
+
+
+@pytest.fixture
+def proxy(service):
+    with FaultyProxy(f"http://127.0.0.1:{service.port}") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, service, proxy):
+    configuration = (
+        f'[tool.vbatch.targets.ours]\nbase_url = "{proxy.url}/user/ann/vbatch/v1"\napi_key_env = "{KEY}"\n'
+        f"max_lines = {LINES}\n"
+    )
+    (tmp_path / "pyproject.toml").write_text(configuration)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(KEY, service.token)
+    monkeypatch.setattr("vbatch_jupyter.targets.runner.POLL_SECONDS", (0.05, 0.3))
+    return tmp_path
+
+
+@pytest.fixture
+def kernel(folder):
+    kernel = open_kernel(folder, load=False)
+    yield kernel
+    kernel.close()
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"n": range(ROWS)}, index=[f"i{number}" for number in range(ROWS)])
+
+
+def assert_answered(out: pd.DataFrame) -> None:
+    assert list(out.columns) == ["n", "response", "error"]
+    assert list(out.index) == [f"i{number}" for number in range(ROWS)]
+    assert list(out["response"]) == [f"Say {number}" for number in range(ROWS)]
+    assert out["error"].isna().all()
+
+
+def remote_batches(service: JupyterServer, batch_id: str) -> list[Batch]:
+    return [
+        batch
+        for batch in service.client().batches.list(limit=100)
+        if (batch.metadata or {}).get("vbatch_batch") == batch_id
+    ]
+
+
+def parts_at(service: JupyterServer, batch_id: str) -> list[str]:
+    return sorted((batch.metadata or {})["vbatch_part"] for batch in remote_batches(service, batch_id))
+
+
+def assert_store_is_sound_and_has_no_key(folder: Path, service: JupyterServer) -> None:
+    with open_store(folder / "store") as store:
+        assert check(store) == []
+    for path in (folder / "store").rglob("*"):
+        if path.is_file():
+            assert service.token.encode() not in path.read_bytes(), path
+
+
+def test_a_frame_comes_back_from_several_batches_as_the_same_frame_in_order(kernel, service, folder):
+    df = frame()
+    batch = kernel.submit(df, "Say {{ n }}", target="ours", model="echo")
+    assert_answered(batch.results())
+    assert (batch.status, batch.request_counts.completed, batch.request_counts.total) == ("completed", ROWS, ROWS)
+    totals = [counts.total for remote in remote_batches(service, batch.id) if (counts := remote.request_counts)]
+    assert totals == [5, 10, 10]
+    assert parts_at(service, batch.id) == ["0", "1", "2"]
+    record = next(iter(kernel.batches()))
+    assert record.usage is not None
+    assert record.usage.output_tokens > 0
+    # The same by its id alone, as after a restart.
+    assert_answered(kernel.attach(batch.id).results(df))
+    assert_store_is_sound_and_has_no_key(folder, service)
+
+
+def test_failed_rows_are_rows_and_a_retry_runs_at_the_same_service(kernel, service):
+    df = pd.DataFrame({"text": ["a", "refuse me", "b"]})
+    batch = kernel.submit(df, "{{ text }}", target="ours", model="echo")
+    out = batch.results()
+    assert list(out["response"].fillna("")) == ["a", "", "b"]
+    assert "refused" in out["error"].iloc[1]
+    assert list(batch.errors()["custom_id"]) == ["row-1"]
+    retried = batch.retry()
+    assert retried.wait(60).request_counts.failed == 1
+    (remote,) = remote_batches(service, retried.id)
+    assert remote.metadata is not None
+    assert remote.metadata["retry_of"] == batch.id
+    assert list(retried.results()["response"].fillna("")) == ["a", "", "b"]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param([Fault(r"POST .*/files$", 500), Fault(r"POST .*/files$")], id="upload"),
+        pytest.param([Fault(CREATE, 429, headers={"retry-after": "1"}), Fault(CREATE, 500)], id="create"),
+        pytest.param([Fault(CREATE, after=True, times=2), Fault(CREATE, 500, after=True)], id="create that came about"),
+        pytest.param(
+            [Fault(r"GET .*/batches/", 500), Fault(r"GET .*/batches/", 404), Fault(r"GET .*/batches/")], id="look"
+        ),
+        pytest.param(
+            [Fault(r"GET .*/content$", 404), Fault(r"GET .*/content$"), Fault(r"GET .*/content$", 429)], id="download"
+        ),
+    ],
+)
+def test_faults_of_the_service_cost_time_and_neither_a_row_nor_a_second_batch(kernel, service, proxy, faults):
+    proxy.faults = faults
+    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    assert_answered(batch.wait(120).results())
+    assert proxy.happened()
+    assert parts_at(service, batch.id) == ["0", "1", "2"]
+
+
+def test_the_service_is_killed_in_the_middle_of_a_batch(kernel, service, proxy):
+    proxy.faults = [Fault(r"GET .*/content$", hook=service.kill)]
+    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    try:
+        until = time.monotonic() + 60
+        while "did not answer" not in (kernel.attach(batch.id).snapshot().batch.reason or ""):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        service.start()
+    assert_answered(batch.wait(120).results())
+    assert parts_at(service, batch.id) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("moment", [r"POST .*/files$", CREATE, r"GET .*/batches/", r"GET .*/content$"])
+def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_with(folder, service, proxy, moment):
+    proxy.faults = [Fault(moment, after=True, hook=lambda: end(client))]
+    client = subprocess.Popen(
+        [sys.executable, "-c", _CLIENT, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert client.stdout is not None
+    with client.stdout as printed:
+        assert "completed" not in printed.read()
+    assert proxy.happened()
+    proxy.faults = []
+    said: list[str] = []
+    kernel = open_kernel(folder, load=False, said=said)
+    try:
+        (record,) = kernel.batches()
+        batch_id = record.id
+        batch = kernel.attach(batch_id).wait(120)
+        out = batch.results(pd.DataFrame({"n": range(ROWS)}))
+        assert list(out["response"]) == [f"Say {number}" for number in range(ROWS)]
+        assert parts_at(service, batch_id) == ["0", "1", "2"]
+        assert said == [f"Following batch {batch_id} at ours again."]
+    finally:
+        kernel.close()
+    assert_store_is_sound_and_has_no_key(folder, service)
+
+
+def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(kernel, service):
+    batch = kernel.submit(pd.DataFrame({"n": range(30)}), "Say {{ n }}", target="ours", model="no such model")
+    until = time.monotonic() + 60
+    while parts_at(service, batch.id) != ["0", "1", "2"]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    batch.cancel().wait(60)
+    assert batch.status == "cancelled"
+    assert {remote.status for remote in remote_batches(service, batch.id)} == {"cancelled"}
+    errors = batch.results()["error"]
+    assert len(errors) == 30
+    assert set(errors) == {"This request was not executed: the batch was cancelled before it ran."}
+
+
+def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(kernel, service):
+    batch = kernel.submit(pd.DataFrame({"n": range(3)}), "Say {{ n }}", target="ours", model="no such model")
+    until = time.monotonic() + 60
+    while not (remotes := remote_batches(service, batch.id)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    service.client().batches.cancel(remotes[0].id)
+    assert batch.wait(60).status == "cancelled"
+    assert batch.results()["error"].notna().all()
+
+
+def test_what_the_service_would_refuse_is_said_before_anything_is_sent(kernel, proxy, tmp_path):
+    path = tmp_path / "in.jsonl"
+    request = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": []},
+    }
+    lines = [request, {**request, "body": {"model": "n", "messages": [], "stream": True}}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(BadRequestError, match="ours would refuse this batch, so nothing was sent:\n") as refused:
+        kernel.submit_file(path, target="ours")
+    assert [line.partition(": The")[0] for line in str(refused.value).splitlines()[1:]] == [
+        "line 2 ('a'): refused: streaming_unsupported: Chat Completions: Streaming is not supported in the Batch API.",
+        "line 2 ('a'): refused: mismatched_model",
+        "line 2 ('a'): refused: duplicate_custom_id",
+    ]
+    assert proxy.seen == []
+    assert list(kernel.batches()) == []
+    assert list(kernel.manager.files.list().data) == []
+
+
+def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(kernel, tmp_path, service):
+    path = tmp_path / "in.jsonl"
+    body = {"model": "echo", "top_k": 3}
+    lines = [
+        {
+            "custom_id": f"c{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {**body, "messages": [{"role": "user", "content": f"hello {number}"}]},
+        }
+        for number in range(12)
+    ]
+    path.write_text("\n\n".join(map(json.dumps, lines)))
+    batch = kernel.submit_file(path, target="ours")
+    assert list(batch.wait(60).results()["response"]) == [f"hello {number}" for number in range(12)]
+    assert parts_at(service, batch.id) == ["0", "1"]
+
+
+def test_without_the_key_nothing_is_made_and_a_batch_that_is_there_waits_for_it(kernel, monkeypatch, service):
+    monkeypatch.delenv(KEY)
+    with pytest.raises(BadRequestError, match="set the environment variable OURS_API_KEY"):
+        kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    monkeypatch.setenv(KEY, "a wrong key")
+    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    until = time.monotonic() + 60
+    while "answered 401" not in (reason := kernel.attach(batch.id).snapshot().batch.reason or ""):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "a wrong key" not in reason
+    # The key is read anew when the kernel is; here it is the kernel's next look.
+    monkeypatch.setenv(KEY, service.token)
+    assert_answered(batch.wait(60).results())
