@@ -97,14 +97,16 @@ class ReceivingHandler(APIHandler):
         self._stop_watching()
         for chunk in args:
             self.write(chunk)
-        self.set_header("Connection", "close")
+        if self._has_body():
+            self.set_header("Connection", "close")
         self.set_header("Content-Length", str(sum(map(len, self._write_buffer))))
         flushed = self.flush()
         self._lingering = asyncio.ensure_future(self._linger())
         return flushed
 
     def _is_sending(self) -> bool:
-        if not self._has_body() or self._body_future().done():
+        # Also where nothing is to come: tornado would close the connection, unannounced, for what it has not seen end.
+        if self._body_future().done():
             return False
         # Who waits for 100 (Continue) sends nothing before it.
         return self._receiving or "Expect" not in self.request.headers
