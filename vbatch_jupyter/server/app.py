@@ -7,15 +7,18 @@ import contextlib
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Enum, Float, Int, Unicode
+from traitlets import Dict, Enum, Float, Int, TraitError, Unicode, validate
 
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.server import batches, engines, events, files, health, lines, models, online, retries, uploads
+from vbatch_jupyter.server import batches, check, engines, events, files, health, lines, models, online, retries, uploads
 from vbatch_jupyter.server.base import UnknownHandler
-from vbatch_jupyter.server.engines import WATCH_KEY, EngineWatch
 from vbatch_jupyter.server.events import EVENTS_KEY, Events
+from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
+from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels, arguments_of
 from vbatch_jupyter.server.lines import PAGES_KEY, LinePages
+from vbatch_jupyter.server.metrics import VBatchCollector
 from vbatch_jupyter.server.services import SERVICES_KEY, Services
+from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 from vbatch_jupyter.store import Store
 
 ROUTES = (
@@ -27,6 +30,7 @@ ROUTES = (
     *batches.ROUTES,
     *retries.ROUTES,
     *lines.ROUTES,
+    *check.ROUTES,
     *engines.ROUTES,
     *events.ROUTES,
     (r"/vbatch/.*", UnknownHandler),
@@ -63,6 +67,32 @@ class VBatch(ExtensionApp):
         64 * 1024**2, help="How large the body of an online request may be, in bytes; media come inside it."
     ).tag(config=True)
 
+    models = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        help="""Models that the server starts a kernel for when a request or a batch needs them: by served name the
+        arguments of `vllm serve`, such as {"small": "ann/small --max-model-len 2048"}.""",
+    ).tag(config=True)
+    idle_seconds = Float(
+        1800.0,
+        help="""Seconds without a batch or a request after which a kernel that the server has started for a model of
+        `models` is ended; 0 never ends it.""",
+    ).tag(config=True)
+    load_wait_seconds = Float(
+        120.0,
+        help="""Seconds that an online request waits for the engine of a model of `models` to be started, before its
+        client is told to try again.""",
+    ).tag(config=True)
+
+    @validate("models")
+    def _valid_models(self, proposal: Any) -> Any:
+        for name, text in proposal["value"].items():
+            try:
+                arguments_of(name, text)
+            except ValueError as error:
+                raise TraitError(str(error)) from error
+        return proposal["value"]
+
     def initialize_settings(self) -> None:
         """Open the store."""
         self._services = Services(
@@ -78,6 +108,23 @@ class VBatch(ExtensionApp):
         self.settings[PAGES_KEY] = LinePages(self._services)
         self.settings[WATCH_KEY] = self._engines
         self.settings[EVENTS_KEY] = self._events
+        self.settings[KERNELS_KEY] = self._kernels = self._engine_kernels()
+        self._collector = VBatchCollector(self._services, self._engines)
+
+    def _engine_kernels(self) -> EngineKernels:
+        assert self.serverapp is not None
+        kernel_manager = self.serverapp.kernel_manager
+        if self.models and kernel_manager.kernel_spec_manager is not None:
+            kernel_manager.kernel_spec_manager = EngineKernelSpecs(kernel_manager.kernel_spec_manager)
+        return EngineKernels(
+            self._services,
+            self._engines,
+            kernel_manager=kernel_manager,
+            models=self.models,
+            idle_seconds=self.idle_seconds,
+            load_wait_seconds=self.load_wait_seconds,
+            activity=self.serverapp.web_app.settings["last_activity_times"],
+        )
 
     def initialize_handlers(self) -> None:
         """Add the routes."""
@@ -85,12 +132,16 @@ class VBatch(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:  # noqa: ARG002 - Jupyter's
         self._tending = asyncio.ensure_future(self._services.tend(every_seconds=self.tend_seconds))
+        self._kernels.start()
+        self._collector.start()
 
     async def stop_extension(self) -> None:
         """Stop what runs beside the server, and close the store."""
         self._tending.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._tending
+        await self._kernels.stop()
+        await self._collector.stop()
         await self._events.stop()
         await self._engines.close()
         await self._services.close()

@@ -1,185 +1,13 @@
-"""The engines of all kernels: what each is doing, and to load and unload a model in any of them."""
+"""The engines of all kernels over HTTP: to list them, and to load and unload a model in any of them."""
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
-
-import httpx
 import msgspec
 from tornado import web
 
-from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.server.base import RefusedError, VBatchHandler
-from vbatch_jupyter.server.services import Services
-from vbatch_jupyter.store import EngineRecord
-
-WATCH_KEY = "vbatch_engine_watch"
-"""Where the server's settings have the `EngineWatch`."""
-
-_FIGURES_SECONDS = 1.0
-_OK = 200
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EngineView:
-    """An engine as it is shown: never its socket or secret.
-
-    Parameters
-    ----------
-    id, name, models, state, kernel_id, pid
-        See `EngineRecord`.
-    stats
-        Its figures (`vbatch_jupyter.protocol.stats.EngineStats`); None where it does not tell them in time.
-    note
-        What the server does, or has given up doing, about an engine that it starts itself.
-    """
-
-    id: str
-    name: str | None
-    models: tuple[str, ...]
-    state: str
-    kernel_id: str | None = None
-    pid: int | None = None
-    stats: Mapping[str, Any] | None = None
-    note: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Give what an answer has."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"object": "engine", **fields}
-
-
-class EngineWatch:
-    """What is known of the engines of all kernels, asked over their sockets.
-
-    Parameters
-    ----------
-    services
-        Give the store.
-
-    Attributes
-    ----------
-    notes
-        By model, what is being done about one that no engine holds.
-    planned
-        The engines that the server would start, as they are shown while they are not there.
-    """
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._looking: asyncio.Task[list[EngineView]] | None = None
-        self.notes: Mapping[str, str] = MappingProxyType({})
-        self.planned: tuple[EngineView, ...] = ()
-
-    async def look(self) -> list[EngineView]:
-        """Give all engines with their figures; who asks at the same time gets the same answer."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        return await asyncio.shield(self._looking)
-
-    async def _look(self) -> list[EngineView]:
-        records = await self._services.engines()
-        await self._services.sockets.forget_all_but(records)
-        figures = await asyncio.gather(*(self._figures(record) for record in records))
-        views = [
-            EngineView(
-                id=record.id,
-                name=record.name,
-                models=record.models,
-                state=record.state,
-                kernel_id=record.kernel_id,
-                pid=record.pid,
-                stats=stats,
-                note=self.notes.get(record.name or ""),
-            )
-            for record, stats in zip(records, figures, strict=True)
-        ]
-        names = {view.name for view in views}
-        return [*views, *(view for view in self.planned if view.name not in names)]
-
-    async def _figures(self, record: EngineRecord) -> Mapping[str, Any] | None:
-        response = await self._get(record, "/stats")
-        if response is None or record.state != "ready":
-            return None
-        stats = msgspec.json.decode(response.content)
-        return stats if isinstance(stats, dict) else None
-
-    async def metrics(self) -> list[tuple[EngineRecord, str]]:
-        """Give the engines that tell their metrics in time, and those metrics as text."""
-        records = [record for record in await self._services.engines() if record.state == "ready"]
-        responses = await asyncio.gather(*(self._get(record, "/metrics") for record in records))
-        found = zip(records, responses, strict=True)
-        return [(record, response.text) for record, response in found if response is not None]
-
-    async def _get(self, record: EngineRecord, path: str) -> httpx.Response | None:
-        if not record.socket:
-            return None
-        try:
-            response = await self._services.sockets.client(record).get(path, timeout=_FIGURES_SECONDS)
-        except httpx.TransportError:
-            # Its process has just ended, or is too busy to say.
-            return None
-        return response if response.status_code == _OK else None
-
-    async def ask(self, record: EngineRecord, path: str, body: object = None) -> httpx.Response:
-        """Send a command to an engine, and wait for as long as it takes.
-
-        Parameters
-        ----------
-        record
-            The engine.
-        path
-            Of the command, such as ``"/load"``.
-        body
-            Sent as JSON.
-
-        Raises
-        ------
-        RefusedError
-            The engine's process cannot be reached.
-        """
-        try:
-            return await self._services.sockets.client(record).post(path, content=msgspec.json.encode(body))
-        except httpx.TransportError as error:
-            message = f"The kernel of engine {record.id} (process {record.pid}) does not answer: {error}."
-            raise RefusedError(503, message, type="server_error", code="engine_unreachable") from error
-
-    async def find(self, name: str) -> EngineRecord:
-        """Find an engine by its name, one of its models, its id or its kernel's id.
-
-        Parameters
-        ----------
-        name
-            Any of these.
-
-        Raises
-        ------
-        RefusedError
-            No engine is called so.
-        ConflictError
-            Several are.
-        """
-        records = await self._services.engines()
-        found = [record for record in records if name in {record.id, record.kernel_id}]
-        found = found or [record for record in records if name == record.name]
-        found = found or [record for record in records if name in record.models]
-        if not found:
-            message = f"No kernel holds an engine called '{name}'; GET /vbatch/engines lists them."
-            raise RefusedError(404, message, param="name", code="engine_not_found")
-        if len(found) > 1:
-            ids = ", ".join(record.id for record in found)
-            message = f"{len(found)} engines are called '{name}': name one by its id ({ids})."
-            raise ConflictError(message, id=name, status=found[0].state)
-        return found[0]
-
-    async def close(self) -> None:
-        """Wait for what is being asked."""
-        if self._looking is not None:
-            await asyncio.wait({self._looking})
+from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
+from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 
 
 class LoadBody(msgspec.Struct):
@@ -208,8 +36,13 @@ class EngineCommandHandler(VBatchHandler):
 
     @web.authenticated
     async def post(self, name: str, command: str) -> None:
-        """Load or unload a model in a kernel."""
+        """Load or unload a model in a kernel; of one that the server starts itself, the name says all."""
         watch: EngineWatch = self.settings[WATCH_KEY]
+        kernels: EngineKernels = self.settings[KERNELS_KEY]
+        if name in kernels.names:
+            await (kernels.begin(name) if command == "load" else kernels.end(name))
+            self.send((await watch.named(name)).to_json())
+            return
         body = msgspec.to_builtins(self.body_as(LoadBody)) if command == "load" else None
         record = await watch.find(name)
         response = await watch.ask(record, f"/{command}", body)

@@ -20,8 +20,8 @@ from vbatch_jupyter.errors import StoreBusyError
 from vbatch_jupyter.lifecycle import why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.server.base import VBatchHandler
-from vbatch_jupyter.server.engines import EngineView, EngineWatch
 from vbatch_jupyter.server.services import Services
+from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
 EVENTS_KEY = "vbatch_events"
 """Where the server's settings have the `Events`."""

@@ -8,7 +8,7 @@ from tornado import web
 
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.server.base import VBatchHandler
-from vbatch_jupyter.server.engines import WATCH_KEY, EngineWatch
+from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 
 
 class HealthHandler(JupyterHandler):

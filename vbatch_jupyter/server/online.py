@@ -16,6 +16,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
 from vbatch_jupyter.store import EngineRecord
 
 _STATES = ("ready", "loading", "dead")
@@ -49,8 +50,7 @@ class OnlineHandler(VBatchHandler):
             raise RefusedError(
                 400, "you must provide a model parameter", param="model", code="missing_required_parameter"
             )
-        engine = self._chosen(model, await self.services.engines())
-        self._forwarding = asyncio.ensure_future(self._forward(engine, f"/v1/{endpoint}"))
+        self._forwarding = asyncio.ensure_future(self._answer(model, f"/v1/{endpoint}"))
         with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
             await self._forwarding
 
@@ -59,6 +59,11 @@ class OnlineHandler(VBatchHandler):
         super().on_connection_close()
         if self._forwarding is not None:
             self._forwarding.cancel()
+
+    async def _answer(self, model: str, path: str) -> None:
+        kernels: EngineKernels = self.settings[KERNELS_KEY]
+        await kernels.await_engine(model)
+        await self._forward(self._chosen(model, await self.services.engines()), path)
 
     def _chosen(self, model: str, engines: Sequence[EngineRecord]) -> EngineRecord:
         having = [engine for engine in engines if model in engine.models and engine.state in _STATES]

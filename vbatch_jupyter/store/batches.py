@@ -7,6 +7,7 @@ one live owner holds a batch's lease.
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vbatch_jupyter.errors import ConflictError, NotFoundError
-from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, Status
 from vbatch_jupyter.protocol.ids import BATCH_ID
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import Space, sync_directory
@@ -24,6 +25,31 @@ from vbatch_jupyter.store.lease import Lease
 from vbatch_jupyter.store.locks import FileLock
 from vbatch_jupyter.store.rows import Page, batch_columns, batch_from_row
 from vbatch_jupyter.store.spool import segment_epochs, spool_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all batches of one status.
+
+    Parameters
+    ----------
+    status
+        OpenAI's.
+    batches
+        How many there are.
+    total, completed, failed
+        Their requests.
+    input_tokens, output_tokens
+        Their usage, known of those that have ended.
+    """
+
+    status: Status
+    batches: int
+    total: int
+    completed: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
 
 
 class Batches:
@@ -188,6 +214,15 @@ class Batches:
             return _fetch(connection, id)
 
         return self._database.write(clear)
+
+    def totals(self) -> builtins.list[Totals]:
+        """Give the sums over all batches of each status."""
+        rows = self._database.read(
+            "SELECT status, count(*) AS batches, sum(total) AS total, sum(completed) AS completed, "
+            "sum(failed) AS failed, sum(coalesce(json_extract(usage, '$.input_tokens'), 0)) AS input_tokens, "
+            "sum(coalesce(json_extract(usage, '$.output_tokens'), 0)) AS output_tokens FROM batch GROUP BY status"
+        )
+        return [Totals(**{name: row[name] for name in row.keys()}) for row in rows]  # noqa: SIM118 - no mapping
 
     def acquire(self, id: str) -> Lease | None:  # noqa: A002
         """Take the lease of a batch; None where a live owner holds it, or where the batch has ended.
