@@ -1,0 +1,80 @@
+"""What a batch service would make of an input file: of one in the store, or of one in the request's body."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from typing import Any
+
+import msgspec
+from tornado import web
+
+from vbatch_jupyter.protocol.check import Finding, Summary, check
+from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""The largest file that is checked from a body; a larger one is uploaded, and named."""
+
+MAX_FINDINGS = 1000
+"""Findings in one answer; the counts are of all of them."""
+
+_FILES_OF_LINES = ("application/jsonl", "application/x-ndjson", "application/octet-stream")
+
+
+class CheckedFile(msgspec.Struct):
+    """The body of a check of a file that is in the store."""
+
+    file_id: str
+    target: str = "openai"
+
+
+class CheckHandler(VBatchHandler):
+    """``/vbatch/check``."""
+
+    auth_resource = "vbatch_files"
+    # Nothing is changed.
+    auth_action = "read"
+    max_body_bytes = MAX_BODY_BYTES
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Check a file: ``{"file_id": …, "target": …}``, or JSON lines with the target in the query."""
+        kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind in _FILES_OF_LINES:
+            content = bytes(self._body)
+            target = self.get_query_argument("target", "openai")
+            self._refuse_unknown(target)
+            self.send(await self.services.call(lambda: _report(io.BytesIO(content), target)))
+            return
+        asked = self.body_as(CheckedFile)
+        self._refuse_unknown(asked.target)
+        self.send(await self.services.call(lambda: self._report_of(asked)))
+
+    def _report_of(self, asked: CheckedFile) -> dict[str, Any]:
+        with self.services.manager.files.content(asked.file_id) as content:
+            return _report(content, asked.target)
+
+    def _refuse_unknown(self, target: str) -> None:
+        if target not in PROFILES:
+            message = f"Invalid value: '{target}'. Supported values are: {', '.join(map(repr, PROFILES))}."
+            raise RefusedError(400, message, param="target", code="invalid_value")
+
+
+def _report(content: Any, target: str) -> dict[str, Any]:
+    summary = Summary(target)
+    findings = summary.counted(check(content, PROFILES[target]))
+    listed: list[Finding] = list(itertools.islice(findings, MAX_FINDINGS))
+    left_out = sum(1 for _ in findings)
+    return {
+        "object": "vbatch.check",
+        "target": target,
+        "would_run": not summary.refuses,
+        "counts": summary.counts,
+        "findings": listed,
+        "left_out": left_out,
+        "summary": str(summary),
+    }
+
+
+ROUTES = ((r"/vbatch/check", CheckHandler),)
