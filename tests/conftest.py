@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.kernels import NotebookKernel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for variable in ("BATCH_BASE_URL", "BATCH_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
@@ -14,3 +22,41 @@ for variable in ("BATCH_BASE_URL", "BATCH_API_KEY", "OPENAI_API_KEY", "OPENAI_BA
 @pytest.fixture(autouse=True)
 def store_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("VBATCH_STORE", str(tmp_path / "default-store"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    subprocess.run([sys.executable, str(Path(__file__).with_name("engine") / "tiny_model.py"), str(folder)], check=True)
+    return folder
+
+
+TEN_LOADS = """
+import gc, json, psutil
+figures = []
+for _ in range(10):
+    vb.load(MODEL, served_model_name="tiny", max_model_len=512, kv_cache_memory_bytes="200M")
+    processes = psutil.Process().children(recursive=True)
+    vb.unload()
+    gc.collect()
+    alive = [one.pid for one in processes if one.is_running() and "resource_tracker" not in " ".join(one.cmdline())]
+    figures.append([len(processes), len(alive), psutil.Process().memory_info().rss])
+print("JSON" + json.dumps(figures))
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ten_loads(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[NotebookKernel, str] | None]:
+    """Start ten loads and unloads in a kernel of their own: they take minutes, beside all other tests."""
+    if not any("ten_loads" in item.name for item in request.session.items):
+        yield None
+        return
+    from tests.kernels import NotebookKernel
+
+    tiny_model = request.getfixturevalue("tiny_model")
+    kernel = NotebookKernel(tmp_path_factory.mktemp("ten-loads") / "store")
+    kernel.run("import vbatch_jupyter as vb").checked()
+    yield kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\n{TEN_LOADS}")
+    kernel.close()

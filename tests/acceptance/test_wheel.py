@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def call(*command, cwd=None):
 
 
 def interpreter(version):
-    """Find a CPython of that version that starts, or skip."""
+    """Find a CPython of that version that starts; None where this machine has none."""
     candidates = [Path(sys.executable)] if version == f"3.{sys.version_info[1]}" else []
     named = shutil.which(f"python{version}")
     candidates += [Path(named)] if named else []
@@ -45,7 +46,7 @@ def interpreter(version):
         started = subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False)
         if started.returncode == 0:
             return candidate
-    pytest.skip(f"Python {version} is not on this machine")
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +58,49 @@ def wheel(tmp_path_factory):
     return built
 
 
-@pytest.fixture(scope="module", params=["3.11", "3.12", "3.13"])
-def python(request, wheel, tmp_path_factory):
-    """Give the interpreter of an environment that holds the wheel and what it asks for."""
-    folder = tmp_path_factory.mktemp(f"python{request.param}")
-    call(interpreter(request.param), "-m", "venv", folder)
-    inside = folder / "bin" / "python"
-    call(inside, "-m", "pip", "install", "--quiet", f"--constraint={ROOT / 'requirements/base.txt'}", wheel)
-    yield inside
-    shutil.rmtree(folder)
+VERSIONS = ("3.11", "3.12", "3.13")
+
+
+@pytest.fixture(scope="module")
+def pythons(wheel, tmp_path_factory):
+    """Give the interpreters of environments that hold the wheel and what it asks for, and what its tests need."""
+
+    def make(version):
+        folder = tmp_path_factory.mktemp(f"python{version}")
+        call(interpreter(version), "-m", "venv", folder)
+        inside = folder / "bin" / "python"
+        pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
+        call(inside, "-m", "pip", "install", "--quiet", *pins, wheel)
+        return inside
+
+    found = [version for version in VERSIONS if interpreter(version)]
+    with ThreadPoolExecutor() as threads:
+        made = dict(zip(found, threads.map(make, found), strict=True))
+    yield made
+    for inside in made.values():
+        shutil.rmtree(inside.parent.parent)
+
+
+@pytest.fixture(scope="module")
+def unit_test_runs(pythons, tmp_path_factory):
+    """Run the unit tests in all environments at once; give what each has printed."""
+    pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
+
+    def run(version):
+        folder = tmp_path_factory.mktemp("unit")
+        call(pythons[version], "-m", "pip", "install", "--quiet", *pins, "pytest", "pytest-timeout", "hypothesis")
+        shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        return call(pythons[version], "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", cwd=folder)
+
+    with ThreadPoolExecutor() as threads:
+        return {version: threads.submit(run, version) for version in pythons}
+
+
+def in_environment(version, environments):
+    if version not in environments:
+        pytest.skip(f"Python {version} is not on this machine")
+    return environments[version]
 
 
 def test_the_wheel_carries_its_licence_its_type_marker_and_its_entry_point_and_nothing_beside_the_package(wheel):
@@ -82,11 +117,17 @@ def test_the_wheel_carries_its_licence_its_type_marker_and_its_entry_point_and_n
     assert "vbatch_jupyter/py.typed" in names
     assert "vbatch_jupyter/store/schema.sql" in names
     assert "[vllm.general_plugins]\nvbatch = vbatch_jupyter.engine.vllm_child:register\n" in entry_points
-    assert {name.partition("/")[0] for name in names} == {"vbatch_jupyter", "vbatch_jupyter-0.1.0.dist-info"}
+    top = {"vbatch_jupyter", "vbatch_jupyter-0.1.0.dist-info", "vbatch_jupyter-0.1.0.data"}
+    assert {name.partition("/")[0] for name in names} == top
+    # Installing it enables the server extension, and adds nothing else to the environment.
+    etc = "vbatch_jupyter-0.1.0.data/data/etc/jupyter/jupyter_server_config.d/vbatch_jupyter.json"
+    assert [name for name in names if ".data/" in name] == [etc]
 
 
 @pytest.mark.timeout(600)
-def test_it_imports_in_under_a_second_without_anything_heavy(python, tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_imports_in_under_a_second_without_anything_heavy(version, pythons, tmp_path):
+    python = in_environment(version, pythons)
     program = (
         f"import sys, vbatch_jupyter\nprint(sorted(set(sys.modules) & {set(HEAVY)}))\nprint(vbatch_jupyter.__file__)"
     )
@@ -102,15 +143,13 @@ def test_it_imports_in_under_a_second_without_anything_heavy(python, tmp_path):
     assert min(seconds) < 1.0, seconds
 
 
+# Last: the unit tests take the whole machine, and the import above is timed.
 @pytest.mark.timeout(900)
-def test_its_unit_tests_pass_without_an_engine(python, tmp_path):
-    pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
-    call(python, "-m", "pip", "install", "--quiet", *pins, "pytest", "pytest-timeout", "hypothesis")
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-
+@pytest.mark.parametrize("version", VERSIONS)
+def test_its_unit_tests_pass_without_an_engine(version, pythons, unit_test_runs):
+    python = in_environment(version, pythons)
     missing = call(python, "-c", "import importlib.util as u; print(u.find_spec('vllm'), u.find_spec('torch'))")
-    printed = call(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", cwd=tmp_path)
+    printed = unit_test_runs[version].result()
 
     assert missing == "None None\n"
     assert " passed in " in printed
