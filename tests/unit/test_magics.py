@@ -93,7 +93,8 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
         ("%vbatch lode echo", "%vbatch has no verb 'lode'. Did you mean load or unload?"),
         (
             "%vbatch x",
-            "%vbatch has no verb 'x'. The verbs are load, unload, engine, list, show, attach, cancel, results, retry, run, check, env.",
+            "%vbatch has no verb 'x'. The verbs are load, unload, engine, list, show, attach, cancel, results, retry, run, "
+            "check, env.",
         ),
         ("%vbatch cancel", "the following arguments are required: id. %vbatch cancel -h says more."),
         ("%vbatch results batch_0", "No batch found with id 'batch_0'."),
@@ -269,3 +270,33 @@ def test_without_batch_or_engine_a_sentence_says_so(shell):
     assert shell.run("%vbatch list")[:2] == ("", "")
     assert "No engine is loaded in this kernel" in shell.run("%vbatch engine")[1]
     assert "No engine is loaded in this kernel" in shell.run("%%vbatch df\n{{ text }}")[1]
+
+
+def test_a_file_is_run_and_its_answers_come_in_its_order(shell, tmp_path):
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    path = tmp_path / "in put.jsonl"
+    path.write_text(json.dumps(line) + "\n" + json.dumps({**line, "custom_id": "b"}))
+    shell.run(f"%vbatch run '{path}' -o out")
+    assert list(shell.names["out"]["response"]) == ["hello", "hello"]
+    shell.run(f"%vbatch run '{path}' -b -o batch")
+    assert shell.names["batch"].wait(10).request_counts.completed == 2
+    _, err, _ = shell.run("%vbatch run none.jsonl")
+    assert err == "UsageError: The file none.jsonl cannot be read: No such file or directory.\n"
+
+
+def test_a_check_prints_findings_for_a_target_and_a_summary(shell, tmp_path):
+    body = {"model": "m", "messages": [], "top_k": 1}
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(json.dumps({**line, "custom_id": f"r{number}"}) for number in range(120)))
+    out, _, value = shell.run(f"%vbatch check {path} --target parasail")
+    assert value is None
+    lines = out.splitlines()
+    assert lines[0] == "line 1 ('r0'): vllm_only: unknown_parameter: Only vLLM knows the key 'top_k'."
+    assert lines[100:] == [
+        "… and 20 more: `python -m vbatch_jupyter check` lists them all",
+        "parasail would run it: 120 vllm_only.",
+    ]
+    _, err, _ = shell.run(f"%vbatch check {path} --target parasial")
+    assert err.startswith("UsageError: There is no target 'parasial'. Did you mean parasail?")
