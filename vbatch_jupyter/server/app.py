@@ -10,7 +10,20 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Dict, Enum, Float, Int, TraitError, Unicode, validate
 
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.server import batches, check, engines, events, files, health, lines, models, online, retries, uploads
+from vbatch_jupyter.server import (
+    batches,
+    check,
+    engines,
+    events,
+    files,
+    health,
+    lines,
+    models,
+    online,
+    openapi,
+    retries,
+    uploads,
+)
 from vbatch_jupyter.server.base import UnknownHandler
 from vbatch_jupyter.server.events import EVENTS_KEY, Events
 from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
@@ -33,6 +46,7 @@ ROUTES = (
     *check.ROUTES,
     *engines.ROUTES,
     *events.ROUTES,
+    *openapi.ROUTES,
     (r"/vbatch/.*", UnknownHandler),
 )
 """Every route, as a pattern below the server's base_url and its handler."""

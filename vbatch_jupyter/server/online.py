@@ -100,7 +100,7 @@ class OnlineHandler(VBatchHandler):
         except httpx.TransportError as error:
             if begun:
                 # Nothing can be said any more but that it is no whole answer: the connection breaks off.
-                self._connection().stream.close()
+                self.request.connection.stream.close()  # type: ignore[union-attr] # HTTP/1 has one
                 return
             message = f"The kernel that holds the engine ended before it had answered ({type(error).__name__})."
             raise RefusedError(503, message, type="server_error", code="engine_unavailable") from error
