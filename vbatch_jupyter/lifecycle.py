@@ -28,7 +28,8 @@ from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line, u
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 
-_SWEEP_EVERY_SECONDS = 600.0
+SWEEP_SECONDS = 600.0
+"""How often a store is swept."""
 
 UNEXECUTED = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
@@ -73,7 +74,7 @@ def why_waiting(record: BatchRecord, *, served: Collection[str], notes: Mapping[
     Examples
     --------
     >>> record = BatchRecord(
-    ...     id="batch_0", endpoint="/v1/embeddings", input_file_id="file-0", created_at=0, model="m", status="in_progress"
+    ...     id="batch_0", endpoint="/v1/embeddings", input_file_id="", created_at=0, model="m", status="in_progress"
     ... )
     >>> why_waiting(record, served=["m"], notes={})
     >>> why_waiting(record, served=[], notes={})
@@ -286,7 +287,7 @@ def _check_once(record: BatchRecord, written: bytearray) -> None:
         raise StoreCorruptError(message)
 
 
-def tend(store: Store) -> list[str]:
+def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
     """Do for every batch that nobody holds what needs no engine; give the ids of those that got on.
 
     It validates new batches and ends those that were cancelled, have expired, or have all their lines. What stands in
@@ -296,8 +297,10 @@ def tend(store: Store) -> list[str]:
     ----------
     store
         The store to tend; kernels and Jupyter servers do it again and again.
+    sweep_seconds
+        How long ago this process must have swept it to sweep it again.
     """
-    store.sweep(at_most_every_seconds=_SWEEP_EVERY_SECONDS)
+    store.sweep(at_most_every_seconds=sweep_seconds)
     advanced = []
     for record in store.batches.unfinished():
         if record.target is not None or _waits_for_engine(store, record) or _is_stuck(store, record):

@@ -9,6 +9,7 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Dict, Enum, Float, Int, TraitError, Unicode, validate
 
+from vbatch_jupyter import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server import (
     batches,
@@ -81,6 +82,12 @@ class VBatch(ExtensionApp):
         64 * 1024**2, help="How large the body of an online request may be, in bytes; media come inside it."
     ).tag(config=True)
 
+    sweep_seconds = Float(
+        lifecycle.SWEEP_SECONDS,
+        help="""Seconds between two sweeps of the store, which remove files and uploads past their expiry, and batches
+        whose output was to be kept for a time (output_expires_after) so long after their end; never a batch that has
+        not ended, nor a file that one reads.""",
+    ).tag(config=True)
     models = Dict(
         key_trait=Unicode(),
         value_trait=Unicode(),
@@ -145,7 +152,9 @@ class VBatch(ExtensionApp):
         self.handlers.extend(ROUTES)
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:  # noqa: ARG002 - Jupyter's
-        self._tending = asyncio.ensure_future(self._services.tend(every_seconds=self.tend_seconds))
+        self._tending = asyncio.ensure_future(
+            self._services.tend(every_seconds=self.tend_seconds, sweep_seconds=self.sweep_seconds)
+        )
         self._kernels.start()
         self._collector.start()
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
+from importlib import metadata
 from typing import Any
 
 from tornado import web
 
-import vbatch_jupyter
 from vbatch_jupyter.server.base import VBatchHandler
 from vbatch_jupyter.server.operations import OPERATIONS, SCHEMAS, Operation, ref
 
@@ -35,7 +35,7 @@ def describe(base_url: str) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "vbatch-jupyter", "version": vbatch_jupyter.__version__},
+        "info": {"title": "vbatch-jupyter", "version": metadata.version("vbatch-jupyter")},
         "servers": [{"url": base_url.rstrip("/") or "/"}],
         "security": [{"key": []}],
         "paths": paths,

@@ -100,13 +100,13 @@ class Services:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.poke)
 
-    async def tend(self, *, every_seconds: float) -> None:
+    async def tend(self, *, every_seconds: float, sweep_seconds: float) -> None:
         """Do for batches what needs no engine, until cancelled."""
         self._loop = asyncio.get_running_loop()
         while True:
             self._woken.clear()
             with contextlib.suppress(StoreBusyError):
-                await self.call(lambda: lifecycle.tend(self.store))
+                await self.call(lambda: lifecycle.tend(self.store, sweep_seconds=sweep_seconds))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), every_seconds)
 

@@ -284,11 +284,31 @@ class Batches:
         return sorted(path for path in self.directory.iterdir() if path.name not in unfinished)
 
     def sweep(self) -> builtins.list[str]:
-        """Remove what kills left of batches that have ended; give the names of what was removed."""
+        """Remove what kills left of batches that have ended, and ended batches that were to be kept for a time.
+
+        A batch is kept for as long after its end as its output (``output_expires_after``), and for good where that
+        has no end. Gives the names of what was removed.
+        """
+        expired = self._expire()
         orphans = self.orphans()
         for path in orphans:
             shutil.rmtree(path, ignore_errors=True)
-        return [path.name for path in orphans]
+        return [*expired, *(path.name for path in orphans)]
+
+    def _expire(self) -> builtins.list[str]:
+        past = (
+            "output_expires_after_seconds IS NOT NULL AND output_expires_after_seconds + "
+            "coalesce(completed_at, failed_at, expired_at, cancelled_at) <= ?"
+        )
+        now = int(self._clock())
+        if not self._database.read(f"SELECT 1 FROM batch WHERE {past} LIMIT 1", (now,)):  # noqa: S608 - as above
+            return []
+
+        def remove(connection: sqlite3.Connection) -> builtins.list[str]:
+            found = connection.execute(f"DELETE FROM batch WHERE {past} RETURNING id", (now,)).fetchall()  # noqa: S608
+            return [row["id"] for row in found]
+
+        return self._database.write(remove)
 
 
 def _fetch(connection: sqlite3.Connection, id: str) -> BatchRecord:  # noqa: A002
