@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from tests.batches import open_store
 from tests.servers import JupyterServer
@@ -231,6 +232,77 @@ def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(kernel, serv
     service.client().batches.cancel(remotes[0].id)
     assert batch.wait(60).status == "cancelled"
     assert batch.results()["error"].notna().all()
+
+
+def test_what_has_expired_at_the_service_has_expired_here(kernel, service):
+    batch = kernel.submit(pd.DataFrame({"n": range(12)}), "Say {{ n }}", target="ours", model="no such model")
+    until = time.monotonic() + 60
+    while parts_at(service, batch.id) != ["0", "1"]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    with open_store(service.store) as store:
+        # The service's window is a day, and it is over.
+        store.database.write(
+            lambda database: database.execute("UPDATE batch SET expires_at = 1 WHERE status = 'in_progress'")
+        )
+    assert batch.wait(60).status == "expired"
+    errors = batch.results()["error"]
+    assert len(errors) == 12
+    assert set(errors) == {"This request could not be executed before the completion window expired."}
+
+
+def test_a_service_that_loses_the_input_file_gets_it_again(kernel, service, proxy):
+    def lose() -> None:
+        client = service.client()
+        for file in client.files.list(purpose="batch"):
+            if file.filename.endswith("_0.jsonl"):
+                client.files.delete(file.id)
+
+    proxy.faults = [Fault(CREATE, 500, hook=lose)]
+    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    assert_answered(batch.wait(60).results())
+    attempts = {
+        ((remote.metadata or {})["vbatch_part"], (remote.metadata or {})["vbatch_attempt"], remote.status)
+        for remote in remote_batches(service, batch.id)
+    }
+    assert attempts == {
+        ("0", "1", "failed"),
+        ("0", "2", "completed"),
+        ("1", "1", "completed"),
+        ("2", "1", "completed"),
+    }
+
+
+def test_what_only_the_service_finds_wrong_is_in_the_rows(kernel, folder, proxy, tmp_path):
+    # As Parasail it takes several models in a file, and it is not Parasail.
+    (folder / "pyproject.toml").write_text(
+        f'[tool.vbatch.targets.ours]\nbase_url = "{proxy.url}/user/ann/vbatch/v1"\napi_key_env = "{KEY}"\n'
+        'profile = "parasail"\n'
+    )
+    request = {"method": "POST", "url": "/v1/chat/completions"}
+    bodies = [{"model": model, "messages": [{"role": "user", "content": "hi"}]} for model in ("echo", "other")]
+    lines = [json.dumps({**request, "custom_id": body["model"], "body": body}) for body in bodies]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    out = kernel.submit_file(tmp_path / "in.jsonl", target="ours").wait(60).results()
+    assert out["response"].isna().all()
+    assert len(out) == 2
+    for error in out["error"]:
+        assert "ours refused the batch batch_" in error
+        assert "The model 'other' for this request does not match the rest of the batch." in error
+
+
+def test_a_cell_and_a_frame_take_a_target(kernel, monkeypatch, capsys):
+    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    shell = InteractiveShell()
+    shell.run_cell("%load_ext vbatch_jupyter")
+    shell.user_ns["df"] = frame()
+    shell.run_cell("%%vbatch df -o out --target ours --model echo\nSay {{ n }}")
+    assert_answered(shell.user_ns["out"])
+    assert "completed 25/25 completed" in capsys.readouterr().out
+    shell.run_cell("again = df.vbatch.run('Say {{ n }}', target='ours', model='echo')")
+    assert_answered(shell.user_ns["again"])
+    shell.run_cell("%vbatch list")
+    assert capsys.readouterr().out.count("completed 25/25 completed") >= 2
 
 
 def test_what_the_service_would_refuse_is_said_before_anything_is_sent(kernel, proxy, tmp_path):

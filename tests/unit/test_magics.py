@@ -15,6 +15,8 @@ from tests.unit.kernel_surface import open_kernel
 from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.magics.grammar import line_parser
 
+VERBS = "load unload engine list show attach cancel results retry run check env".split()  # noqa: SIM905
+
 
 class Shell:
     """An IPython shell, and what its cells print."""
@@ -91,11 +93,7 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
     ("cell", "sentence"),
     [
         ("%vbatch lode echo", "%vbatch has no verb 'lode'. Did you mean load or unload?"),
-        (
-            "%vbatch x",
-            "%vbatch has no verb 'x'. The verbs are load, unload, engine, list, show, attach, cancel, results, retry, run, "
-            "check, env.",
-        ),
+        ("%vbatch x", f"%vbatch has no verb 'x'. The verbs are {', '.join(VERBS)}."),
         ("%vbatch cancel", "the following arguments are required: id. %vbatch cancel -h says more."),
         ("%vbatch results batch_0", "No batch found with id 'batch_0'."),
         (
