@@ -7,7 +7,8 @@ this process against what starting them does to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,8 @@ class VllmEngine(Engine):
         response = await self._call(app, method, path, body, priority)
         if not response.headers.get("content-type", "").startswith("application/json"):
             return response
-        answer = await response.read()
+        with self._deaths_told():
+            answer = await response.read()
         if response.status >= _SERVER_ERROR and self.state != "ready":
             raise EngineDiedError("The engine died while it answered; the request is run again on the next one.")
         if _ABORTED in answer:
@@ -159,8 +161,14 @@ class VllmEngine(Engine):
             vllm_process.release_memory()
 
     async def _call(self, app: asgi.Application, method: str, path: str, body: bytes, priority: int) -> EngineResponse:
-        try:
+        with self._deaths_told():
             return await asgi.call(app, method, path, body, [(b"x-vllm-priority", str(priority).encode())])
+
+    @contextlib.contextmanager
+    def _deaths_told(self) -> Iterator[None]:
+        # Where its engine dies, vLLM's application trips over itself: it would end a server that is not there.
+        try:
+            yield
         except Exception as error:
             if self.state != "ready":
                 raise EngineDiedError("The engine died; the request is run again on the next one.") from error

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbatch_jupyter.engine.vllm_child import LOG_VARIABLE
 from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
+from vbatch_jupyter.protocol import policy
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -54,6 +55,9 @@ _KEEPING_CACHES = ("vllm.utils.func_utils", "vllm.tokenizers.registry", "vllm.tr
 """Modules whose caches have tokenizers and processors among their keys and values, up to 128 of them."""
 
 _LRU_CACHE = type(functools.cache(len))
+
+_LIMITS = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0, "VLLM_MAX_N_SEQUENCES": policy.MAX_SEQUENCES}
+"""vLLM's own limits, behind those of `protocol.policy`: should one request get past the one, it meets the other."""
 
 _NEUTRAL_ARGUMENTS = frozenset(
     {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "served_model_name", "scheduling_policy"}
@@ -101,11 +105,15 @@ def import_vllm(log_path: Path) -> None:
     """
     with _guarded(log_path):
         try:
+            from vllm import envs
             from vllm.v1.engine import async_llm  # noqa: F401
 
             from vbatch_jupyter.engine import vllm_arguments, vllm_stats  # noqa: F401
         except ImportError as error:
             raise EngineLoadError(_import_message(error)) from error
+    # vLLM asks its variables anew for each request, when this process's environment is its own again.
+    for name, value in _LIMITS.items():
+        setattr(envs, name, value)
 
 
 def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callable[[str], None]) -> Built:
@@ -142,6 +150,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vbatch_jupyter.engine.vllm_arguments import bounded_engine_args, parse_arguments
+    from vbatch_jupyter.engine.vllm_scheduler import scheduler_name
     from vbatch_jupyter.engine.vllm_stats import EngineCounters, stat_logger_factory
 
     arguments = parse_arguments(model, flags)
@@ -149,6 +158,9 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     engine_args = bounded_engine_args(arguments)
     # This usage has the defaults for throughput; that of run-batch would run 128 sequences at once, whatever the GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.LLM_CLASS)
+    scheduling = config.scheduler_config
+    if scheduling.policy == "priority" and scheduling.scheduler_cls is None:
+        scheduling.scheduler_cls = scheduler_name(asynchronous=scheduling.async_scheduling)
     counters = EngineCounters()
     on_progress("starting the engine and loading the weights")
     llm = AsyncLLM.from_vllm_config(
@@ -205,6 +217,7 @@ def _guarded(log_path: Path) -> Iterator[None]:
             "VLLM_LOGGING_CONFIG_PATH": str(logging_config_path),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_NO_USAGE_STATS": "1",
+            **{name: str(value) for name, value in _LIMITS.items()},
         }
     )
     if "VLLM_PLUGINS" in before:
