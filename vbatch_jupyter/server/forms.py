@@ -56,7 +56,12 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
     async def _write(self, reader: FormReader[SinkT]) -> None:
         piece = bytes(self._body)
         self._body.clear()
-        await self.services.call(lambda: reader.write(piece))
+        try:
+            await self.services.call(lambda: reader.write(piece))
+        except BaseException:
+            # Before the answer, so that who reads of the error finds nothing left behind.
+            await self.services.call(reader.discard)
+            raise
 
     async def form(self) -> FormReader[SinkT]:
         """Give the whole form; its file is the caller's from now on, to keep or to discard.
@@ -68,8 +73,8 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         """
         reader, self._reader = self._reader, None
         assert reader is not None
+        await self._write(reader)
         try:
-            await self._write(reader)
             reader.finish()
         except BaseException:
             await self.services.call(reader.discard)
