@@ -98,11 +98,13 @@ def http(server: JupyterServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_nothing_is_started_before_something_needs_it(http):
+def test_nothing_is_started_before_something_needs_it(server, http):
     assert kernels(http) == []
     seen = engine(http, "echo")
     assert (seen["state"], seen["models"], seen["kernel_id"]) == ("unloaded", ["echo"], None)
     assert seen["note"] == "The server starts the engine of 'echo' when it is needed."
+    with server.client() as client:
+        assert [model.id for model in client.models.list()] == ["echo", "slow", "wrong"]
 
 
 def test_the_first_request_starts_a_kernel_and_is_answered_by_it(server, http):

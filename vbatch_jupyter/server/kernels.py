@@ -110,6 +110,11 @@ class EngineKernels:
         How long an online request waits for its engine.
     activity
         Jupyter's times of last activity, which keep the server itself from being culled.
+
+    Attributes
+    ----------
+    created_at
+        Unix seconds.
     """
 
     def __init__(
@@ -130,6 +135,7 @@ class EngineKernels:
         self._idle_seconds = idle_seconds
         self._load_wait_seconds = load_wait_seconds
         self._activity = activity
+        self.created_at = int(time.time())
         self._looking: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._tell()

@@ -1,4 +1,4 @@
-"""OpenAI's models endpoint: the names that the engines of this server's kernels serve."""
+"""OpenAI's models endpoint: the names that the engines of this server's kernels serve, or would."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from openai.types import Model
 from tornado import web
 
 from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
 from vbatch_jupyter.server.online import unknown_model
 from vbatch_jupyter.store import EngineRecord
 
@@ -18,7 +19,7 @@ class ModelsHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """List the models."""
-        models = _models(await self.services.engines())
+        models = _models(await self.services.engines(), self.settings[KERNELS_KEY])
         self.send({"object": "list", "data": [model.model_dump(mode="json") for model in models.values()]})
 
 
@@ -31,19 +32,19 @@ class ModelHandler(VBatchHandler):
     async def get(self, model: str) -> None:
         """Retrieve a model."""
         engines = await self.services.engines()
-        if (found := _models(engines).get(model)) is None:
+        if (found := _models(engines, self.settings[KERNELS_KEY]).get(model)) is None:
             raise unknown_model(model, engines)
         self.send(found)
 
 
-def _models(engines: list[EngineRecord]) -> dict[str, Model]:
-    # A name that two engines serve is one model, as old as the first of them.
-    return {
-        name: Model(id=name, created=engine.created_at, object="model", owned_by="vbatch")
-        for engine in reversed(engines)
-        if engine.state == "ready"
-        for name in engine.models
+def _models(engines: list[EngineRecord], kernels: EngineKernels) -> dict[str, Model]:
+    # Those that the server starts when they are asked for are there for whoever asks. A name that two engines serve is
+    # one model, as old as the first of them.
+    created = dict.fromkeys(kernels.names, kernels.created_at)
+    created |= {
+        name: engine.created_at for engine in reversed(engines) if engine.state == "ready" for name in engine.models
     }
+    return {name: Model(id=name, created=moment, object="model", owned_by="vbatch") for name, moment in created.items()}
 
 
 ROUTES = ((r"/vbatch/v1/models", ModelsHandler), (r"/vbatch/v1/models/(.+)", ModelHandler))
