@@ -38,8 +38,8 @@ kernel._vllm_engine = make
 URL: Final = "/v1/chat/completions"
 
 
-def with_echo(folder: Path, **config: Any) -> JupyterServer:
-    server = JupyterServer(folder, config={"tend_seconds": 0.2, **config})
+def with_echo(folder: Path, *, server_config: Any = None, **config: Any) -> JupyterServer:
+    server = JupyterServer(folder, config={"tend_seconds": 0.2, **config}, server_config=server_config)
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "00-echo.py").write_text(STARTUP, encoding="utf-8")
@@ -208,14 +208,19 @@ def test_a_batch_starts_its_kernel_and_is_resumed_after_the_server_was_killed(se
         assert (batch.request_counts.completed, batch.request_counts.failed) == (6_000, 0)
 
 
-def test_a_kernel_that_nothing_needs_is_ended_and_comes_back_when_needed(tmp_path):
-    with with_echo(tmp_path, models={"echo": "fast"}, idle_seconds=1.5) as server, server.http() as http:
+def test_a_kernel_that_nothing_needs_is_ended_by_its_owner_and_comes_back_when_needed(tmp_path):
+    culling = {"MappingKernelManager": {"cull_idle_timeout": 1, "cull_interval": 1}}
+    server = with_echo(tmp_path, models={"echo": "fast"}, idle_seconds=6.0, server_config=culling)
+    with server, server.http() as http:
         batch_id = make_batch(server, "echo", 3)
         counts = await_batch(server, batch_id).request_counts
         assert counts is not None
         assert counts.completed == 3
         assert len(kernels(http)) == 1
         pid = engine(http, "echo")["pid"]
+        # Jupyter would have culled it by now.
+        time.sleep(4)
+        assert len(kernels(http)) == 1
         wait_until(lambda: kernels(http) == [], 20)
         assert not psutil.pid_exists(pid)
         assert engine(http, "echo")["state"] == "unloaded"

@@ -245,8 +245,8 @@ class EngineKernels:
             planned.starting = asyncio.create_task(self._start(planned))
 
     async def _look_at_kernel(self, planned: _Planned, engines: Sequence[EngineRecord]) -> None:
-        if planned.kernel_id not in self._kernel_manager:
-            # Shut down by somebody.
+        if planned.kernel_id not in self._kernel_manager or self._is_shutting_down(planned.kernel_id):
+            # By somebody else's will.
             planned.kernel_id, planned.wanted, planned.ended_at = None, False, time.time()
         elif not await ensure_async(self._kernel_manager.get_kernel(planned.kernel_id).is_alive()):
             await self._shut_down(planned)
@@ -266,6 +266,10 @@ class EngineKernels:
                 planned.died("its engine died.")
             return
         planned.alive_at = time.monotonic()
+
+    def _is_shutting_down(self, kernel_id: str) -> bool:
+        # It is among Jupyter's kernels for some seconds more, though its process has ended.
+        return bool(getattr(self._kernel_manager.get_kernel(kernel_id), "shutting_down", False))
 
     async def _is_busy(self, planned: _Planned) -> bool:
         view = await self._watch.named(planned.name)
