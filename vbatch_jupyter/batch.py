@@ -12,7 +12,7 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
-from vbatch_jupyter.retry import chain_of, custom_ids_of, lines_of, retry
+from vbatch_jupyter.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,7 @@ class Batch:
 
     # ------------------------------------------------------------------------------------------------------- results
 
-    def results(self, df: pd.DataFrame | None = None) -> pd.DataFrame:
+    def results(self, df: pd.DataFrame | None = None, *, full: bool = False) -> pd.DataFrame:
         """Wait for the batch, and give its result; that of a retry has the answers of the batches it retries too.
 
         Parameters
@@ -143,6 +143,9 @@ class Batch:
         df
             The frame that the batch was made from. Without it, and after a restart of the kernel, the answers come by
             position.
+        full
+            Add what is known of each request beside its answer: status_code, finish_reason, prompt_tokens,
+            completion_tokens, cached_tokens, latency, and whether its answer was reused.
 
         Raises
         ------
@@ -158,6 +161,7 @@ class Batch:
         self._refuse_failed(self._record())
         chain = chain_of(self._manager, self.id)
         root = chain[0]
+        lines = timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain)
         schema: Schema | None = self._schema
         frame = self._df if df is None else df
         if root.frame is None:
@@ -166,7 +170,7 @@ class Batch:
                 raise FrameError(f"{message} results() without a DataFrame gives the answers in its order.", param="df")
             names = list(custom_ids_of(self._manager, root))
             return results(
-                lines_of(self._manager, chain), rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema
+                lines, rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema, full=full
             )
         description = FrameDescription.from_json(root.frame)
         if df is not None:
@@ -176,7 +180,7 @@ class Batch:
         else:
             names = list(custom_ids_of(self._manager, root))
         return results(
-            lines_of(self._manager, chain),
+            lines,
             rows=description.rows,
             df=frame,
             custom_ids=names,
@@ -184,6 +188,7 @@ class Batch:
             schema=schema or description.schema,
             endpoint=root.endpoint,
             extras=description.extras,
+            full=full,
         )
 
     def errors(self) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from array import array
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
@@ -233,9 +234,13 @@ def _publish(
     with lease.new_result_file("output") as output, lease.new_result_file("error") as error:
         written = bytearray(len(recovered.finished))
         output_offsets = array("Q", bytes(8 * len(written)))
+        finished_at, latencies = array("d", bytes(8 * len(written))), array("d", [math.nan]) * len(written)
         usage = Usage()
-        for position, is_error, line in lease.records():
+        for position, is_error, line, finished, latency in lease.records():
             written[position] += 1
+            finished_at[position] = finished
+            if latency is not None:
+                latencies[position] = latency
             if not is_error:
                 usage += usage_of(line)
                 output_offsets[position] = output.bytes + 1
@@ -248,6 +253,10 @@ def _publish(
                 error.write(line)
                 error.write(b"\n")
         _check_once(record, written)
+        if record.target is None:
+            # Before the end, so that whoever waits for it finds them; no result is worth less without.
+            with contextlib.suppress(StoreFullError):
+                store.timings.keep(record.id, finished_at, latencies)
         # Publishing removes the index.
         index = load_index(store, lease) if record.answers_key else None
         ended = lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)

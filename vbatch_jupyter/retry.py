@@ -14,6 +14,7 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, unexecuted_line
+from vbatch_jupyter.protocol.timing import Timing
 
 _SUCCESS = 2
 
@@ -60,6 +61,24 @@ def lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[bytes]:
             if file_id is not None:
                 with manager.files.content(file_id) as content:
                     yield from content
+
+
+def timed_lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[tuple[bytes, Timing | None]]:
+    """Give the lines of a chain, as `lines_of` does, each with its timing; None where none was kept.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    chain
+        Batches that have ended.
+    """
+    for record in chain:
+        timings = manager.batches.timings(record.id)
+        positions = {name: place for place, name in enumerate(custom_ids_of(manager, record))} if timings else {}
+        for line in lines_of(manager, [record]):
+            place = positions.get(parse_output_line(line).custom_id)
+            yield line, None if place is None else timings[place]
 
 
 def _never_validated(manager: Manager, record: BatchRecord) -> Iterator[bytes]:

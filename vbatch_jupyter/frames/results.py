@@ -11,6 +11,7 @@ column              of                            holds
 ``tool_calls``      ``tools`` or a call made      ``[{"id": …, "name": …, "arguments": {…}}]`` (``object``)
 ``logprobs``        ``logprobs`` asked or given   as the endpoint gives them (``object``)
 ``error``           always                        why the row has no answer (``string``)
+*seven more*        ``full=True``                 `details` says which
 ==================  ============================  ============================================================
 
 Where there is nothing to hold, a cell is missing. ``response`` is missing beside a missing ``error`` where the model
@@ -33,6 +34,7 @@ import pandas as pd
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.answers import Answer, answer_of, parser
 from vbatch_jupyter.frames.columns import full_label
+from vbatch_jupyter.frames.details import Detail, TimedLine, detail_arrays, detail_names, detail_of
 from vbatch_jupyter.frames.fingerprint import fingerprint
 from vbatch_jupyter.frames.requests import check_frame, column_position
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, json_schema
@@ -181,7 +183,7 @@ def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: C
 
 
 def results(
-    output_lines: Iterable[bytes],
+    output_lines: Iterable[bytes] | Iterable[TimedLine],
     *,
     rows: int,
     df: pd.DataFrame | None = None,
@@ -190,6 +192,7 @@ def results(
     schema: Schema | None = None,
     endpoint: str = "/v1/chat/completions",
     extras: Collection[str] = (),
+    full: bool = False,
 ) -> pd.DataFrame:
     """Build the result of a batch; the module says which columns it has.
 
@@ -197,7 +200,7 @@ def results(
     ----------
     output_lines
         The lines of output and error file, in any order; blank ones are passed over. The lines of a retry come after
-        those of the batch it retries.
+        those of the batch it retries. Each may come with its timing.
     rows
         How many rows the frame has.
     df
@@ -213,6 +216,8 @@ def results(
         The batch's, as a path; says what the column is where no row has an answer.
     extras
         Of ``tool_calls`` and ``logprobs``, those that stand in the result even if empty.
+    full
+        Whether the columns of `details` stand at its end.
 
     Raises
     ------
@@ -226,13 +231,15 @@ def results(
     if len(names) != rows:
         raise FrameError(f"There are {len(names):,} custom_ids for {rows:,} rows.", param="custom_id")
     out = pd.DataFrame(index=pd.RangeIndex(rows)) if df is None else df.copy()
-    answers = _collect(output_lines, names, schema)
+    answers, details = _collect(output_lines, names, schema, full=full)
     found = [name for name in _EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
-    check_output(out, output, schema, found)
+    check_output(out, output, schema, [*found, *(detail_names() if full else ())])
     columns = _value_arrays(answers, output, schema, endpoint)
     for name in found:
         columns[_prefix(output) + name] = _objects([getattr(answer, name) for answer in answers])
     columns[_prefix(output) + "error"] = pd.array([answer.error for answer in answers], dtype="string")
+    if full:
+        columns |= {_prefix(output) + name: array for name, array in detail_arrays(details).items()}
     return _append(out, columns)
 
 
@@ -245,12 +252,16 @@ def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
     return out
 
 
-def _collect(lines: Iterable[bytes], names: list[str], schema: Schema | None) -> list[Answer]:
+def _collect(
+    lines: Iterable[bytes] | Iterable[TimedLine], names: list[str], schema: Schema | None, *, full: bool
+) -> tuple[list[Answer], list[Detail | None]]:
     positions = {name: position for position, name in enumerate(names)}
     parse = None if schema is None else parser(schema)
     schema_fields = () if schema is None else fields(schema)
     answers: list[Answer | None] = [None] * len(names)
-    for number, text in enumerate(lines, 1):
+    details: list[Detail | None] = [None] * len(names)
+    for number, item in enumerate(lines, 1):
+        text, timing = (item, None) if isinstance(item, bytes) else item
         if not text.strip():
             continue
         try:
@@ -265,12 +276,14 @@ def _collect(lines: Iterable[bytes], names: list[str], schema: Schema | None) ->
         before = answers[position]
         if before is None or answer.error is None or before.error is not None:
             answers[position] = answer
-    return [
+            details[position] = detail_of(line, timing) if full else None
+    complete = [
         Answer(error=f"Neither the output file nor the error file has a line for this row (custom_id {name!r}).")
         if answer is None
         else _storable(answer, schema_fields)
         for name, answer in zip(names, answers, strict=True)
     ]
+    return complete, details
 
 
 def _storable(answer: Answer, schema_fields: Sequence[Field]) -> Answer:

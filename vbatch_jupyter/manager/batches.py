@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vbatch_jupyter.errors import BadRequestError
@@ -17,6 +17,7 @@ from vbatch_jupyter.manager.checks import (
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.timing import Timing
 from vbatch_jupyter.store import Page, Store
 
 _WINDOW_SECONDS = {"24h": 24 * 3600, "1h": 3600}
@@ -138,6 +139,10 @@ class BatchesManager:
     def retrieve(self, batch_id: str) -> BatchRecord:
         """Give a batch's record; `NotFoundError` where there is none."""
         return self._store.batches.get(batch_id)
+
+    def timings(self, batch_id: str) -> Sequence[Timing]:
+        """Give when each request's answer came, in the input file's order; nothing where that was not kept."""
+        return self._store.timings.find(batch_id)
 
     def list(self, *, after: str | None = None, limit: int = 20) -> Page[BatchRecord]:
         """Give one page of the batches, of at most 100, the newest first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from array import array
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -175,8 +176,9 @@ class Feed:
 
     async def _run_one(self, position: int, descriptor: int) -> None:
         request = self._read(position, descriptor)
+        asked = time.monotonic()
         status, body = await self._answer(request)
-        await self._collect(position, request, status, body)
+        await self._collect(position, request, status, body, latency=time.monotonic() - asked)
         followers = self._followers.get(position)
         if followers is None:
             return
@@ -220,18 +222,22 @@ class Feed:
         message = f"The engine gave no answer in {_MOST_ATTEMPTS} attempts: {message}"
         return _SERVER_ERROR, error_body(message, type="server_error", code="engine_error")
 
-    async def _collect(self, position: int, request: RequestLine, status: int, body: bytes) -> None:
+    async def _collect(
+        self, position: int, request: RequestLine, status: int, body: bytes, *, latency: float | None = None
+    ) -> None:
         try:
-            record = self._record_of(position, request, status, body)
+            record = self._record_of(position, request, status, body, latency)
         except EngineError as error:
             body = error_body(str(error), type="server_error", code="engine_error")
-            record = self._record_of(position, request, _SERVER_ERROR, body)
+            record = self._record_of(position, request, _SERVER_ERROR, body, latency)
         await self._collector.put(record)
 
-    def _record_of(self, position: int, request: RequestLine, status: int, body: bytes) -> SpoolRecord:
+    def _record_of(
+        self, position: int, request: RequestLine, status: int, body: bytes, latency: float | None = None
+    ) -> SpoolRecord:
         name = request_id(self._record.id, position)
         line = output_line(id=name, custom_id=request.custom_id, status_code=status, request_id=_inner(name), body=body)
-        return SpoolRecord(position, status not in _SUCCESS, line)
+        return SpoolRecord(position, status not in _SUCCESS, line, self._store.clock(), latency)
 
     async def put_killer(self) -> None:
         """Give the one request that ran when the engine died, and its duplicates, a line in the error file."""

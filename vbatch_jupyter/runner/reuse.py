@@ -69,4 +69,4 @@ def _known(
                 request_id=response.request_id or name,
                 body=bytes(response.body),
             )
-            yield SpoolRecord(position, False, taken)
+            yield SpoolRecord(position, False, taken, store.clock())

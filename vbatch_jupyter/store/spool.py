@@ -3,7 +3,8 @@
 Every lease writes a segment of its own (``spool-<epoch>``), so that a former owner which was only stopped, not dead,
 can never write into the middle of its successor's lines. A line stands in a segment as::
 
-    u32 length | u32 crc32 of all that follows | u32 position of the request | u8 kind | the line, without its end
+    u32 length | u32 crc32 of all that follows | u32 position of the request | u8 kind | f64 finished at | f64 latency
+    the line, without its end
 
 It promises that a group which `append` has returned from is on the disk; that `recover` finds every line that was
 ever written whole, each request once; and that both take memory of one line and one byte for each request.
@@ -11,6 +12,7 @@ ever written whole, each request once; and that both take memory of one line and
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -25,7 +27,8 @@ from vbatch_jupyter.store.disk import MIB, sync_directory, write_all, writing
 NONE, OUTPUT, ERROR = 0, 1, 2
 """What has become of a request: nothing yet, a line of the output file, a line of the error file."""
 
-_HEADER = struct.Struct("<IIIB")
+_HEADER = struct.Struct("<IIIBdd")
+_CHECKED = struct.Struct("<IBdd")
 _CHECKED_FROM = 8
 _SEGMENT = re.compile(r"spool-(\d+)")
 
@@ -41,11 +44,17 @@ class SpoolRecord(NamedTuple):
         Whether the line belongs in the error file.
     line
         The line without its end.
+    finished_at
+        When its answer came, in Unix seconds; 0 where nobody here has seen it come.
+    latency
+        Seconds from handing the request to the engine to its answer; None where the engine was not asked.
     """
 
     position: int
     is_error: bool
     line: bytes
+    finished_at: float = 0.0
+    latency: float | None = None
 
 
 def segment_path(directory: Path, epoch: int) -> Path:
@@ -141,12 +150,12 @@ class Spool:
         """
         parts: list[bytes] = []
         kinds: dict[int, int] = {}
-        for position, is_error, line in records:
+        for position, is_error, line, finished_at, latency in records:
             if not 0 <= position < len(self.finished):
                 raise ValueError(f"There is no request {position}: the batch has {len(self.finished)}.")
             if self.finished[position] == NONE and position not in kinds:
                 kinds[position] = kind = ERROR if is_error else OUTPUT
-                checked = struct.pack("<IB", position, kind)
+                checked = _CHECKED.pack(position, kind, finished_at, math.nan if latency is None else latency)
                 parts += (struct.pack("<II", len(line), zlib.crc32(line, zlib.crc32(checked))), checked, line)
         if not parts:
             return
@@ -220,7 +229,7 @@ def _scan(path: Path, *, size: int | None = None) -> Iterator[tuple[SpoolRecord,
         end = 0
         while end + _HEADER.size <= size:
             header = file.read(_HEADER.size)
-            length, crc, position, kind = _HEADER.unpack(header)
+            length, crc, position, kind, finished_at, latency = _HEADER.unpack(header)
             end += _HEADER.size + length
             # Looked at before reading: the length of a torn header could ask for 4 GiB.
             if end > size:
@@ -228,4 +237,4 @@ def _scan(path: Path, *, size: int | None = None) -> Iterator[tuple[SpoolRecord,
             line = file.read(length)
             if zlib.crc32(line, zlib.crc32(header[_CHECKED_FROM:])) != crc or kind not in {OUTPUT, ERROR}:
                 return
-            yield SpoolRecord(position, kind == ERROR, line), end
+            yield SpoolRecord(position, kind == ERROR, line, finished_at, None if math.isnan(latency) else latency), end

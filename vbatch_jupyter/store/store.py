@@ -6,6 +6,7 @@
     files/file-…                contents of input, output and error files
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
     answers/file-…              where in an output file the answer to which request stands, to be taken again
+    timings/batch_…             of a batch that has ended: when each answer came, and how long it took
     engines/engine_…            locked by the process that holds the engine, for as long as it lives
     reserve                     room for state on a full disk
 
@@ -30,6 +31,7 @@ from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
 from vbatch_jupyter.store.engines import Engines
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.filesystem import MOUNTINFO, make_private, refuse_network
+from vbatch_jupyter.store.timings import Timings
 from vbatch_jupyter.store.uploads import Uploads
 
 DATABASE_NAME = "vbatch.sqlite3"
@@ -60,7 +62,7 @@ class Store:
     ----------
     path, clock
         As above.
-    files, batches, answers, engines, space, database
+    files, batches, answers, timings, engines, space, database
         The store's parts.
 
     Raises
@@ -100,7 +102,7 @@ class Store:
         if must_exist and not holds_store:
             raise StoreError(f"There is no store in {self.path}. VBATCH_STORE names the one that is looked for.")
         make_private(self.path, holds_store=holds_store)
-        for name in ("files", "uploads", "batches", "answers", "engines"):
+        for name in ("files", "uploads", "batches", "answers", "timings", "engines"):
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
@@ -113,6 +115,7 @@ class Store:
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
         self.answers = Answers(self.path / "answers", files=self.files)
+        self.timings = Timings(self.path / "timings", batches=self.batches, files=self.files)
         self.engines = Engines(self.path / "engines", database=self.database, clock=self._now)
         self.space.keep_reserve()
         self._swept_at: float | None = None
@@ -161,6 +164,7 @@ class Store:
             + self.uploads.sweep()
             + self.batches.sweep()
             + self.answers.sweep()
+            + self.timings.sweep()
             + self.engines.sweep()
         )
 

@@ -1,0 +1,118 @@
+"""What ``results(full=True)`` says beside the answers."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.frames.details import detail_of
+from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.protocol.timing import Timing
+
+FULL = ["status_code", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens", "latency", "reused"]
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    kernel = open_kernel(tmp_path, refusing="refuse me", latency_seconds=0.2)
+    yield kernel
+    kernel.close()
+
+
+def line(body: object, status: int = 200) -> bytes:
+    return json.dumps({"custom_id": "a", "response": {"status_code": status, "body": body}}).encode()
+
+
+def test_a_full_result_has_the_figures_of_each_request_after_its_error(kernel):
+    df = pd.DataFrame({"text": ["one two", "refuse me", "three"]}, index=["x", "y", "z"])
+    batch = kernel.submit(df, "{{ text }}")
+    out = batch.results(full=True)
+    assert list(out.columns) == ["text", "response", "error", *FULL]
+    assert list(out.index) == ["x", "y", "z"]
+    assert out["status_code"].tolist() == [200, 400, 200]
+    assert out["finish_reason"].tolist() == ["stop", pd.NA, "stop"]
+    assert out["prompt_tokens"].tolist() == [2, pd.NA, 1]
+    assert out["completion_tokens"].tolist() == [2, pd.NA, 1]
+    assert out["cached_tokens"].isna().all()
+    assert out["latency"].between(0.2, 5).all()
+    assert out["reused"].tolist() == [False, False, False]
+    assert list(batch.results().columns) == ["text", "response", "error"]
+
+
+def test_a_full_result_says_which_rows_were_reused(kernel):
+    df = pd.DataFrame({"text": ["a", "b", "b"], "n": [1, 2, 3]})
+    first = kernel.submit(df, "{{ text }}", temperature=0, output="said").results(full=True)
+    assert first["said_reused"].tolist() == [False, False, True]
+    assert first["said_latency"].isna().tolist() == [False, False, True]
+    changed = df.assign(text=["a", "new", "b"])
+    again = kernel.submit(changed, "{{ text }}", temperature=0).results(full=True)
+    assert again["reused"].tolist() == [True, False, True]
+    assert again["latency"].isna().tolist() == [True, False, True]
+    assert again["completion_tokens"].tolist() == [1, 1, 1]
+    assert kernel.engine.requests == 3
+
+
+def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
+    kernel = open_kernel(tmp_path, latency_seconds=0.1)
+    batch = kernel.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
+    kernel.close()
+    kernel = open_kernel(tmp_path, load=False)
+    again = kernel.attach(batch.id)
+    assert again.results(full=True)["latency"].between(0.1, 5).all()
+    kept = kernel.store.path / "timings" / batch.id
+    kernel.store.sweep()
+    assert kept.exists()
+    kernel.manager.files.delete(again.to_openai().output_file_id)
+    assert kernel.store.sweep() != []
+    assert not kept.exists()
+    kernel.close()
+
+
+def test_a_retry_has_the_figures_of_the_batch_that_answered(kernel):
+    batch = kernel.submit(pd.DataFrame({"text": ["a", "refuse me"]}), "{{ text }}").wait(10)
+    kernel.engine._refusing = None
+    full = batch.retry().results(full=True)
+    assert full["status_code"].tolist() == [200, 200]
+    assert full["reused"].tolist() == [False, False]
+    assert full["latency"].notna().all()
+
+
+def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(kernel):
+    batch = kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other").cancel().wait(10)
+    full = batch.results(full=True)
+    assert full[FULL[:6]].isna().all(axis=None)
+    assert full["error"].str.contains("cancelled").all()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            {"choices": [{"finish_reason": "stop"}, {"finish_reason": "length"}]},
+            (200, "stop, length", None, None, None),
+        ),
+        (
+            {
+                "status": "incomplete",
+                "incomplete_details": {"reason": "max_output_tokens"},
+                "usage": {"input_tokens": 7, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 4}},
+            },
+            (200, "max_output_tokens", 7, 3, 4),
+        ),
+        ({"data": [{}], "usage": {"prompt_tokens": 9}}, (200, None, 9, None, None)),
+        (["no object"], (200, None, None, None, None)),
+        ({"usage": "none"}, (200, None, None, None, None)),
+    ],
+)
+def test_any_endpoints_body_is_read_and_one_of_another_shape_has_no_figures(body, expected):
+    assert detail_of(parse_output_line(line(body)))[:5] == expected
+
+
+def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
+    known = Timing(1.0, None)
+    assert detail_of(parse_output_line(line({})), known).reused is True
+    assert detail_of(parse_output_line(line({}, 500)), known).reused is False
+    assert detail_of(parse_output_line(line({}))).reused is None

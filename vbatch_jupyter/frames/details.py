@@ -1,0 +1,161 @@
+"""What the lines of a batch say beside the answers, as the columns of ``results(full=True)``.
+
+=====================  ===========  ===========================================================================
+column                 dtype        holds
+=====================  ===========  ===========================================================================
+``status_code``        ``Int64``    of the response; missing where the request was not run
+``finish_reason``      ``string``   of the answer; where ``n`` > 1 and they differ, all, with commas
+``prompt_tokens``      ``Int64``    as the response counts them
+``completion_tokens``  ``Int64``    likewise
+``cached_tokens``      ``Int64``    those of the prompt that the engine took from its prefix cache
+``latency``            ``Float64``  seconds from handing the request to the engine to its answer
+``reused``             ``boolean``  whether the answer was known, from an earlier batch or from an equal request of
+                                    this one, so that the engine was not asked; its latency is missing
+=====================  ===========  ===========================================================================
+
+A reused answer keeps the counts of the response that it came with. What a batch service ran has neither ``latency`` nor
+``reused``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pandas as pd
+
+from vbatch_jupyter.protocol.lines import OutputLine
+from vbatch_jupyter.protocol.timing import Timing
+
+TimedLine = tuple[bytes, Timing | None]
+"""A line of an output or error file, and when it came."""
+
+
+class Detail(NamedTuple):
+    """What one line says beside its answer; the fields are the columns of the module."""
+
+    status_code: int | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    latency: float | None = None
+    reused: bool | None = None
+
+
+_DTYPES: Mapping[str, str] = {
+    "status_code": "Int64",
+    "finish_reason": "string",
+    "prompt_tokens": "Int64",
+    "completion_tokens": "Int64",
+    "cached_tokens": "Int64",
+    "latency": "Float64",
+    "reused": "boolean",
+}
+_SUCCESS = 2
+
+
+class _Cached(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Cached | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Cached | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Body(msgspec.Struct):
+    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+    status: str | None = None
+    incomplete_details: _Incomplete | None = None
+
+
+_BODY_DECODER = msgspec.json.Decoder(_Body)
+
+
+def detail_of(line: OutputLine, timing: Timing | None = None) -> Detail:
+    """Read what one line of an output or error file says beside its answer.
+
+    Parameters
+    ----------
+    line
+        The line.
+    timing
+        When it came, where that is known.
+
+    Examples
+    --------
+    >>> from vbatch_jupyter.protocol.lines import parse_output_line
+    >>> body = b'{"choices":[{"finish_reason":"length"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}'
+    >>> line = parse_output_line(b'{"custom_id":"a","response":{"status_code":200,"body":%b}}' % body)
+    >>> detail_of(line, Timing(1764000000.0, 0.25))[:4]
+    (200, 'length', 5, 2)
+    """
+    latency = None if timing is None else timing.latency
+    if line.response is None:
+        return Detail(latency=latency, reused=None if timing is None else False)
+    status = line.response.status_code
+    reused = None if timing is None else latency is None and status // 100 == _SUCCESS
+    try:
+        body = _BODY_DECODER.decode(bytes(line.response.body))
+    except (ValueError, RecursionError):
+        # An endpoint or an error of another shape has no figures that could be read.
+        body = _Body()
+    usage = body.usage or _Usage()
+    details = usage.input_tokens_details or usage.prompt_tokens_details or _Cached()
+    return Detail(
+        status_code=status,
+        finish_reason=_finish_reason(body),
+        prompt_tokens=usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens,
+        completion_tokens=usage.completion_tokens if usage.output_tokens is None else usage.output_tokens,
+        cached_tokens=details.cached_tokens,
+        latency=latency,
+        reused=reused,
+    )
+
+
+def _finish_reason(body: _Body) -> str | None:
+    reasons = dict.fromkeys(choice.finish_reason for choice in body.choices or () if choice.finish_reason)
+    if reasons:
+        return ", ".join(reasons)
+    # The responses endpoint has other words for it.
+    return (body.incomplete_details and body.incomplete_details.reason) or body.status
+
+
+def detail_arrays(details: Sequence[Detail | None]) -> dict[str, Any]:
+    """Give the columns by name, a missing detail as a missing value in each.
+
+    Parameters
+    ----------
+    details
+        One for each row.
+
+    Examples
+    --------
+    >>> detail_arrays([Detail(status_code=200), None])["status_code"].tolist()
+    [200, <NA>]
+    """
+    rows = [detail or Detail() for detail in details]
+    return {
+        name: pd.array([getattr(row, name) for row in rows], dtype=dtype)  # type: ignore[call-overload]  # a name
+        for name, dtype in _DTYPES.items()
+    }
+
+
+def detail_names() -> Collection[str]:
+    """Give the names of the columns."""
+    return _DTYPES.keys()

@@ -1,0 +1,82 @@
+"""When each answer of a batch that has ended came, and how long it took: what OpenAI's lines have no place for.
+
+It is no truth: a batch that ended without it (a kill in that moment, a full disk, a batch service that ran it) has its
+results all the same, only not these figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from array import array
+from pathlib import Path
+
+from vbatch_jupyter.protocol.ids import result_file_id
+from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.store.batches import Batches
+from vbatch_jupyter.store.disk import NewFile
+from vbatch_jupyter.store.files import Files
+
+_ITEM_BYTES = 8
+
+
+class Timings:
+    """The timings of batches that have ended.
+
+    Parameters
+    ----------
+    directory
+        One file for each batch, under its id: two columns of a number a request.
+    batches, files
+        The store's; timings go when both files of their batch have.
+    """
+
+    def __init__(self, directory: Path, *, batches: Batches, files: Files) -> None:
+        self._directory = directory
+        self._batches = batches
+        self._files = files
+
+    def keep(self, batch_id: str, finished_at: array[float], latencies: array[float]) -> None:
+        """Keep the timings of a batch that is about to end.
+
+        Parameters
+        ----------
+        batch_id
+            The batch.
+        finished_at
+            For each request Unix seconds, 0 where it was not run.
+        latencies
+            For each request seconds, NaN where the engine was not asked.
+        """
+        temporary = self._directory / f"{batch_id}.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        with NewFile(temporary) as new:
+            new.write(finished_at.tobytes() + latencies.tobytes())
+            new.seal()
+            new.place(self._directory / batch_id)
+
+    def find(self, batch_id: str) -> list[Timing]:
+        """Give the timing of each request, in the input file's order; nothing where none were kept."""
+        columns = array("d")
+        with contextlib.suppress(FileNotFoundError):
+            content = (self._directory / batch_id).read_bytes()
+            columns.frombytes(content[: len(content) // (2 * _ITEM_BYTES) * 2 * _ITEM_BYTES])
+        half = len(columns) // 2
+        return [
+            Timing(finished or None, None if math.isnan(latency) else latency)
+            for finished, latency in zip(columns[:half], columns[half:], strict=True)
+        ]
+
+    def sweep(self) -> list[str]:
+        """Remove the timings of batches whose files are no longer there; give the names."""
+        removed = []
+        for path in self._directory.iterdir():
+            batch_id = path.name.partition(".")[0]
+            # In this order: a batch's files are there before its directory goes.
+            if (self._batches.directory / batch_id).exists():
+                continue
+            if not any(self._files.path(result_file_id(batch_id, kind)).exists() for kind in ("output", "error")):
+                path.unlink(missing_ok=True)
+                removed.append(path.name)
+        return removed
