@@ -1,7 +1,7 @@
 """Run a notebook through a real Jupyter kernel and print what its tagged cells show.
 
-A cell tagged ``frame``, ``batch`` or ``throughput`` is part of the answer; a notebook without one of the three, or
-whose tagged cell shows nothing, has failed, as has one whose cell raises or whose kernel dies.
+A cell tagged ``frame``, ``batch`` or ``throughput`` is part of the answer; a notebook without any such cell, or whose
+tagged cell shows nothing, has failed, as has one whose cell raises or whose kernel dies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NotebookError(Exception):
     """The notebook did not run to its end, or did not show what it must; the message says where."""
 
 
-def run(path: Path, *, timeout_seconds: int, say: Callable[[str], None]) -> dict[str, str]:
+def run(path: Path, *, timeout_seconds: int, say: Callable[[str], None], save: Path | None = None) -> dict[str, str]:
     """Run a notebook in a fresh kernel of this interpreter; the file is not changed.
 
     Parameters
@@ -39,11 +39,13 @@ def run(path: Path, *, timeout_seconds: int, say: Callable[[str], None]) -> dict
         How long one cell may take.
     say
         Is given one line when a cell starts and when it ends.
+    save
+        Where to write the notebook with its outputs, also when it has stopped.
 
     Returns
     -------
     dict
-        For each of `HEADINGS`, what its cells showed.
+        For each of `HEADINGS` that the notebook has cells for, what these showed.
 
     Raises
     ------
@@ -78,7 +80,13 @@ def run(path: Path, *, timeout_seconds: int, say: Callable[[str], None]) -> dict
             client.execute(cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise NotebookError(f"{path} stopped:\n{_plain(str(error))}") from error
-    return {tag: _shown(notebook, tag, path) for tag in HEADINGS}
+        finally:
+            if save is not None:
+                nbformat.write(notebook, save)
+    shown = {tag: text for tag in HEADINGS if (text := _shown(notebook, tag, path)) is not None}
+    if not shown:
+        raise NotebookError(f"{path} has no cell tagged {', '.join(HEADINGS)}: it has no answer to print.")
+    return shown
 
 
 def _kernel_manager(sockets: Path) -> AsyncKernelManager:
@@ -91,10 +99,10 @@ def _kernel_manager(sockets: Path) -> AsyncKernelManager:
     )
 
 
-def _shown(notebook: Any, tag: str, path: Path) -> str:
+def _shown(notebook: Any, tag: str, path: Path) -> str | None:
     cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", ())]
     if not cells:
-        raise NotebookError(f"{path} has no cell tagged {tag!r}.")
+        return None
     parts = []
     for cell in cells:
         # Drawn when joined: each flush of a cell's stream is an output of its own.
@@ -136,15 +144,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run a notebook and print what its tagged cells show.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--timeout", type=int, default=600, help="seconds that one cell may take (default 600)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the notebook with its outputs there")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     try:
-        shown = run(options.notebook.absolute(), timeout_seconds=options.timeout, say=_say)
+        shown = run(options.notebook.absolute(), timeout_seconds=options.timeout, say=_say, save=options.save)
     except (NotebookError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    for tag, heading in HEADINGS.items():
-        _say(f"\n{heading}\n{'-' * len(heading)}\n{shown[tag]}")
+    for tag, text in shown.items():
+        heading = HEADINGS[tag]
+        _say(f"\n{heading}\n{'-' * len(heading)}\n{text}")
     _say(f"\n{options.notebook} ran through in {time.monotonic() - began:.0f} s.")
     return 0
 

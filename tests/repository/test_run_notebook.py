@@ -16,14 +16,14 @@ BATCH = ("batch", "print('batch_0 completed')")
 THROUGHPUT = ("throughput", "print('321 tokens/s')")
 
 
-def run(folder, *cells):
+def run(folder, *cells, options=()):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title")])
     for tag, source in cells:
         notebook.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]} if tag else {}))
     path = folder / "a.ipynb"
     nbformat.write(notebook, path)
     before = path.read_bytes()
-    command = [sys.executable, str(RUNNER), str(path), "--timeout", "20"]
+    command = [sys.executable, str(RUNNER), str(path), "--timeout", "20", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
     assert path.read_bytes() == before
     return done
@@ -40,6 +40,26 @@ def test_what_the_tagged_cells_show_is_printed_in_order(tmp_path):
         "\nThe finished batch\n------------------\nbatch_0 completed\n"
         "\nTokens per second\n-----------------\n321 tokens/s\n"
     )
+
+
+def test_a_notebook_that_has_no_frame_to_show_prints_the_rest(tmp_path):
+    done = run(tmp_path, BATCH, THROUGHPUT)
+
+    assert done.returncode == 0, done.stderr
+    assert "The result frame" not in done.stdout
+    assert "\nThe finished batch\n------------------\nbatch_0 completed\n\nTokens" in done.stdout
+
+
+@pytest.mark.parametrize(("last", "status"), [("print('the end')", 0), ("1 / 0", 1)])
+def test_the_notebook_is_saved_with_its_outputs_also_where_it_stopped(tmp_path, last, status):
+    saved = tmp_path / "saved.ipynb"
+    done = run(tmp_path, BATCH, (None, last), options=("--save", str(saved)))
+
+    assert done.returncode == status
+    notebook = nbformat.read(saved, as_version=4)
+    assert notebook.cells[1].outputs[0].text == "batch_0 completed\n"
+    (output,) = notebook.cells[2].outputs
+    assert output.get("text", output.get("ename")) == ("ZeroDivisionError" if status else "the end\n")
 
 
 def test_a_line_that_is_drawn_over_itself_is_shown_as_it_was_last(tmp_path):
@@ -92,7 +112,7 @@ def test_a_cell_that_takes_too_long_fails_the_notebook(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "sentence"),
     [
-        ((FRAME, THROUGHPUT), "has no cell tagged 'batch'."),
+        (((None, "print('nobody asked')"),), "has no cell tagged frame, batch, throughput: it has no answer to print."),
         ((FRAME, ("batch", "batch = None"), THROUGHPUT), "shows nothing: batch = None"),
     ],
 )
