@@ -169,9 +169,7 @@ class Batch:
                 message = f"Batch {self.id} was made from an input file and not from a DataFrame."
                 raise FrameError(f"{message} results() without a DataFrame gives the answers in its order.", param="df")
             names = list(custom_ids_of(self._manager, root))
-            return results(
-                lines, rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema, full=full
-            )
+            return results(lines, rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema, full=full)
         description = FrameDescription.from_json(root.frame)
         if df is not None:
             description.check(df)

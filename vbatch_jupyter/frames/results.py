@@ -183,7 +183,7 @@ def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: C
 
 
 def results(
-    output_lines: Iterable[bytes] | Iterable[TimedLine],
+    output_lines: Iterable[bytes | TimedLine],
     *,
     rows: int,
     df: pd.DataFrame | None = None,
@@ -253,7 +253,7 @@ def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _collect(
-    lines: Iterable[bytes] | Iterable[TimedLine], names: list[str], schema: Schema | None, *, full: bool
+    lines: Iterable[bytes | TimedLine], names: list[str], schema: Schema | None, *, full: bool
 ) -> tuple[list[Answer], list[Detail | None]]:
     positions = {name: position for position, name in enumerate(names)}
     parse = None if schema is None else parser(schema)
@@ -261,7 +261,7 @@ def _collect(
     answers: list[Answer | None] = [None] * len(names)
     details: list[Detail | None] = [None] * len(names)
     for number, item in enumerate(lines, 1):
-        text, timing = (item, None) if isinstance(item, bytes) else item
+        text, timing = item if isinstance(item, tuple) else (item, None)
         if not text.strip():
             continue
         try:

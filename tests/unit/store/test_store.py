@@ -36,6 +36,7 @@ def test_everything_in_a_store_is_its_owners_alone(store):
         "store": 0o700,
         "files": 0o700,
         "answers": 0o700,
+        "timings": 0o700,
         "uploads": 0o700,
         "engines": 0o700,
         "batches": 0o700,
