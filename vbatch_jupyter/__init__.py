@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.engine.base import Engine
     from vbatch_jupyter.frames.schema import Schema
 
-__all__ = ["attach", "load", "load_ipython_extension", "run", "submit", "unload", "unload_ipython_extension"]
+__all__ = ["attach", "compare", "load", "load_ipython_extension", "run", "submit", "unload", "unload_ipython_extension"]
 
 __version__ = "0.1.0"
 
@@ -168,6 +168,31 @@ def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
     from vbatch_jupyter.kernel import current
 
     return current().attach(id)
+
+
+def compare(a: Batch | str, b: Batch | str, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
+    """Put two batches of the same rows side by side, such as two prompts or two models, with what changed.
+
+    The result has the rows of the frame, where it is at hand (else ``custom_id``), then both answers, under ``names``,
+    the errors where there are any, and ``changed``. With a schema each of its fields has two columns. Rows are joined
+    on the custom_id; those that are in one batch only are left out.
+
+    Parameters
+    ----------
+    a, b
+        Two batches, or their ids; waited for if they have not ended.
+    names
+        What to call the two.
+
+    Raises
+    ------
+    FrameError
+        They were made from different frames, or have no row or no column of answers in common.
+    NotFoundError
+        There is no batch of such an id.
+    """
+    first, second = (attach(batch) if isinstance(batch, str) else batch for batch in (a, b))
+    return first.compare(second, names=names)
 
 
 def register_accessor() -> None:

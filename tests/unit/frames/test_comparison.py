@@ -1,0 +1,95 @@
+"""Two batches of the same rows, side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import vbatch_jupyter as vb
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.errors import FrameError, NotFoundError
+from vbatch_jupyter.frames.comparison import compare
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    kernel = open_kernel(tmp_path, refusing="refuse me")
+    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    yield kernel
+    kernel.close()
+
+
+def test_two_prompts_stand_side_by_side_on_the_frames_index(kernel):
+    df = pd.DataFrame({"text": ["A", "b", "c"]}, index=["x", "y", "z"])
+    one, two = kernel.submit(df, "{{ text }}"), kernel.submit(df, "{{ text | lower }}")
+    out = vb.compare(one, two)
+    assert list(out.columns) == ["text", "a", "b", "changed"]
+    assert list(out.index) == ["x", "y", "z"]
+    assert out["a"].tolist() == ["A", "b", "c"]
+    assert out["b"].tolist() == ["a", "b", "c"]
+    assert out["changed"].tolist() == [True, False, False]
+    assert list(df.columns) == ["text"]
+
+
+def test_batches_are_named_by_id_and_have_their_rows_by_custom_id_then(kernel):
+    df = pd.DataFrame({"text": ["A", "b"]})
+    one, two = kernel.submit(df, "{{ text }}"), kernel.submit(df, "{{ text | lower }}")
+    out = vb.compare(one.id, two.id, names=("plain", "lower"))
+    assert list(out.columns) == ["custom_id", "plain", "lower", "changed"]
+    assert out["custom_id"].tolist() == ["row-0", "row-1"]
+    with pytest.raises(NotFoundError):
+        vb.compare(one, "batch_0")
+
+
+def test_an_error_on_one_side_is_a_change_and_has_its_column(kernel):
+    df = pd.DataFrame({"text": ["me", "you"]})
+    out = vb.compare(kernel.submit(df, "{{ text }}"), kernel.submit(df, "refuse {{ text }}"))
+    assert list(out.columns) == ["text", "a", "b", "b_error", "changed"]
+    assert out["changed"].tolist() == [True, True]
+    assert out["b_error"].isna().tolist() == [False, True]
+
+
+def test_a_schemas_fields_have_two_columns_each(kernel):
+    schema = {"type": "object", "properties": {"stars": {"type": "integer"}, "why": {"type": "string"}}}
+    df = pd.DataFrame({"given": [1, 2]})
+    one = kernel.submit(df, '{"stars": {{ given }}, "why": "x"}', schema=schema, output="mood")
+    two = kernel.submit(df, '{"stars": 2, "why": "x"}', schema=schema)
+    out = vb.compare(one, two)
+    assert list(out.columns) == ["given", "stars_a", "stars_b", "why_a", "why_b", "changed"]
+    assert out["changed"].tolist() == [True, False]
+    assert str(out["stars_a"].dtype) == "Int64"
+    text = kernel.submit(df, "{{ given }}")
+    with pytest.raises(FrameError, match="no column of answers in common: 'stars', 'why' against 'response'"):
+        vb.compare(one, text)
+
+
+def test_a_sample_is_compared_with_the_whole_and_other_frames_are_refused(kernel):
+    df = pd.DataFrame({"text": ["a", "b", "c"], "id": ["p", "q", "r"]})
+    whole = kernel.submit(df, "{{ text }}")
+    assert vb.compare(whole, kernel.submit(df, "{{ text }}", sample=2))["text"].tolist() == ["a", "b"]
+    other = kernel.submit(df[::-1], "{{ text }}")
+    with pytest.raises(FrameError, match=r"different DataFrames.*custom_id="):
+        vb.compare(whole, other)
+    named, reversed_ = (kernel.submit(frame, "{{ text }}", custom_id="id") for frame in (df, df[::-1]))
+    assert vb.compare(named, reversed_)["changed"].tolist() == [False, False, False]
+    with pytest.raises(FrameError, match="no row in common"):
+        vb.compare(whole, named)
+
+
+def test_a_column_that_is_there_already_is_not_overwritten(kernel):
+    df = pd.DataFrame({"a": ["x"]})
+    batch = kernel.submit(df, "{{ a }}")
+    with pytest.raises(FrameError, match=r"already has a column 'a'.*names="):
+        vb.compare(batch, batch)
+    assert list(vb.compare(batch, batch, names=("one", "two")).columns) == ["a", "one", "two", "changed"]
+
+
+def test_vectors_lists_and_missing_values_are_compared_by_what_they_hold():
+    def frame(values: list[object]) -> pd.DataFrame:
+        return pd.DataFrame({"response": pd.Series(values, dtype=object), "error": pd.NA})
+
+    ids = [str(number) for number in range(5)]
+    one = frame([np.array([1.0, 2.0]), np.array([1.0]), ["x"], None, "y"])
+    two = frame([np.array([1.0, 2.0]), np.array([1.5]), ["x"], None, None])
+    assert compare(one, two, custom_ids=(ids, ids))["changed"].tolist() == [False, True, False, False, True]

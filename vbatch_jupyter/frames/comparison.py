@@ -1,0 +1,99 @@
+"""Two results of the same rows side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.cells import is_missing
+from vbatch_jupyter.frames.columns import full_label
+
+_CHANGED = "changed"
+
+
+def compare(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    custom_ids: tuple[Sequence[str], Sequence[str]],
+    names: tuple[str, str] = ("a", "b"),
+    df: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Join two results on the custom_id, and say what differs.
+
+    Where both have one column of answers, these stand under the two names; of a schema's fields each has two columns,
+    such as ``stars_a`` and ``stars_b``. Errors come after them where there are any, and ``changed`` is last: true where
+    an answer differs, or only one of both has one.
+
+    Parameters
+    ----------
+    first, second
+        Results without the frame's columns, as `results` gives them without ``df``.
+    custom_ids
+        The rows' custom_ids of both.
+    names
+        What to call them.
+    df
+        The frame that the first was made from; its rows come before the answers, in the place of ``custom_id``.
+
+    Raises
+    ------
+    FrameError
+        They have no row or no column in common, or a column of one of these names is in the frame.
+
+    Examples
+    --------
+    >>> one, two = (pd.DataFrame({"response": [*says], "error": pd.NA}) for says in ("xy", "zy"))
+    >>> compare(one, two, custom_ids=(["r", "s"], ["r", "s"]))
+      custom_id  a  b  changed
+    0         r  x  z     True
+    1         s  y  y    False
+    """
+    places = {name: place for place, name in enumerate(custom_ids[1])}
+    pairs = [(place, places[name]) for place, name in enumerate(custom_ids[0]) if name in places]
+    if not pairs:
+        raise FrameError("These two batches have no row in common: no custom_id is in both.", param="b")
+    lefts, rights = (list(side) for side in zip(*pairs, strict=True))
+    one, other = first.iloc[lefts].reset_index(drop=True), second.iloc[rights].reset_index(drop=True)
+    shared = [name for name in one.columns if name in other.columns and name != "error"]
+    if not shared:
+        message = "These two batches have no column of answers in common"
+        raise FrameError(f"{message}: {_listed(one)} against {_listed(other)}.", param="b")
+    columns: dict[str, Any] = {}
+    changed = np.zeros(len(one), dtype=bool)
+    for name in shared:
+        labels = names if name == "response" else tuple(f"{name}_{side}" for side in names)
+        columns |= {label: side[name].array for label, side in zip(labels, (one, other), strict=True)}
+        changed |= [not _is_same(x, y) for x, y in zip(one[name], other[name], strict=True)]
+    columns |= {
+        f"{label}_error": side["error"].array
+        for label, side in zip(names, (one, other), strict=True)
+        if side["error"].notna().any()
+    }
+    columns[_CHANGED] = changed | (one["error"].isna() != other["error"].isna()).to_numpy()
+    if df is None:
+        out = pd.DataFrame({"custom_id": pd.array([custom_ids[0][place] for place in lefts], dtype="string")})
+    else:
+        out = df.iloc[lefts].copy()
+    for label, array in columns.items():
+        if label in out.columns.get_level_values(0):
+            message = f"The DataFrame already has a column {label!r}"
+            raise FrameError(f"{message}; choose other names for the two batches with names=.", param="names")
+        out[full_label(out.columns, label)] = array
+    return out
+
+
+def _listed(result: pd.DataFrame) -> str:
+    return ", ".join(repr(name) for name in result.columns if name != "error")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if is_missing(one) or is_missing(other):
+        return is_missing(one) and is_missing(other)
+    return bool(one == other)
