@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Self
 
-from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
+from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
 from vbatch_jupyter.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
+from vbatch_jupyter.runner.latest import Latest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vbatch_jupyter.frames.schema import Schema
+    from vbatch_jupyter.widgets.live import Live
 
 _LOOK_SECONDS = 0.05
 
@@ -33,6 +35,10 @@ class Batch:
         The batch's id.
     engine_stats
         Gives the figures of the engine that may run it.
+    latest
+        Gives what was last finished of it, where it runs in this process.
+    draws_widgets
+        Tells whether the front end shows it as a widget while it runs.
     df
         The frame it was made from, where it is still at hand.
     schema
@@ -51,18 +57,57 @@ class Batch:
         id: str,  # noqa: A002 - OpenAI's word
         *,
         engine_stats: Callable[[], EngineStats | None] = lambda: None,
+        latest: Callable[[str], Latest | None] = lambda _: None,
+        draws_widgets: Callable[[], bool] = lambda: False,
         df: pd.DataFrame | None = None,
         schema: Schema | None = None,
     ) -> None:
         self.id = id
         self._manager = manager
         self._engine_stats = engine_stats
+        self._latest = latest
+        self._draws_widgets = draws_widgets
+        self._drawn_in: int | None = None
         self._df = df
         self._schema = schema
         self._record()  # an unknown id is an error here, not later
 
     def __repr__(self) -> str:
         return Progress(*[self.snapshot()] * 2).line().replace(self.id[:10] + "…", self.id, 1)
+
+    # ------------------------------------------------------------------------------------------------- how it is drawn
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        del include, exclude  # there are two mimetypes, and IPython picks
+        from vbatch_jupyter.widgets.summary import bundle, count_errors
+
+        record = self._record()
+        if record.error_file_id is None:
+            return bundle(record, {})
+        try:
+            with self._manager.files.content(record.error_file_id) as lines:
+                errors, looked_at = count_errors(lines)
+        except NotFoundError:  # it was deleted, or has expired
+            return bundle(record, {})
+        return bundle(record, errors, looked_at=looked_at)
+
+    def _ipython_display_(self) -> None:
+        from vbatch_jupyter.widgets.frontend import cell_number
+
+        if self._drawn_in is not None and self._drawn_in == cell_number():
+            return  # the cell has shown it while it ran
+        if self._record().status in TERMINAL_STATUSES or self.live() is None:
+            raise NotImplementedError  # IPython's word for: display it in another way
+
+    def live(self) -> Live | None:
+        """Display it as a widget that its summary replaces at its end; None where the front end shows no widgets."""
+        if not self._draws_widgets():
+            return None
+        from vbatch_jupyter.widgets.frontend import cell_number
+        from vbatch_jupyter.widgets.live import show
+
+        self._drawn_in = cell_number()
+        return show(self.id, snapshot=self.snapshot, cancel=self.cancel, summary=self._repr_mimebundle_)
 
     # ------------------------------------------------------------------------------------------------- how it stands
 
@@ -85,7 +130,14 @@ class Batch:
         record = self._record()
         # The engine here says nothing of a batch that runs at a service.
         engine = self._engine_stats() if record.target is None else None
-        return Snapshot(time=time.monotonic(), batch=record, engine=engine)
+        latest = self._latest(self.id)
+        return Snapshot(
+            time=time.monotonic(),
+            batch=record,
+            engine=engine,
+            answers=latest.answers() if latest else (),
+            errors=latest.errors() if latest else {},
+        )
 
     def _record(self) -> BatchRecord:
         return self._manager.batches.retrieve(self.id)
@@ -154,40 +206,78 @@ class Batch:
         BadRequestError
             The input file did not validate; the message has the first reasons.
         """
+        from vbatch_jupyter.frames.results import results
+
+        return results(**self._read(df, full=full))
+
+    def compare(self, other: Batch, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
+        """Put the answers of another batch of the same rows beside those of this one, with what changed.
+
+        Parameters
+        ----------
+        other
+            Such as the same frame with another prompt or another model.
+        names
+            What to call the two.
+
+        Raises
+        ------
+        FrameError
+            They were made of different frames, or have no row or no column of answers in common.
+        """
+        from vbatch_jupyter.frames.comparison import compare
+        from vbatch_jupyter.frames.results import results
+
+        first, second = self._read(None), other._read(None)
+        _refuse_other_frame(chain_of(self._manager, self.id)[0], chain_of(other._manager, other.id)[0])
+        df = first["df"]
+        alone = {"df": None, "output": "response"}
+        return compare(
+            results(**{**first, **alone}),
+            results(**{**second, **alone}),
+            custom_ids=(first["custom_ids"], second["custom_ids"]),
+            names=names,
+            df=df,
+        )
+
+    def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:
+        """Wait for the batch, and give what its result is made of."""
         from vbatch_jupyter.frames.requests import custom_ids
-        from vbatch_jupyter.frames.results import FrameDescription, results
+        from vbatch_jupyter.frames.results import FrameDescription
 
         self.wait()
         self._refuse_failed(self._record())
         chain = chain_of(self._manager, self.id)
         root = chain[0]
-        lines = timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain)
-        schema: Schema | None = self._schema
-        frame = self._df if df is None else df
+        read: dict[str, Any] = {
+            "output_lines": timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain),
+            "endpoint": root.endpoint,
+            "schema": self._schema,
+            "full": full,
+        }
         if root.frame is None:
             if df is not None:
                 message = f"Batch {self.id} was made from an input file and not from a DataFrame."
                 raise FrameError(f"{message} results() without a DataFrame gives the answers in its order.", param="df")
             names = list(custom_ids_of(self._manager, root))
-            return results(lines, rows=len(names), custom_ids=names, endpoint=root.endpoint, schema=schema, full=full)
+            return {**read, "rows": len(names), "custom_ids": names, "df": None}
         description = FrameDescription.from_json(root.frame)
         if df is not None:
             description.check(df)
+        frame = self._df if df is None else df
         if frame is not None and description.custom_id is not None:
             names = custom_ids(frame, frame.columns[description.custom_id])
         else:
             names = list(custom_ids_of(self._manager, root))
-        return results(
-            lines,
-            rows=description.rows,
-            df=frame,
-            custom_ids=names,
-            output=description.output,
-            schema=schema or description.schema,
-            endpoint=root.endpoint,
-            extras=description.extras,
-            full=full,
-        )
+        return {
+            **read,
+            "rows": description.rows,
+            "df": frame,
+            "custom_ids": names,
+            "output": description.output,
+            "schema": self._schema or description.schema,
+            "extras": description.extras,
+        }
 
     def errors(self) -> pd.DataFrame:
         """List the requests without an answer: custom_id, status code and the reason.
@@ -242,4 +332,25 @@ class Batch:
             The batch has not ended, or every request has its answer.
         """
         record = retry(self._manager, self.id, names=set(self.errors()["custom_id"]))
-        return Batch(self._manager, record.id, engine_stats=self._engine_stats, df=self._df, schema=self._schema)
+        return Batch(
+            self._manager,
+            record.id,
+            engine_stats=self._engine_stats,
+            latest=self._latest,
+            draws_widgets=self._draws_widgets,
+            df=self._df,
+            schema=self._schema,
+        )
+
+
+def _refuse_other_frame(one: BatchRecord, other: BatchRecord) -> None:
+    from vbatch_jupyter.frames.results import FrameDescription
+
+    if one.frame is None or other.frame is None:
+        return
+    first, second = FrameDescription.from_json(one.frame), FrameDescription.from_json(other.frame)
+    by_position = first.custom_id is None and second.custom_id is None
+    # A sample has fewer rows and so another fingerprint; it is compared row by row all the same.
+    if by_position and first.rows == second.rows and first.fingerprint != second.fingerprint:
+        message = "These two batches were made from different DataFrames, and only the position names their rows."
+        raise FrameError(f"{message} Name the rows with custom_id= to compare them.", param="b")

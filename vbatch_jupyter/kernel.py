@@ -36,6 +36,7 @@ from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target
 from vbatch_jupyter.targets.runner import TargetRunner
 from vbatch_jupyter.targets.submission import reachable_target, refuse_what_the_target_would
+from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
 from vbatch_jupyter.widgets.line import Line
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Kernel:
     say
         Called with a sentence when a batch is resumed or paused, from any thread; by default the next call that waits
         shows it.
+
+    Attributes
+    ----------
+    progress
+        How a batch that is waited for is shown.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Kernel:
         self.store = store
         self._thread = EngineThread()
         self._line = Line()
+        self.progress: ProgressStyle = "auto"
         self._notices: collections.deque[str] = collections.deque()
         # ipykernel shows what another thread prints under the cell that started the thread: the main thread says it.
         self._say = say or self._notices.append
@@ -158,7 +165,18 @@ class Kernel:
     def attach(self, id: str) -> Batch:  # noqa: A002 - OpenAI's word
         """Give the handle on a batch of the store."""
         self._say_notices()
-        return Batch(self.manager, id, engine_stats=self.engine_stats)
+        return self._batch(id)
+
+    def _batch(self, id: str, *, df: pd.DataFrame | None = None, schema: Schema | None = None) -> Batch:  # noqa: A002
+        return Batch(
+            self.manager,
+            id,
+            engine_stats=self.engine_stats,
+            latest=self._runner.latest,
+            draws_widgets=lambda: draws_widgets(self.progress),
+            df=df,
+            schema=schema,
+        )
 
     def batches(self) -> Iterator[BatchRecord]:
         """Give all batches of the store, the newest first."""
@@ -213,7 +231,7 @@ class Kernel:
             frame=description.to_json(),
         )
         # A copy: a frame that is sorted or filled in place meanwhile must not get its rows' answers in other places.
-        return Batch(self.manager, record.id, engine_stats=self.engine_stats, df=df.copy(), schema=schema)
+        return self._batch(record.id, df=df.copy(), schema=schema)
 
     def submit_file(self, path: Path, *, target: str | None = None) -> Batch:
         """Make a batch of an input file.
@@ -240,7 +258,7 @@ class Kernel:
                 record = self._create(chunks, path.name, endpoint=endpoint, target=service)
         except OSError as error:
             raise BadRequestError(f"The file {path} cannot be read: {error.strerror}.", param="file") from error
-        return Batch(self.manager, record.id, engine_stats=self.engine_stats)
+        return self._batch(record.id)
 
     def _create(
         self, content: Iterable[bytes], filename: str, *, endpoint: str, target: Target | None, **fields: Any
@@ -299,10 +317,13 @@ class Kernel:
         """
         line = self._line = Line()
         first = batch.snapshot()
+        live = batch.live()
+        is_drawn = live is None and self.progress != "none"
 
         def show(now: Snapshot) -> None:
             self._say_notices()
-            line.draw(Progress(first, now).line())
+            if is_drawn:
+                line.draw(Progress(first, now).line())
 
         try:
             batch.wait(show=show)
@@ -317,14 +338,21 @@ class Kernel:
                 batch.cancel()
             batch.wait(show=show)
         except BaseException:
-            line.end(repr(batch))
+            # A widget goes on by itself.
+            if live is None:
+                line.end(repr(batch))
             raise
-        line.end(Progress(first, batch.snapshot()).line())
+        if live is not None:
+            live.finish()
+        elif is_drawn:
+            line.end(Progress(first, batch.snapshot()).line())
         return batch
 
     def close(self) -> None:
         """End the engine and the runner; what is finished is on the disk."""
         self._loader.give_up()
+        if "vbatch_jupyter.widgets.live" in sys.modules:
+            sys.modules["vbatch_jupyter.widgets.live"].stop_all()
         try:
             self._presence.close(_CLOSE_SECONDS)
             self._following.cancel()

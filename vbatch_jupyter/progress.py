@@ -80,7 +80,7 @@ class Progress:
         if before is None or now is None or seconds <= 0 or now.generation_tokens <= before.generation_tokens:
             return None
         tokens = now.generation_tokens - before.generation_tokens
-        return f"{tokens / seconds:,.0f} tokens/s over {_duration(seconds)}"
+        return f"{tokens / seconds:,.0f} tokens/s over {duration(seconds)}"
 
     def _rate(self) -> str | None:
         engine, rate = self.now.engine, self.requests_per_second
@@ -91,7 +91,7 @@ class Progress:
 
     def _time_left(self) -> str | None:
         seconds = self.seconds_left
-        return f"{_duration(seconds)} left" if seconds else None
+        return f"{duration(seconds)} left" if seconds else None
 
 
 def _ended(counts: RequestCounts) -> int:
@@ -103,7 +103,14 @@ def _short(batch_id: str) -> str:
     return batch_id if len(batch_id) <= shown else f"{batch_id[:shown]}…"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a duration, in whole seconds.
+
+    Examples
+    --------
+    >>> duration(0.4), duration(75), duration(7_260)
+    ('1 s', '1 min 15 s', '2 h 1 min')
+    """
     whole = math.ceil(seconds)
     hours, minutes = divmod(whole // 60, 60)
     if hours:

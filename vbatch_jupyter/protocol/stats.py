@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -56,8 +57,14 @@ class Snapshot:
         The batch as the store has it.
     engine
         The engine that runs it, if one does.
+    answers
+        The last lines of its output file, the newest first, as far as this process has seen them.
+    errors
+        How often each message of an error has come, as far as this process has seen them.
     """
 
     time: float
     batch: BatchRecord
     engine: EngineStats | None = None
+    answers: tuple[bytes, ...] = ()
+    errors: Mapping[str, int] = dataclasses.field(default_factory=dict)

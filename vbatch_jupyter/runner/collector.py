@@ -7,6 +7,7 @@ import contextlib
 
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import StoreBusyError, StoreFullError
+from vbatch_jupyter.runner.latest import Latest
 from vbatch_jupyter.store import Lease, SpoolRecord
 
 GROUP_LINES = 256
@@ -22,10 +23,13 @@ class Collector:
     ----------
     lease
         On the batch.
+    latest
+        Takes what has reached the spool.
     """
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, latest: Latest | None = None) -> None:
         self._lease = lease
+        self._latest = latest or Latest()
         self._waiting: list[SpoolRecord] = []
         self._group_is_full = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -84,6 +88,7 @@ class Collector:
             if group:
                 await self._append(group)
                 self.lines += len(group)
+                self._latest.add(group)
             self._has_room.set()
 
     async def _append(self, group: list[SpoolRecord]) -> None:

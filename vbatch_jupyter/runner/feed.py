@@ -18,6 +18,7 @@ from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import RequestLine, error_body, output_line, parse_request_line
 from vbatch_jupyter.runner.collector import Collector
+from vbatch_jupyter.runner.latest import Latest
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 End = Literal["answered", "ending", "died", "stopped"]
@@ -46,6 +47,8 @@ class Feed:
         Where the requests go.
     window
         Admits requests; shared by all feeds of the engine, and fair between them.
+    latest
+        Takes what has reached the spool.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Feed:
         followers: Mapping[int, array[int]],
         engine: Engine,
         window: asyncio.Semaphore,
+        latest: Latest | None = None,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -69,7 +73,7 @@ class Feed:
         self._apart = array("I")
         self._engine = engine
         self._window = window
-        self._collector = Collector(lease)
+        self._collector = Collector(lease, latest)
         self._in_flight: dict[asyncio.Task[None], int] = {}
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._failure: BaseException | None = None

@@ -28,6 +28,7 @@ from vbatch_jupyter.errors import (
 )
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.runner.feed import End, Feed
+from vbatch_jupyter.runner.latest import Latest
 from vbatch_jupyter.runner.reuse import take_answers
 from vbatch_jupyter.store import Lease, Store
 
@@ -63,6 +64,7 @@ class Runner:
         self._window = asyncio.Semaphore(0)
         self._feeds: dict[str, asyncio.Task[None]] = {}
         self._fed: dict[str, Feed] = {}
+        self._latest: dict[str, Latest] = {}
         self.resumed: set[str] = set()
         """Ids of the batches that the present engine has taken up."""
         self._careful: set[str] = set()
@@ -81,6 +83,10 @@ class Runner:
     def running(self) -> frozenset[str]:
         """Ids of the batches that this runner holds."""
         return frozenset(self._feeds)
+
+    def latest(self, id: str) -> Latest | None:  # noqa: A002 - OpenAI's word
+        """Give what has last been finished of a batch that runs here; from any thread."""
+        return self._latest.get(id)
 
     def wake(self) -> None:
         """Look at the store at once; called on the loop."""
@@ -189,6 +195,7 @@ class Runner:
                 end = await self._feed(lease, record, engine)
                 if end in {"answered", "ending"}:
                     await in_thread(lifecycle.finish, self._store, lease)
+                    self._latest.pop(lease.id, None)
         except (FencedError, ConflictError):
             # Another owner has it, or it was cancelled meanwhile: the next look finds out.
             pass
@@ -232,6 +239,7 @@ class Runner:
             followers=plan.followers,
             engine=engine,
             window=self._window,
+            latest=self._latest.setdefault(lease.id, Latest()),
         )
         self._fed[lease.id] = feed
         if (done := recovered.counts.total - recovered.counts.left - taken) > 0:

@@ -1,0 +1,131 @@
+"""What a batch leaves in a notebook: text, and HTML in which everything foreign is text."""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+
+import pandas as pd
+import pytest
+
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
+from vbatch_jupyter.protocol.lines import error_body, output_line, unexecuted_line
+from vbatch_jupyter.widgets import summary
+from vbatch_jupyter.widgets.summary import bundle, count_errors, summary_html, summary_text
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+RECORD = BatchRecord(
+    id="batch_1a2b",
+    endpoint="/v1/chat/completions",
+    input_file_id="file-0",
+    created_at=100,
+    in_progress_at=110,
+    completed_at=170,
+    status="completed",
+    model="m",
+    request_counts=RequestCounts(total=1_000, completed=988, failed=12),
+    usage=Usage(input_tokens=30_000, output_tokens=12_000),
+)
+
+
+class Page(html.parser.HTMLParser):
+    """The tags, the text and the scripts of some HTML."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.script = ""
+        self._in_script = False
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):  # noqa: ARG002 - the parser's
+        self.tags.append(tag)
+        self._in_script = tag == "script"
+
+    def handle_endtag(self, tag):  # noqa: ARG002 - the parser's
+        self._in_script = False
+
+    def handle_data(self, data):
+        if self._in_script:
+            self.script += data
+        else:
+            self.text += data + " "
+
+
+def test_the_text_has_the_whole_id_the_counts_and_the_figures():
+    assert summary_text(RECORD) == (
+        "batch_1a2b completed 988/1,000 completed, 12 failed · 200 generation tokens/s · 1 min 0 s · 30,000 "
+        "prompt tokens · 12,000 generation tokens"
+    )
+
+
+def test_the_html_says_the_same_draws_the_bar_and_groups_the_errors():
+    page = Page(summary_html(RECORD, {"too long": 3, "no such model": 9}))
+    said = " ".join(page.text.split())
+    for part in ("completed m batch_1a2b", "988 completed, 12 failed, 0 left", "200 generation tokens/s", "1 min"):
+        assert part in said
+    assert said.index("9 no such model") < said.index("3 too long")
+    assert "%vbatch retry batch_1a2b" in said
+    assert "width:98.80%" in summary_html(RECORD, {})
+    assert "width:1.20%" in summary_html(RECORD, {})
+
+
+def test_a_batch_without_failures_offers_no_retry_and_runs_no_script():
+    counts = RequestCounts(total=2, completed=2)
+    page = Page(summary_html(dataclasses.replace(RECORD, request_counts=counts), {}))
+    assert "retry" not in page.text
+    assert page.script == ""
+
+
+@pytest.mark.parametrize("field", ["id", "model", "reason"])
+def test_what_others_wrote_is_shown_as_text(field):
+    record = dataclasses.replace(RECORD, **{field: HOSTILE})
+    page = Page(summary_html(record, {HOSTILE: 1}))
+    assert "img" not in page.tags
+    assert page.text.count(HOSTILE) >= 2
+    assert HOSTILE not in page.script
+
+
+def test_a_batch_that_failed_validation_shows_its_reasons():
+    errors = tuple(BatchError("invalid_url", f"Bad {HOSTILE}", line=line) for line in (1, 2))
+    record = dataclasses.replace(RECORD, status="failed", errors=errors, usage=None, request_counts=RequestCounts())
+    page = Page(summary_html(record, {}))
+    assert f"2 Bad {HOSTILE}" in " ".join(page.text.split())
+    assert "img" not in page.tags
+
+
+def test_a_batch_that_still_runs_has_no_duration():
+    record = dataclasses.replace(RECORD, status="in_progress", completed_at=None, usage=None)
+    assert summary_text(record) == "batch_1a2b in_progress 988/1,000 completed, 12 failed"
+    assert "retry" not in summary_html(record, {})
+
+
+def refused(message: str) -> bytes:
+    return output_line(id="i", custom_id="a", status_code=400, request_id="r", body=error_body(message))
+
+
+def test_errors_are_counted_by_message_and_a_long_file_is_read_in_part(monkeypatch):
+    monkeypatch.setattr(summary, "_LINES_READ", 3)
+    late = unexecuted_line(id="i", custom_id="c", code="batch_expired", message="Too late.")
+    counted, looked_at = count_errors([refused("no"), refused("no"), late])
+    assert (sorted(counted.values()), counted["Too late."], looked_at) == ([1, 2], 1, "")
+    counted, looked_at = count_errors([refused("no"), refused("no"), late, refused("no")])
+    assert (counted.total(), looked_at) == (3, " (the first 3)")
+
+
+def test_both_mimetypes_come_together():
+    assert bundle(RECORD, {}) == {"text/plain": summary_text(RECORD), "text/html": summary_html(RECORD, {})}
+
+
+def test_a_batch_draws_itself(tmp_path):
+    kernel = open_kernel(tmp_path, refusing="refuse")
+    batch = kernel.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), "{{ text }}").wait(10)
+    drawn = batch._repr_mimebundle_()
+    assert drawn["text/plain"].startswith(f"{batch.id} completed 1/2 completed, 1 failed · under 1 s")
+    assert "This request is refused, as it asked to be." in Page(drawn["text/html"]).text
+    kernel.manager.files.delete(batch.to_openai().error_file_id)
+    assert "1 failed" in batch._repr_mimebundle_()["text/html"]
+    kernel.close()

@@ -1,0 +1,120 @@
+"""The parts that the live widget and the summary are drawn of, as HTML; pure.
+
+Whatever comes from a model, a client or an engine is text, and is escaped here. The colours are JupyterLab's own where
+it is there, so that both its themes are kept to.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+
+from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts
+
+_COMPLETED = "var(--jp-success-color1, #388e3c)"
+_FAILED = "var(--jp-error-color1, #d32f2f)"
+_LEFT = "var(--jp-layout-color3, #bdbdbd)"
+_LINE = "var(--jp-brand-color1, #1976d2)"
+_FAINT = "var(--jp-ui-font-color2, #757575)"
+_SHOWN_CHARACTERS = 200
+_SHOWN_ERRORS = 5
+_WIDTH, _HEIGHT = 240, 36
+
+
+def text(value: object, *, most: int = _SHOWN_CHARACTERS) -> str:
+    r"""Write anything as text for HTML, on one line, cut where it is long.
+
+    Examples
+    --------
+    >>> text("<b>bold</b> \n and  wide")
+    '&lt;b&gt;bold&lt;/b&gt; and wide'
+    """
+    line = " ".join(str(value).split())
+    return html.escape(line if len(line) <= most else line[: most - 1] + "…")
+
+
+def faint(value: object) -> str:
+    """Write text that says less than what stands beside it."""
+    return f'<span style="color:{_FAINT}">{text(value)}</span>'
+
+
+def heading(batch: BatchRecord) -> str:
+    """Say which batch it is, how it stands, and what is in its way."""
+    reason = "" if batch.reason is None else f"<div>{text(batch.reason, most=1_000)}</div>"
+    model = faint(batch.model or "")
+    return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{reason}"
+
+
+def counts_bar(counts: RequestCounts) -> str:
+    """Draw completed, failed and left beside each other, and say their numbers; nothing where none is known yet."""
+    if not counts.total:
+        return ""
+    shares = ((counts.completed, _COMPLETED), (counts.failed, _FAILED), (counts.left, _LEFT))
+    parts = "".join(
+        f'<div style="background:{colour};width:{100 * count / counts.total:.2f}%;height:8px;float:left"></div>'
+        for count, colour in shares
+        if count
+    )
+    said = f"{counts.completed:,} completed, {counts.failed:,} failed, {counts.left:,} left"
+    bar = f'<div role="img" aria-label="{said}" style="width:100%;height:8px;overflow:hidden">{parts}</div>'
+    return f"{bar}<div>{said}</div>"
+
+
+def figures(pairs: Iterable[tuple[str, str]]) -> str:
+    """Put figures and what they are beside each other."""
+    return " · ".join(f"{text(value)} {faint(name)}" for name, value in pairs)
+
+
+def rate_line(rates: Sequence[float], unit: str) -> str:
+    """Draw a rate over time as a small line, from 0 to its highest value.
+
+    Parameters
+    ----------
+    rates
+        One for each look, the oldest first.
+    unit
+        What they are rates of.
+    """
+    top = max(rates, default=0.0)
+    if len(rates) < 2 or not top:  # noqa: PLR2004
+        return ""
+    step = _WIDTH / (len(rates) - 1)
+    points = " ".join(
+        f"{place * step:.1f},{_HEIGHT - 1 - rate / top * (_HEIGHT - 2):.1f}" for place, rate in enumerate(rates)
+    )
+    label = f"{text(unit)} over time, at most {top:,.0f}"
+    return (
+        f'<svg role="img" aria-label="{label}" width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
+        f'<title>{label}</title><polyline fill="none" stroke="{_LINE}" stroke-width="1.5" points="{points}"/></svg>'
+    )
+
+
+def answers_list(answers: Iterable[tuple[str, str]]) -> str:
+    """List custom_ids with what was answered, the first one first."""
+    rows = "".join(
+        f'<tr><td style="text-align:left">{text(name)}</td><td style="text-align:left">{text(answer)}</td></tr>'
+        for name, answer in answers
+    )
+    return f"<div>{faint('last answers')}<table>{rows}</table></div>" if rows else ""
+
+
+def errors_list(errors: Mapping[str, int], *, looked_at: str = "") -> str:
+    """List errors by message, the most frequent first.
+
+    Parameters
+    ----------
+    errors
+        How often each message came.
+    looked_at
+        Which errors were counted, where these are not all.
+    """
+    if not errors:
+        return ""
+    frequent = sorted(errors.items(), key=lambda error: -error[1])
+    rows = "".join(
+        f'<tr><td style="text-align:right">{count:,}</td><td style="text-align:left">{text(message)}</td></tr>'
+        for message, count in frequent[:_SHOWN_ERRORS]
+    )
+    more = len(frequent) - _SHOWN_ERRORS
+    left_out = f"<div>{faint(f'… and {more:,} other messages')}</div>" if more > 0 else ""
+    return f"<div>{faint('errors' + looked_at)}<table>{rows}</table>{left_out}</div>"

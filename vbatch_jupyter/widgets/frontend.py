@@ -1,0 +1,53 @@
+"""What the front end of this process can show, as far as a kernel can know."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Literal, get_args
+
+ProgressStyle = Literal["auto", "widget", "text", "none"]
+"""How a batch is shown while it is waited for; ``"auto"`` is a widget where one is rendered, else a line of text."""
+
+PROGRESS_STYLES: tuple[str, ...] = get_args(ProgressStyle)
+
+
+def draws_widgets(style: ProgressStyle) -> bool:
+    """Tell whether a batch is to be shown as a widget.
+
+    Parameters
+    ----------
+    style
+        What is asked for; outside a kernel no widget can be shown, whatever is asked for.
+    """
+    if style not in ("auto", "widget") or _kernel_shell() is None:
+        return False
+    return style == "widget" or _renders_widgets()
+
+
+def cell_number() -> int | None:
+    """Give the number of the cell that runs; None outside IPython."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return None if shell is None else int(shell.execution_count)
+
+
+def _kernel_shell() -> object:
+    if "ipykernel" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell if hasattr(shell, "kernel") else None
+
+
+def _renders_widgets() -> bool:
+    # Colab takes no updates of a widget from another thread.
+    if "google.colab" in sys.modules:
+        return False
+    # A Jupyter server names its sessions so: kernels of nbclient, nbconvert and papermill, and a console's, have none.
+    # VS Code starts its kernels itself, and leaves this in the notebook's variables.
+    return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in getattr(_kernel_shell(), "user_ns", {})

@@ -1,0 +1,198 @@
+"""A batch drawn while it runs, and replaced by its summary when it has ended.
+
+A thread looks at the batch a few times a second and sets the values of stock widgets; it needs nothing of the kernel's
+main thread, which a cell may be blocking. The summary takes the widget's place in the same output, so that a notebook
+that is saved shows it without a kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable
+
+import ipywidgets
+from IPython.display import display
+
+from vbatch_jupyter.errors import ConflictError, StoreBusyError
+from vbatch_jupyter.progress import Progress, duration
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
+from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.protocol.stats import Snapshot
+from vbatch_jupyter.widgets import drawing
+from vbatch_jupyter.widgets.rates import Rates
+from vbatch_jupyter.widgets.server_button import ServerButton
+
+_REDRAW_SECONDS = 0.22
+_END_SECONDS = 5.0
+_CANCELLABLE = frozenset({"validating", "in_progress"})
+
+_running: weakref.WeakSet[Live] = weakref.WeakSet()
+
+
+class Live:
+    """The widget of one batch that runs.
+
+    Parameters
+    ----------
+    batch_id
+        The batch's id.
+    snapshot
+        Looks at the batch; called from a thread of this widget's own.
+    cancel
+        Cancels it, where the Jupyter server did not.
+    on_end
+        Called from that thread when the batch has ended.
+
+    Attributes
+    ----------
+    box
+        The widget.
+    """
+
+    def __init__(
+        self,
+        batch_id: str,
+        *,
+        snapshot: Callable[[], Snapshot],
+        cancel: Callable[[], object],
+        on_end: Callable[[Live], None],
+    ) -> None:
+        self._snapshot = snapshot
+        self._cancel = cancel
+        self._on_end = on_end
+        self._first = snapshot()
+        self._rates = Rates()
+        self._has_generated = False
+        self._head, self._answers, self._errors = (ipywidgets.HTML() for _ in range(3))
+        path = f"vbatch/v1/batches/{batch_id}/cancel"
+        self._button = ServerButton("Cancel", path, on_refused=self._cancel_here)
+        self.box = ipywidgets.VBox([self._head, self._answers, self._errors, self._button])
+        self._woken = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=f"vbatch-live-{batch_id[-8:]}", daemon=True)
+        self._draw(self._first)
+
+    def start(self) -> None:
+        """Begin to redraw."""
+        _running.add(self)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Look at once, and wait for the summary of a batch that has ended."""
+        self._woken.set()
+        self._thread.join(_END_SECONDS)
+
+    def stop(self) -> None:
+        """Redraw no more; the process is ending."""
+        self._stopped = True
+        self.finish()
+
+    def close(self) -> None:
+        """Let the front end forget the widget."""
+        for widget in (*self.box.children, self.box):
+            widget.close()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            # A store that is busy at this moment is looked at again the next.
+            with contextlib.suppress(StoreBusyError):
+                now = self._snapshot()
+                if now.batch.status in TERMINAL_STATUSES:
+                    self._on_end(self)
+                    return
+                self._draw(now)
+            self._woken.wait(_REDRAW_SECONDS)
+            self._woken.clear()
+
+    def _cancel_here(self) -> None:
+        with contextlib.suppress(ConflictError):  # it has ended meanwhile
+            self._cancel()
+
+    # ------------------------------------------------------------------------------------------------------- drawing
+
+    def _draw(self, now: Snapshot) -> None:
+        batch = now.batch
+        self._head.value = self._head_of(now)
+        self._answers.value = drawing.answers_list(map(_said, now.answers))
+        self._errors.value = drawing.errors_list(now.errors)
+        self._button.is_enabled = batch.status in _CANCELLABLE
+
+    def _head_of(self, now: Snapshot) -> str:
+        batch, engine = now.batch, now.engine
+        progress = Progress(self._first, now)
+        pairs = []
+        if seconds := progress.seconds_left:
+            pairs.append(("left", duration(seconds)))
+        if rate := progress.requests_per_second:
+            pairs.append(("requests/s", f"{rate:,.1f}"))
+        if engine is not None:
+            pairs += [
+                ("generation tokens/s", f"{engine.generation_tokens_per_second:,.0f}"),
+                ("prompt tokens/s", f"{engine.prompt_tokens_per_second:,.0f}"),
+                ("running", f"{engine.running:,}"),
+                ("waiting", f"{engine.waiting:,}"),
+                ("KV cache usage", f"{engine.kv_cache_usage:.0%}"),
+                ("prefix cache hit rate", f"{engine.prefix_cache_hit_rate:.0%}"),
+            ]
+        parts = [
+            drawing.heading(batch),
+            drawing.counts_bar(batch.request_counts),
+            f"<div>{drawing.figures(pairs)}</div>",
+            self._rate_line(now, progress),
+        ]
+        return f'<div style="max-width:720px">{"".join(parts)}</div>'
+
+    def _rate_line(self, now: Snapshot, progress: Progress) -> str:
+        generated = now.engine.generation_tokens_per_second if now.engine else 0.0
+        self._has_generated = self._has_generated or generated > 0
+        # Embeddings generate no tokens, and a batch service says nothing of them.
+        self._rates.add(generated if self._has_generated else progress.requests_per_second or 0.0)
+        return drawing.rate_line(self._rates.values, "generation tokens/s" if self._has_generated else "requests/s")
+
+
+def show(
+    batch_id: str,
+    *,
+    snapshot: Callable[[], Snapshot],
+    cancel: Callable[[], object],
+    summary: Callable[[], dict[str, str]],
+) -> Live:
+    """Display a batch under the cell that runs, and its summary in that place when it has ended.
+
+    Parameters
+    ----------
+    batch_id, snapshot, cancel
+        As for `Live`.
+    summary
+        Gives what is left in the notebook, by mimetype.
+    """
+
+    def end(live: Live) -> None:
+        handle.update(summary(), raw=True)
+        live.close()
+
+    live = Live(batch_id, snapshot=snapshot, cancel=cancel, on_end=end)
+    handle = display(live.box, display_id=True)
+    live.start()
+    return live
+
+
+def stop_all() -> None:
+    """Redraw nothing any more; the store is about to be closed."""
+    for live in list(_running):
+        live.stop()
+
+
+def _said(line: bytes) -> tuple[str, str]:
+    # It brings numpy along.
+    from vbatch_jupyter.frames.answers import answer_of
+
+    output = parse_output_line(line)
+    answer = answer_of(output)
+    if answer.value is None:
+        return output.custom_id, answer.error or str(answer.tool_calls or "")
+    if isinstance(answer.value, str):
+        return output.custom_id, answer.value
+    return output.custom_id, f"{len(answer.value):,} {'texts' if isinstance(answer.value, list) else 'numbers'}"

@@ -1,0 +1,136 @@
+"""What a batch has come to, as a line of text and as HTML that needs no kernel and no widget; pure.
+
+It stays in a notebook that is saved and opened again. Its one script adds a button where the page is Jupyter's and
+trusts the notebook; anywhere else the sentence beside it says what to type.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from vbatch_jupyter.progress import Progress, duration
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.stats import Snapshot
+from vbatch_jupyter.widgets import drawing
+from vbatch_jupyter.widgets.javascript import ASK_SERVER
+
+_LINES_READ = 10_000
+
+
+def bundle(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = "") -> dict[str, str]:
+    """Give the summary in both mimetypes.
+
+    Parameters
+    ----------
+    batch
+        The batch.
+    errors
+        How often each message came.
+    looked_at
+        Which errors were counted, where these are not all.
+
+    Examples
+    --------
+    >>> batch = BatchRecord(id="batch_0", endpoint="/v1/embeddings", input_file_id="", created_at=0)
+    >>> bundle(batch, {})["text/plain"]
+    'batch_0 validating'
+    """
+    return {"text/plain": summary_text(batch), "text/html": summary_html(batch, errors, looked_at=looked_at)}
+
+
+def summary_text(batch: BatchRecord) -> str:
+    """Give the summary as one line of text."""
+    snapshot = Snapshot(time=0.0, batch=batch)
+    line = Progress(snapshot, snapshot).line()
+    # The line has the id's beginning only; in a notebook that is opened again the whole is needed.
+    parts = [batch.id + line[line.index(" ") :], *(f"{value} {name}".strip() for name, value in _figures(batch))]
+    return " · ".join(parts)
+
+
+def summary_html(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = "") -> str:
+    """Give the summary as HTML."""
+    parts = [drawing.heading(batch), drawing.counts_bar(batch.request_counts)]
+    if pairs := _figures(batch):
+        parts.append(f"<div>{drawing.figures(pairs)}</div>")
+    rejected = Counter(error.message for error in batch.errors)
+    parts.append(drawing.errors_list(rejected or errors, looked_at=looked_at))
+    if batch.status in TERMINAL_STATUSES - {"failed"} and batch.request_counts.completed < batch.request_counts.total:
+        parts.append(_retry(batch.id))
+    return f'<div style="max-width:720px">{"".join(parts)}</div>'
+
+
+def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:
+    """Count the messages in an error file; give them and, where it is long, how much of it was read.
+
+    Parameters
+    ----------
+    lines
+        Its lines.
+    """
+    from vbatch_jupyter.frames.answers import answer_of
+    from vbatch_jupyter.protocol.lines import parse_output_line
+
+    lines = iter(lines)
+    counted: Counter[str] = Counter()
+    for line in itertools.islice(lines, _LINES_READ):
+        if (error := answer_of(parse_output_line(line)).error) is not None:
+            counted[error] += 1
+    return counted, f" (the first {_LINES_READ:,})" if next(lines, None) is not None else ""
+
+
+def _figures(batch: BatchRecord) -> list[tuple[str, str]]:
+    ends = (batch.completed_at, batch.failed_at, batch.expired_at, batch.cancelled_at)
+    ended = next((at for at in ends if at is not None), None)
+    if ended is None:
+        return []
+    pairs = []
+    seconds = ended - (batch.in_progress_at or batch.created_at)
+    usage = batch.usage
+    if usage is not None and usage.output_tokens and seconds > 0:
+        pairs.append(("generation tokens/s", f"{usage.output_tokens / seconds:,.0f}"))
+    # The store has whole seconds.
+    pairs.append(("", duration(seconds) if seconds > 0 else "under 1 s"))
+    if usage is not None and usage.input_tokens:
+        pairs.append(("prompt tokens", f"{usage.input_tokens:,}"))
+        pairs.append(("generation tokens", f"{usage.output_tokens:,}"))
+    return [(name, value) for name, value in pairs if value != "0"]
+
+
+def _retry(batch_id: str) -> str:
+    # Only a script can make the button, so that there is none where it would do nothing.
+    quoted = html.escape(batch_id, quote=True)
+    return (
+        f'<div data-vbatch-retry="{quoted}">{drawing.faint("run those without an answer again:")} '
+        f"<code>%vbatch retry {drawing.text(batch_id)}</code> </div><script>{_RETRY_SCRIPT}</script>"
+    )
+
+
+_RETRY_SCRIPT = (
+    "(() => {"
+    + ASK_SERVER
+    + """
+  const places = document.querySelectorAll("div[data-vbatch-retry]:not([data-vbatch-drawn])");
+  if (!document.getElementById("jupyter-config-data")) return;
+  for (const place of places) {
+    place.setAttribute("data-vbatch-drawn", "");
+    const button = document.createElement("button");
+    button.textContent = "Retry failed";
+    button.className = "vbatch-retry";
+    button.onclick = async () => {
+      button.disabled = true;
+      const id = place.getAttribute("data-vbatch-retry");
+      const response = await askServer(`vbatch/batches/${encodeURIComponent(id)}/retry`);
+      const answer = response ? await response.json().catch(() => ({})) : {};
+      const said = document.createElement("span");
+      said.textContent = response && response.ok
+        ? ` runs as ${answer.id}: %vbatch attach ${answer.id}`
+        : ` ${(answer.error && answer.error.message) || "The Jupyter server did not do it."}`;
+      button.after(said);
+    };
+    place.append(button);
+  }
+})();"""
+)
