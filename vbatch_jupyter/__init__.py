@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from vbatch_jupyter.batch import Batch
     from vbatch_jupyter.engine.base import Engine
     from vbatch_jupyter.frames.schema import Schema
+    from vbatch_jupyter.preview import DryRun
 
-__all__ = ["attach", "compare", "load", "load_ipython_extension", "run", "submit", "unload", "unload_ipython_extension"]
+__all__ = [
+    "attach",
+    "compare",
+    "dry_run",
+    "load",
+    "load_ipython_extension",
+    "run",
+    "submit",
+    "unload",
+    "unload_ipython_extension",
+]
 
 __version__ = "0.1.0"
 
@@ -124,6 +135,31 @@ def submit(
         fresh=fresh,
         **body,
     )
+
+
+def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
+    """Say what a batch would ask, compute and cost, and run nothing.
+
+    It shows the first requests as they would be sent, the prompt tokens by the engine's tokenizer, how many requests
+    are duplicates or have a known answer, what part of the prompts is shared, how long it would take at the rate that
+    was measured here, and what services would charge.
+
+    Parameters
+    ----------
+    df, template, **options
+        As for `submit`.
+
+    Raises
+    ------
+    TemplateError, FrameError, BadRequestError
+        Template, frame or an argument is wrong.
+    EngineNotLoadedError
+        No engine is loaded, and no ``model`` was named.
+    """
+    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.preview import dry_run
+
+    return dry_run(current(), df, template, **options)
 
 
 def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:

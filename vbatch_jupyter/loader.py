@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import served_names
@@ -36,7 +37,7 @@ class Loader:
     runner
         What the engine is given to.
     make_engine
-        Called with model, flags, log path and a callback for progress.
+        Called with model, flags, log path and a callback for progress; vLLM's engine by default.
 
     Attributes
     ----------
@@ -45,12 +46,12 @@ class Loader:
     """
 
     def __init__(
-        self, store: Store, thread: EngineThread, runner: Runner, *, make_engine: Callable[..., Engine]
+        self, store: Store, thread: EngineThread, runner: Runner, *, make_engine: Callable[..., Engine] | None = None
     ) -> None:
         self._store = store
         self._thread = thread
         self._runner = runner
-        self._make_engine = make_engine
+        self._make_engine = make_engine or _vllm_engine
         self._changing = threading.Lock()
         self._loading: tuple[str, ...] | None = None
         self._closed = False
@@ -165,6 +166,12 @@ class Loader:
     def give_up(self) -> None:
         """End a load that another thread waits for; the kernel shuts down."""
         self._closed = True
+
+
+def _vllm_engine(model: str, flags: Sequence[str], **options: Any) -> Engine:
+    from vbatch_jupyter.engine.vllm_engine import VllmEngine
+
+    return VllmEngine(model, flags, **options)
 
 
 def _resolve(model: str, flags: list[str], draw: Callable[[str], None]) -> tuple[str, list[str]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # What IPython runs first in each kernel of the server: the kernel's engine is the echo engine.
 STARTUP = """
-from vbatch_jupyter import kernel
+from vbatch_jupyter import loader
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import EngineArgumentError
 
@@ -33,7 +33,7 @@ def make(model, flags, **_):
     name = flags[flags.index("--served-model-name") + 1]
     return EchoEngine([name], latency_seconds=0.3 if model == "slow" else 0.0)
 
-kernel._vllm_engine = make
+loader._vllm_engine = make
 """
 URL: Final = "/v1/chat/completions"
 

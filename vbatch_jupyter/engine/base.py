@@ -7,6 +7,7 @@ answer HTTP can stand behind it. Every coroutine of an engine runs on the engine
 from __future__ import annotations
 
 import abc
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -16,6 +17,8 @@ from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
+
+_TOKENIZED_AT_ONCE = 64
 
 
 @dataclasses.dataclass(slots=True)
@@ -121,6 +124,19 @@ class Engine(abc.ABC):
         body
             The request's JSON body.
         """
+
+    async def tokenize_all(self, bodies: Sequence[bytes]) -> list[int]:
+        """Count the prompt tokens of each of some requests, a few at a time.
+
+        Parameters
+        ----------
+        bodies
+            As for `tokenize`.
+        """
+        counts: list[int] = []
+        for start in range(0, len(bodies), _TOKENIZED_AT_ONCE):
+            counts += await asyncio.gather(*map(self.tokenize, bodies[start : start + _TOKENIZED_AT_ONCE]))
+        return counts
 
     @abc.abstractmethod
     def stats(self) -> EngineStats:

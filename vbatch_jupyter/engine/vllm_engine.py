@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import msgspec
 from vbatch_jupyter.engine import asgi, vllm_process
 from vbatch_jupyter.engine.base import Engine, EngineResponse
 from vbatch_jupyter.engine.thread import in_thread
-from vbatch_jupyter.errors import EngineDiedError, EngineNotLoadedError, RequestAbortedError
+from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 
@@ -143,7 +144,10 @@ class VllmEngine(Engine):
     async def tokenize(self, body: bytes) -> int:
         """Count the prompt tokens that a chat or completion request would have."""
         response = await self._call(self._live_app(), "POST", "/tokenize", body, priority=0)
-        return int(msgspec.json.decode(await response.read())["count"])
+        content = await response.read()
+        if response.status != HTTPStatus.OK:
+            raise EngineError(f"vLLM cannot count the tokens of a request: {content.decode(errors='replace')}")
+        return int(msgspec.json.decode(content)["count"])
 
     def stats(self) -> EngineStats:
         """Give the engine's figures at this moment."""

@@ -34,6 +34,22 @@ def prefix_key(body: Mapping[str, Any]) -> int:
     return key
 
 
+def prompt_text(body: Mapping[str, Any]) -> str:
+    r"""Give all text of a prompt, in the order in which chat templates put it.
+
+    Parameters
+    ----------
+    body
+        The request's body, of any endpoint.
+
+    Examples
+    --------
+    >>> prompt_text({"messages": [{"content": "Be brief."}, {"content": [{"text": "Hello"}]}]})
+    'Be brief.\nHello'
+    """
+    return "\n".join(_texts(body))
+
+
 def _beginning(body: Mapping[str, Any]) -> str:
     pieces = []
     room = _LEVELS[-1]

@@ -1,0 +1,138 @@
+"""What a dry run says of a batch, on the echo engine, whose tokens are words."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+import vbatch_jupyter as vb
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter import preview
+from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
+    kernel = open_kernel(tmp_path, latency_seconds=0.2)
+    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    yield kernel
+    kernel.close()
+
+
+def test_a_dry_run_runs_nothing_and_counts_every_prompts_tokens(kernel):
+    df = pd.DataFrame({"text": ["one", "two words", "three more words", "a b c d"]})
+    dry = vb.dry_run(df, "Say {{ text }}", system="Be brief", max_tokens=10)
+    assert kernel.engine.requests == 0
+    assert list(kernel.batches()) == []
+    assert kernel.store.files.list().data == ()
+    assert dry.prompt_tokens == 2 + 3 + 4 + 5
+    assert (dry.total, dry.to_run, dry.counted, dry.max_output_tokens) == (4, 4, 4, 10)
+    assert list(dry.requests) == ["row-0", "row-1", "row-2"]
+    assert dry.requests["row-1"]["messages"][1] == {"role": "user", "content": "Say two words"}
+    said = repr(dry)
+    assert "Nothing was run. 4 requests to /v1/chat/completions for 'echo'; the first 3:" in said
+    assert "  system: Be brief\n  user: Say one\n" in said
+    assert "14, counted by the engine's tokenizer" in said
+    assert "at most 40 (10 for each request)" in said
+    assert "run one, such as with --sample 20" in said
+
+
+def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_saves(kernel):
+    document = "word " * 100
+    df = pd.DataFrame({"text": ["a", "b", "b", "c"]})
+    template = document + "{{ text }}"
+    kernel.run(df[:1], template, temperature=0)
+    dry = vb.dry_run(df, template, temperature=0)
+    assert (dry.total, dry.reused, dry.duplicates, dry.to_run) == (4, 1, 1, 2)
+    assert dry.shared_prefix == pytest.approx(500 / 1002)
+    assert vb.dry_run(df, template, temperature=0, fresh=True).reused == 0
+    before = kernel.engine.requests
+    kernel.run(df, template, temperature=0)
+    assert kernel.engine.requests - before == dry.to_run
+
+
+def test_the_time_comes_from_the_newest_batch_that_was_measured(kernel):
+    df = pd.DataFrame({"text": ["a b c d"] * 3})
+    assert vb.dry_run(df, "{{ text }}").seconds is None
+    batch = kernel.submit(df, "{{ text }}").wait(10)
+    kernel.submit(df, "{{ text }}").wait(10)  # all reused: nothing was measured
+    dry = vb.dry_run(df, "{{ text }}", fresh=True)
+    assert dry.rate is not None
+    assert dry.rate.batch_id == batch.id
+    assert dry.rate.output_tokens == 4
+    # Three requests at once of 0.2 s, each of four tokens in and four out.
+    assert 24 / 5 < dry.rate.tokens_per_second <= 24 / 0.2 + 1
+    assert dry.seconds == pytest.approx(24 / dry.rate.tokens_per_second)
+    assert f"tokens/s of {batch.id}" in repr(dry)
+    assert vb.dry_run(df, "{{ text }}", max_tokens=2).output_tokens == 2
+
+
+def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(kernel, tmp_path):
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "vbatch-prices.toml").write_text(
+        """
+        [ours]
+        read_on = 2027-02-02
+        sources = ["https://ours.example.org"]
+        [ours.models]
+        dear = { input = 4e6, output = 2e6 }
+        cheap = { input = 2e6, output = 2e6 }
+        vector = { input = 1.0 }
+        """
+    )
+    df = pd.DataFrame({"text": ["a b", "a b"]})
+    dry = vb.dry_run(df, "{{ text }}", max_tokens=3)
+    ours = [(cost.model, round(cost.dollars, 6)) for cost in dry.costs if cost.service == "ours"]
+    # Duplicates cost at a service: 4 tokens in, 6 out, at half of the list price.
+    assert ours == [("cheap", 10.0), ("dear", 14.0)]
+    assert {cost.service for cost in dry.costs} == {"openai", "parasail", "ours"}
+    assert "ours: cheap $10.00, dear $14.00 (list of 2027-02-02, https://ours.example.org" in repr(dry)
+    assert {
+        cost.service for cost in vb.dry_run(df, "{{ text }}", target="parasail", model="m", max_tokens=3).costs
+    } == {"parasail"}
+    vectors = vb.dry_run(df, "{{ text }}", endpoint="embeddings")
+    assert [cost.model for cost in vectors.costs if cost.service == "ours"] == ["vector"]
+    assert vectors.prompt_tokens == 4
+
+
+def test_without_a_limit_or_a_measured_batch_the_cost_is_not_guessed(kernel):
+    df = pd.DataFrame({"text": ["a"]})
+    assert "set a limit to the answers" in repr(vb.dry_run(df, "{{ text }}"))
+    other = vb.dry_run(df, "{{ text }}", model="other", max_tokens=1)
+    assert other.prompt_tokens is None
+    assert "no engine that serves this model is loaded" in repr(other)
+    assert other.costs == ()
+
+
+def test_of_many_requests_a_part_is_counted_and_that_is_said(kernel, monkeypatch):
+    monkeypatch.setattr(preview, "COUNTED_REQUESTS", 10)
+    df = pd.DataFrame({"text": ["a b"] * 50})
+    dry = vb.dry_run(df, "{{ text }}")
+    assert (dry.prompt_tokens, dry.counted, dry.total) == (100, 10, 50)
+    assert "about 100: 10 of 50 requests were counted" in repr(dry)
+
+
+def test_responses_are_counted_as_the_chats_they_are(kernel):
+    dry = vb.dry_run(pd.DataFrame({"text": ["a b c"]}), "{{ text }}", endpoint="responses", system="s")
+    assert dry.prompt_tokens == 3
+    assert "  instructions: s\n  input: a b c\n" in repr(dry)
+
+
+def test_a_mistake_is_an_error_as_in_a_run(kernel):
+    df = pd.DataFrame({"text": ["a"]})
+    with pytest.raises(TemplateError, match="'tixt'"):
+        vb.dry_run(df, "{{ tixt }}")
+    with pytest.raises(BadRequestError, match="temperature"):
+        vb.dry_run(df, "{{ text }}", temprature=1)
+    with pytest.raises(FrameError, match="no rows"):
+        vb.dry_run(df[:0], "{{ text }}")
+
+
+def test_what_stands_in_the_frame_is_shown_as_text(kernel):
+    df = pd.DataFrame({"text": ["<img src=x onerror=alert(1)>"], "id": ["<b>7</b>"]})
+    shown = vb.dry_run(df, "{{ text }}", custom_id="id", model="<i>m</i>")._repr_html_()
+    assert "<img" not in shown
+    assert "<b>7" not in shown
+    assert "<i>m" not in shown
+    assert "&lt;img src=x onerror=alert(1)&gt;" in shown

@@ -1,0 +1,134 @@
+"""A dry run as text and as HTML."""
+
+from __future__ import annotations
+
+import html as markup
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vbatch_jupyter.progress import duration
+
+if TYPE_CHECKING:
+    from vbatch_jupyter.preview import DryRun
+
+_SHOWN_CHARACTERS = 600
+_SHOWN_COSTS = 4
+_CENT = 0.01
+
+
+def text(dry_run: DryRun) -> str:
+    """Say it as lines of text.
+
+    Parameters
+    ----------
+    dry_run
+        What to show.
+    """
+    lines = [_head(dry_run), ""]
+    for custom_id, body in dry_run.requests.items():
+        lines.append(custom_id)
+        lines += [f"  {role}: {said}" for role, said in _said(body)]
+    lines.append("")
+    lines += [f"{name:<16} {value}" for name, value in rows(dry_run)]
+    return "\n".join(lines)
+
+
+def html(dry_run: DryRun) -> str:
+    """Say it as HTML; what comes from the frame or the model's name is shown as text.
+
+    Parameters
+    ----------
+    dry_run
+        What to show.
+    """
+    requests = "".join(
+        f"<details open><summary><code>{markup.escape(custom_id)}</code></summary>"
+        + "".join(
+            f"<b>{markup.escape(role)}</b><pre style='white-space:pre-wrap;margin:0'>{markup.escape(said)}</pre>"
+            for role, said in _said(body)
+        )
+        + "</details>"
+        for custom_id, body in dry_run.requests.items()
+    )
+    table = "".join(
+        f"<tr><th style='text-align:left'>{markup.escape(name)}</th>"
+        f"<td style='text-align:left;white-space:pre-wrap'>{markup.escape(value)}</td></tr>"
+        for name, value in rows(dry_run)
+    )
+    return f"<p>{markup.escape(_head(dry_run))}</p>{requests}<table>{table}</table>"
+
+
+def rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
+    """Give what is to be said of it, by name.
+
+    Parameters
+    ----------
+    dry_run
+        What to show.
+    """
+    yield "prompt tokens", _prompt_tokens(dry_run)
+    if (limit := dry_run.max_output_tokens) is not None:
+        yield "answer tokens", f"at most {limit * dry_run.total:,} ({limit:,} for each request)"
+    if dry_run.target is None:
+        saved = f"{dry_run.duplicates:,} duplicates and {dry_run.reused:,} known answers cost nothing"
+        yield "engine requests", f"{dry_run.to_run:,} of {dry_run.total:,}: {saved}"
+        yield "shared prefixes", f"up to {dry_run.shared_prefix:.0%} of the prompts need no computing anew"
+        yield "time", _time(dry_run)
+    yield "cost", _cost(dry_run)
+
+
+def _head(dry_run: DryRun) -> str:
+    place = "" if dry_run.target is None else f" at {dry_run.target}"
+    first = f"; the first {len(dry_run.requests)}:" if dry_run.total > len(dry_run.requests) else ":"
+    requests = "request" if dry_run.total == 1 else "requests"
+    return f"Nothing was run. {dry_run.total:,} {requests} to {dry_run.endpoint} for {dry_run.model!r}{place}{first}"
+
+
+def _said(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for message in body.get("messages") or ():
+        yield str(message["role"]), _cut(message["content"])
+    for key in ("instructions", "prompt", "input"):
+        if key in body:
+            yield key, _cut(body[key])
+
+
+def _cut(value: object) -> str:
+    said = str(value)
+    return said if len(said) <= _SHOWN_CHARACTERS else f"{said[:_SHOWN_CHARACTERS]}…"
+
+
+def _prompt_tokens(dry_run: DryRun) -> str:
+    if dry_run.prompt_tokens is None:
+        return "not known: no engine that serves this model is loaded here to count them"
+    engine = "the engine's tokenizer" if dry_run.target is None else "the tokenizer of the model that is loaded here"
+    if dry_run.counted == dry_run.total:
+        return f"{dry_run.prompt_tokens:,}, counted by {engine}"
+    part = f"{dry_run.counted:,} of {dry_run.total:,} requests were counted by {engine}"
+    return f"about {dry_run.prompt_tokens:,}: {part}"
+
+
+def _time(dry_run: DryRun) -> str:
+    rate, seconds = dry_run.rate, dry_run.seconds
+    if rate is None:
+        return "not known: no batch of this model has been measured here; run one, such as with --sample 20"
+    if seconds is None:
+        return "not known"
+    return f"about {duration(seconds)}, at the {rate.tokens_per_second:,.0f} tokens/s of {rate.batch_id}"
+
+
+def _cost(dry_run: DryRun) -> str:
+    if dry_run.prompt_tokens is None:
+        return "not known without the prompts' tokens"
+    if dry_run.output_tokens is None:
+        return "not known: set a limit to the answers, such as with --max-tokens, or run a sample first"
+    said = []
+    for service, table in dry_run.price_list.items():
+        costs = [cost for cost in dry_run.costs if cost.service == service]
+        if costs:
+            priced = ", ".join(f"{cost.model} {_dollars(cost.dollars)}" for cost in costs[:_SHOWN_COSTS])
+            said.append(f"{service}: {priced} (list of {table.read_on:%Y-%m-%d}, {table.sources[0]}; {table.note})")
+    return "\n".join(said) if said else "no price list has a model for such requests"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= _CENT or not amount else f"${amount:.2g}"
