@@ -79,6 +79,10 @@ class Batch:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         del include, exclude  # there are two mimetypes, and IPython picks
+        return self.summary()
+
+    def summary(self) -> dict[str, str]:
+        """Give how it stands by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
         from vbatch_jupyter.widgets.summary import bundle, count_errors
 
         record = self._record()
@@ -107,7 +111,7 @@ class Batch:
         from vbatch_jupyter.widgets.live import show
 
         self._drawn_in = cell_number()
-        return show(self.id, snapshot=self.snapshot, cancel=self.cancel, summary=self._repr_mimebundle_)
+        return show(self.id, snapshot=self.snapshot, cancel=self.cancel, summary=self.summary)
 
     # ------------------------------------------------------------------------------------------------- how it stands
 

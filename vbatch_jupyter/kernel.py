@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import collections
-import contextlib
 import functools
 import sys
 import time
@@ -22,15 +21,15 @@ from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.following import follow
 from vbatch_jupyter.loader import Loader
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.presence import Presence
-from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.check import first_url
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
+from vbatch_jupyter.protocol.stats import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target
@@ -44,10 +43,8 @@ if TYPE_CHECKING:
 
     from vbatch_jupyter.frames.schema import Schema
 
-_GRACE_SECONDS = 0.5
-"""How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
-
 _CLOSE_SECONDS = 20.0
+_TOKENIZE_SECONDS = 5.0
 
 
 class Kernel:
@@ -88,7 +85,7 @@ class Kernel:
         self._targets = self._thread.call(self._new_target_runner())
         self._following: Future[None] = self._thread.submit(self._targets.run())
         self.manager = Manager(store, profile="local", wake=self._wake)
-        self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine or _vllm_engine)
+        self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine)
         verbs = Verbs(
             engine=lambda: self.engine,
             stats=self._loader.stats,
@@ -154,11 +151,35 @@ class Kernel:
         engine = self.engine
         return None if engine is None else engine.stats()
 
+    def served_model_names(self) -> Sequence[str]:
+        """Give the names under which the engine serves its model; none where none is loaded."""
+        return () if self.engine is None else self.engine.served_model_names
+
+    def tokenize(self, body: bytes) -> int | None:
+        """Count the prompt tokens of a request; None where the engine here does not serve its model.
+
+        Parameters
+        ----------
+        body
+            The request's JSON body.
+        """
+        content = msgspec.json.decode(body)
+        engine = self.engine
+        if engine is None or engine.state != "ready" or content.get("model") not in engine.served_model_names:
+            return None
+        if isinstance(content.get("input"), str):
+            body = msgspec.json.encode({"model": content["model"], "prompt": content["input"]})
+        return self._thread.call(engine.tokenize(body), timeout=_TOKENIZE_SECONDS)
+
     def loaded_engine(self) -> Engine:
         """Give the engine; `EngineNotLoadedError` where none is loaded."""
         if self.engine is None:
             raise EngineNotLoadedError
         return self.engine
+
+    def count_tokens(self, bodies: Sequence[bytes]) -> list[int]:
+        """Count the prompt tokens of each of some chats or completions with the engine's tokenizer."""
+        return self._thread.call(self.loaded_engine().tokenize_all(bodies))
 
     # ----------------------------------------------------------------------------------------------------- batches
 
@@ -212,7 +233,7 @@ class Kernel:
         lines, description = frame_batches.requests_of(
             df,
             template,
-            model=model or self._default_model(target),
+            model=model or self.default_model(target),
             system=system,
             schema=schema,
             endpoint=endpoint,
@@ -276,7 +297,8 @@ class Kernel:
             fields |= {"profile": target.profile, "target": msgspec.json.encode(target).decode()}
         return self.manager.batches.create(input_file_id=file.id, endpoint=endpoint, **fields)
 
-    def _default_model(self, target: str | None) -> str:
+    def default_model(self, target: str | None) -> str:
+        """Give the name of the model that runs a batch which names none."""
         if target is not None and self.engine is None:
             raise FrameError(f"Name the model that {target} shall run: model=.", param="model")
         return self.loaded_engine().served_model_names[0]
@@ -289,7 +311,7 @@ class Kernel:
             self._refuse_other_model(options.get("model"))
         df = frame_batches.sampled(df, sample)
         if not len(df):
-            model = options.get("model") or self._default_model(options.get("target"))
+            model = options.get("model") or self.default_model(options.get("target"))
             return frame_batches.empty_result(df, template, **{**options, "model": model})
         return self.follow(self.submit(df, template, **options)).results()
 
@@ -315,37 +337,8 @@ class Kernel:
         KeyboardInterrupt
             At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
         """
-        line = self._line = Line()
-        first = batch.snapshot()
-        live = batch.live()
-        is_drawn = live is None and self.progress != "none"
-
-        def show(now: Snapshot) -> None:
-            self._say_notices()
-            if is_drawn:
-                line.draw(Progress(first, now).line())
-
-        try:
-            batch.wait(show=show)
-        except KeyboardInterrupt:
-            if not cancels:
-                line.end(f"{batch.id}: no longer followed; it goes on")
-                return batch
-            # Jupyter interrupts before it restarts or shuts a kernel down, and that is no cancel.
-            line.end(f"{batch.id}: interrupted; cancelling it (interrupt again at once to leave it running)")
-            _await_shutdown()
-            with contextlib.suppress(ConflictError):  # it has ended meanwhile
-                batch.cancel()
-            batch.wait(show=show)
-        except BaseException:
-            # A widget goes on by itself.
-            if live is None:
-                line.end(repr(batch))
-            raise
-        if live is not None:
-            live.finish()
-        elif is_drawn:
-            line.end(Progress(first, batch.snapshot()).line())
+        self._line = Line()
+        follow(batch, line=self._line, style=self.progress, say_notices=self._say_notices, cancels=cancels)
         return batch
 
     def close(self) -> None:
@@ -372,27 +365,3 @@ def current() -> Kernel:
     kernel = Kernel(Store())
     atexit.register(kernel.close)
     return kernel
-
-
-def _vllm_engine(model: str, flags: Sequence[str], **options: Any) -> Engine:
-    from vbatch_jupyter.engine.vllm_engine import VllmEngine
-
-    return VllmEngine(model, flags, **options)
-
-
-def _await_shutdown() -> None:
-    until = time.monotonic() + _GRACE_SECONDS
-    while time.monotonic() < until:
-        time.sleep(0.02)
-        if _is_shutting_down():
-            raise KeyboardInterrupt
-
-
-def _is_shutting_down() -> bool:
-    if "ipykernel" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    # ipykernel has no public word for it; it sets this before it leaves its loops.
-    kernel = getattr(get_ipython(), "kernel", None)
-    return getattr(kernel, "_shutdown_message", None) is not None

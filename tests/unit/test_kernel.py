@@ -310,7 +310,7 @@ def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
 
 
 def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_result(tmp_path, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.kernel._GRACE_SECONDS", 4)
+    monkeypatch.setattr("vbatch_jupyter.following._GRACE_SECONDS", 4)
     kernel = open_kernel(tmp_path, latency_seconds=1)
     interrupt(kernel, when=is_running)
     out = kernel.run(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")

@@ -15,7 +15,7 @@ from tests.unit.kernel_surface import open_kernel
 from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.magics.grammar import line_parser
 
-VERBS = "load unload engine list show attach cancel results retry run check env".split()  # noqa: SIM905
+VERBS = "load unload engine build list show attach cancel results retry run check env".split()  # noqa: SIM905
 
 
 class Shell:
@@ -94,6 +94,7 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
     [
         ("%vbatch lode echo", "%vbatch has no verb 'lode'. Did you mean load or unload?"),
         ("%vbatch x", f"%vbatch has no verb 'x'. The verbs are {', '.join(VERBS)}."),
+        ("%vbatch build", "%vbatch build is a widget, and there is none outside a notebook: %%vbatch -h says more."),
         ("%vbatch cancel", "the following arguments are required: id. %vbatch cancel -h says more."),
         ("%vbatch results batch_0", "No batch found with id 'batch_0'."),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vbatch_jupyter.errors import FrameError
@@ -13,6 +13,23 @@ from vbatch_jupyter.protocol.body import endpoint_path
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def frames_among(names: Mapping[str, object]) -> list[str]:
+    """List the names that stand for a DataFrame, the latest first; those that begin with an underscore are left out.
+
+    Examples
+    --------
+    >>> frames_among({"pi": 3.14})
+    []
+    """
+    import pandas as pd
+
+    return [
+        name
+        for name, value in reversed(list(names.items()))
+        if isinstance(value, pd.DataFrame) and not name.startswith("_")
+    ]
 
 
 def sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:

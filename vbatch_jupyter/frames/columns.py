@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import pandas as pd
 
 _SHOWN = 12
+_WORDS_OF_JINJA = frozenset("and else false if in is none not or recursive row true".split())  # noqa: SIM905
 
 
 def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]:
@@ -62,6 +63,22 @@ def describe_columns(columns: Sequence[Hashable]) -> str:
     shown = ", ".join(map(repr, columns[:_SHOWN]))
     more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
     return f"The columns are {shown}{more}."
+
+
+def placeholder(label: Hashable) -> str:
+    """Write what stands in a template for the values of a column.
+
+    Examples
+    --------
+    >>> placeholder("text"), placeholder("Review text"), placeholder(0), placeholder(("a", "b"))
+    ('{{ text }}', "{{ row['Review text'] }}", '{{ row[0] }}', "{{ row['a', 'b'] }}")
+    """
+    if isinstance(label, str) and re.fullmatch(r"[A-Za-z_]\w*", label) and label.lower() not in _WORDS_OF_JINJA:
+        return f"{{{{ {label} }}}}"
+    if isinstance(label, tuple) and all(isinstance(part, (str, int)) for part in label):
+        return f"{{{{ row[{', '.join(map(repr, label))}] }}}}"
+    # A label that cannot be written in a template is reached by its text.
+    return f"{{{{ row[{label if isinstance(label, int) else str(label)!r}] }}}}"
 
 
 def full_label(columns: pd.Index, name: str) -> Hashable:

@@ -59,6 +59,8 @@ def line_parser() -> argparse.ArgumentParser:
     load.add_argument("flags", nargs=argparse.REMAINDER, help="such as --max-model-len 2048")
     verb("unload", "end the engine and its processes")
     verb("engine", "show the engine's figures")
+    build = verb("build", "build a batch in a widget: choose, try, run, keep it as a cell")
+    build.add_argument("df", nargs="?", help="name of the DataFrame; the latest one by default")
     verb("list", "list the batches of the store, the newest first")
     for name, text in (
         ("show", "show one batch as OpenAI has it, with its errors"),

@@ -18,6 +18,7 @@ from vbatch_jupyter.magics import environment
 from vbatch_jupyter.magics.grammar import HelpShownError, cell_parser, check_verb, line_parser, near_misses, words_of
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.targets.configuration import rules_of
+from vbatch_jupyter.widgets.frontend import draws_widgets
 
 _LISTED = 20
 _FINDINGS = 100
@@ -38,6 +39,7 @@ class VBatchMagics(Magics):
                     "load": _load,
                     "unload": _unload,
                     "engine": _engine,
+                    "build": self._build,
                     "list": _list,
                     "show": _show,
                     "attach": _attach,
@@ -80,6 +82,13 @@ class VBatchMagics(Magics):
         if options.background:
             return self._out(options.out, kernel.current().submit(df, cell, **arguments))
         return self._out(options.out, kernel.current().run(df, cell, **arguments))
+
+    def _build(self, options: argparse.Namespace) -> None:
+        if not draws_widgets("widget"):
+            raise UsageError("%vbatch build is a widget, and there is none outside a notebook: %%vbatch -h says more.")
+        from vbatch_jupyter.widgets.build import Builder
+
+        Builder(kernel.current(), self._user_ns(), df=options.df).show()
 
     def _run_file(self, options: argparse.Namespace) -> Any:
         batch = kernel.current().submit_file(Path(options.file).expanduser(), target=options.target)

@@ -18,6 +18,7 @@ _LINE = "var(--jp-brand-color1, #1976d2)"
 _FAINT = "var(--jp-ui-font-color2, #757575)"
 _SHOWN_CHARACTERS = 200
 _SHOWN_ERRORS = 5
+_SHOWN_OF_PROMPT = 2_000
 _WIDTH, _HEIGHT = 240, 36
 
 
@@ -43,6 +44,20 @@ def heading(batch: BatchRecord) -> str:
     reason = "" if batch.reason is None else f"<div>{text(batch.reason, most=1_000)}</div>"
     model = faint(batch.model or "")
     return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{reason}"
+
+
+def problem(error: Exception) -> str:
+    """Say what keeps something from being done."""
+    return f'<div style="color:{_FAILED}">{text(error, most=1_000)}</div>'
+
+
+def request(title: str, said: Iterable[tuple[str, str]]) -> str:
+    """Draw a request: what the model is told, by who says it, with its line breaks."""
+    told = "".join(
+        f'<div style="white-space:pre-wrap">{faint(role)} {html.escape(words[:_SHOWN_OF_PROMPT])}</div>'
+        for role, words in said
+    )
+    return f'<div style="border-left:3px solid {_LEFT};padding-left:8px;margin:4px 0">{faint(title)}{told}</div>'
 
 
 def counts_bar(counts: RequestCounts) -> str:

@@ -1,0 +1,147 @@
+"""The builder, without a front end: what it shows, what it runs, and the cell that it writes."""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.columns import placeholder
+from vbatch_jupyter.frames.template import Template
+from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.widgets.build import Builder
+from vbatch_jupyter.widgets.cell_text import cell_text
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    kernel = open_kernel(tmp_path, refusing="refuse me")
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def names():
+    df = pd.DataFrame({"text": [f"number {n}" for n in range(8)], "Review text": [HOSTILE] * 8})
+    return {"older": pd.DataFrame({"a": [1]}), "df": df, "_hidden": df, "pi": 3.14}
+
+
+def result_of(builder: Builder, *, holds: str) -> str:
+    until = time.monotonic() + 20
+    while holds not in (shown := " ".join(getattr(child, "value", "") for child in builder._result.children)):
+        assert time.monotonic() < until, shown
+        time.sleep(0.02)
+    return shown
+
+
+def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without_a_prompt(kernel, names):
+    builder = Builder(kernel, names)
+    assert builder._frame.options == ("df", "older")
+    assert [button.description for button in builder._columns.children[1:]] == ["text", "Review text"]
+    assert (builder._model.value, builder._model.options) == ("echo", ("echo",))
+    assert list(builder._target.options) == ["the engine here", "parasail", "openai"]
+    assert builder._all.disabled
+    builder._frame.value = "older"
+    assert [button.description for button in builder._columns.children[1:]] == ["a"]
+
+
+def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_tokens(kernel, names):
+    builder = Builder(kernel, names, df="df")
+    builder._template.value = "Say"
+    for button in builder._columns.children[1:]:
+        button.click()
+    assert builder._template.value == "Say {{ text }} {{ row['Review text'] }}"
+    builder._system.value = "Be <brief>."
+    seen = builder._preview.value
+    assert [f"row-{n} · 6 prompt tokens" in seen for n in range(4)] == [True, True, True, False]
+    assert "Say number 2 &lt;img src=x onerror=alert(1)&gt;" in seen
+    assert "Be &lt;brief&gt;." in seen
+    assert "<img" not in seen
+    assert kernel.engine.requests == 0
+    assert not builder._all.disabled
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("_template", "{{ txt }}", "Unknown column &#x27;txt&#x27; in the template; did you mean &#x27;text&#x27;?"),
+        ("_template", "{{", "unexpected"),
+        ("_max_tokens", "many", "max_tokens is a number, and not &#x27;many&#x27;."),
+        ("_out", "1x", "&#x27;1x&#x27; is no name of a variable."),
+    ],
+)
+def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(kernel, names, field, value, sentence):
+    builder = Builder(kernel, names, df="df")
+    builder._template.value = "{{ text }}"
+    getattr(builder, field).value = value
+    assert sentence in builder._preview.value
+    assert builder._sample.disabled
+    assert builder._all.disabled
+
+
+def test_a_sample_of_five_is_run_in_place_and_then_all_into_the_variable(kernel, names):
+    builder = Builder(kernel, names, df="df")
+    builder._template.value = "{{ text }}!"
+    builder._max_tokens.value = "7"
+    builder._sample.click()
+    shown = result_of(builder, holds="<table")
+    assert "5 completed, 0 failed, 0 left" in shown
+    assert "number 4!" in shown
+    assert "number 5!" not in shown
+    assert "&lt;img src=x onerror=alert(1)&gt;" in shown
+    assert "<img" not in shown
+    assert "out" not in names
+    builder._all.click()
+    result_of(builder, holds="8 rows, in the variable out")
+    assert list(names["out"]["response"]) == [f"number {n}!" for n in range(8)]
+    with kernel.manager.files.content(next(kernel.batches()).input_file_id) as lines:
+        assert b'"max_tokens":7' in bytes(parse_request_line(lines.readline().rstrip(b"\n")).body)
+    assert builder._cell.value == "%%vbatch df -o out --model echo --max-tokens 7\n{{ text }}!"
+    assert builder._copy.text == builder._cell.value
+
+
+def test_what_cannot_be_submitted_is_said(kernel, names):
+    builder = Builder(kernel, names, df="df")
+    builder._template.value = "{{ text }}"
+    builder._target.value = "parasail"
+    builder._all.click()
+    assert "PARASAIL_API_KEY" in result_of(builder, holds="PARASAIL")
+    assert list(kernel.batches()) == []
+
+
+def test_without_a_frame_it_says_so(kernel):
+    with pytest.raises(FrameError, match="There is no DataFrame among the notebook's variables"):
+        Builder(kernel, {"pi": 3.14})
+    with pytest.raises(FrameError, match="There is no DataFrame 'dff'"):
+        Builder(kernel, {"df": pd.DataFrame({"a": [1]})}, df="dff")
+
+
+@pytest.mark.parametrize(
+    "label", ["text", "Review text", "if", "", "it's", 0, True, ("a", 1), pd.Timestamp("2026-01-02")]
+)
+def test_what_is_inserted_for_a_column_gives_its_value(label):
+    template = Template(placeholder(label), [label, "other"])
+    assert template.render({label: "value", "other": "no"}) == "value"
+
+
+def test_the_written_cell_does_what_was_chosen(kernel, names, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    shell = InteractiveShell()
+    shell.run_cell("%load_ext vbatch_jupyter")
+    shell.user_ns["df"] = names["df"]
+    systems = ('It\'s "brief" {text} $HOME', "Two\nlines")
+    for place, system in enumerate(systems):
+        options = {"system": system, "max_tokens": 5, "temperature": 0.5, "seed": None}
+        cell = cell_text("df", "Say {{ text }}\nnow", options, out=f"out{place}")
+        assert shell.run_cell(cell).success
+        assert shell.user_ns[f"out{place}"]["response"].iloc[0] == "Say number 0\nnow"
+        with kernel.manager.files.content(next(kernel.batches()).input_file_id) as lines:
+            body = bytes(parse_request_line(lines.readline().rstrip(b"\n")).body)
+        assert b'"max_tokens":5,"temperature":0.5' in body
+        assert cell.startswith("%%vbatch" if place == 0 else "out1 = df.vbatch.run(")

@@ -1,0 +1,91 @@
+"""Waiting for a batch in a cell: how it gets on is shown, and an interrupt is understood as it was meant."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+
+from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.errors import ConflictError
+from vbatch_jupyter.progress import Progress
+from vbatch_jupyter.protocol.stats import Snapshot
+from vbatch_jupyter.widgets.frontend import ProgressStyle
+from vbatch_jupyter.widgets.line import Line
+
+_GRACE_SECONDS = 0.5
+"""How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
+
+
+def follow(
+    batch: Batch, *, line: Line, style: ProgressStyle, say_notices: Callable[[], None], cancels: bool = True
+) -> None:
+    """Wait for a batch and show how it gets on; an interrupt cancels it, a second one only ends the wait.
+
+    Parameters
+    ----------
+    batch
+        The batch.
+    line
+        Where text goes.
+    style
+        How it is shown.
+    say_notices
+        Called again and again; says above the line what other threads have to say.
+    cancels
+        Whether the first interrupt cancels; False for a batch that another cell has made to run by itself.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
+    """
+    first = batch.snapshot()
+    live = batch.live()
+    has_line = live is None and style != "none"
+
+    def show(now: Snapshot) -> None:
+        say_notices()
+        if has_line:
+            line.draw(Progress(first, now).line())
+
+    try:
+        batch.wait(show=show)
+    except KeyboardInterrupt:
+        if not cancels:
+            line.end(f"{batch.id}: no longer followed; it goes on")
+            return
+        # Jupyter interrupts before it restarts or shuts a kernel down, and that is no cancel.
+        line.end(f"{batch.id}: interrupted; cancelling it (interrupt again at once to leave it running)")
+        _await_shutdown()
+        with contextlib.suppress(ConflictError):  # it has ended meanwhile
+            batch.cancel()
+        batch.wait(show=show)
+    except BaseException:
+        # A widget goes on by itself.
+        if has_line:
+            line.end(repr(batch))
+        raise
+    if live is not None:
+        live.finish()
+    elif has_line:
+        line.end(Progress(first, batch.snapshot()).line())
+
+
+def _await_shutdown() -> None:
+    until = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        if _is_shutting_down():
+            raise KeyboardInterrupt
+
+
+def _is_shutting_down() -> bool:
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    # ipykernel has no public word for it; it sets this before it leaves its loops.
+    kernel = getattr(get_ipython(), "kernel", None)
+    return getattr(kernel, "_shutdown_message", None) is not None

@@ -1,0 +1,35 @@
+"""A button that puts a text on the clipboard, which no stock widget can."""
+
+from __future__ import annotations
+
+import anywidget
+import traitlets
+
+
+class CopyButton(anywidget.AnyWidget):
+    """A button that copies a text.
+
+    Attributes
+    ----------
+    text
+        What is copied.
+    """
+
+    _esm = """
+  export default {
+    render({ model, el }) {
+      const button = document.createElement("button");
+      button.className = "lm-Widget jupyter-widgets jupyter-button widget-button vbatch-copy";
+      button.textContent = "Copy the cell";
+      button.onclick = async () => {
+        let said = "Copied";
+        // A page over plain HTTP has no clipboard; the text stands beside the button.
+        try { await navigator.clipboard.writeText(model.get("text")); } catch { said = "Select it to copy"; }
+        button.textContent = said;
+        setTimeout(() => { button.textContent = "Copy the cell"; }, 2000);
+      };
+      el.append(button);
+    },
+  };
+"""
+    text = traitlets.Unicode().tag(sync=True)
