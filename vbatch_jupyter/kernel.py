@@ -32,7 +32,7 @@ from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.stats import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
-from vbatch_jupyter.targets.configuration import Target
+from vbatch_jupyter.targets.configuration import Target, targets
 from vbatch_jupyter.targets.runner import TargetRunner
 from vbatch_jupyter.targets.submission import reachable_target, refuse_what_the_target_would
 from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
@@ -154,6 +154,10 @@ class Kernel:
     def served_model_names(self) -> Sequence[str]:
         """Give the names under which the engine serves its model; none where none is loaded."""
         return () if self.engine is None else self.engine.served_model_names
+
+    def target_names(self) -> Sequence[str]:
+        """Give the names of the batch services that can run a batch in the place of the engine."""
+        return tuple(targets())
 
     def tokenize(self, body: bytes) -> int | None:
         """Count the prompt tokens of a request; None where the engine here does not serve its model.

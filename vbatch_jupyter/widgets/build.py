@@ -41,6 +41,7 @@ class _Batch(Protocol):
 class _Kernel(Protocol):
     def submit(self, df: pd.DataFrame, template: str, **options: Any) -> _Batch: ...
     def served_model_names(self) -> Sequence[str]: ...
+    def target_names(self) -> Sequence[str]: ...
     def tokenize(self, body: bytes) -> int | None: ...
 
 
@@ -80,12 +81,10 @@ class Builder:
         self._changed()
 
     def _make(self, frames: Sequence[str], df: str) -> None:
-        from vbatch_jupyter.targets.configuration import targets
-
         served = list(self._kernel.served_model_names())
         text = functools.partial(ipywidgets.Textarea, layout=_WIDE, continuous_update=True)
         self._frame = ipywidgets.Dropdown(description="DataFrame", options=frames, value=df)
-        self._target = ipywidgets.Dropdown(description="runs at", options=[_HERE, *targets()])
+        self._target = ipywidgets.Dropdown(description="runs at", options=[_HERE, *self._kernel.target_names()])
         self._model = ipywidgets.Combobox(description="model", options=served, value=served[0] if served else "")
         self._endpoint = ipywidgets.Dropdown(description="endpoint", options=_ENDPOINTS)
         self._system = text(description="system", rows=2)
