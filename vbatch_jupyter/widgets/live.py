@@ -92,7 +92,10 @@ class Live:
     def close(self) -> None:
         """Let the front end forget the widget."""
         for widget in (*self.box.children, self.box):
-            widget.close()
+            # ipywidgets leaves these open, in the kernel and in the browser.
+            for part in (getattr(widget, "style", None), widget.layout, widget):
+                if part is not None:
+                    part.close()
 
     def _run(self) -> None:
         while not self._stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -82,7 +83,8 @@ def test_a_batch_without_failures_offers_no_retry_and_runs_no_script():
 
 @pytest.mark.parametrize("field", ["id", "model", "reason"])
 def test_what_others_wrote_is_shown_as_text(field):
-    record = dataclasses.replace(RECORD, **{field: HOSTILE})
+    fields: dict[str, Any] = {field: HOSTILE}
+    record = dataclasses.replace(RECORD, **fields)
     page = Page(summary_html(record, {HOSTILE: 1}))
     assert "img" not in page.tags
     assert page.text.count(HOSTILE) >= 2

@@ -1,0 +1,186 @@
+"""The widgets in a real kernel, by what it tells a front end; the engine is the echo engine.
+
+That they are seen, and that Cancel reaches the batch while a cell blocks the kernel, is proved in `tests/ui`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import pytest
+
+from tests.batches import open_store
+from tests.kernels import NotebookKernel
+from vbatch_jupyter.store import Store
+
+PREPARE = """
+%load_ext vbatch_jupyter
+import pandas as pd, time
+import vbatch_jupyter as vb
+from vbatch_jupyter import kernel
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+kernel.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5, refusing="refuse me")
+df = pd.DataFrame({"n": list(range(1499)) + ["refuse me"]})
+%vbatch load echo
+"""
+RUN = "%%vbatch df -o out\nSay {{ n }}"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+Message = dict[str, Any]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NotebookKernel]:
+    """Start a kernel as a Jupyter server does for a notebook."""
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook.ipynb")
+    kernel = NotebookKernel(tmp_path / "store")
+    kernel.run(PREPARE).checked()
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def store(kernel: NotebookKernel, tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as store:
+        yield store
+
+
+def told(kernel: NotebookKernel, until: Callable[[Message], bool], timeout: float = 60) -> list[Message]:
+    """Give all that the kernel tells its front ends until it tells what is waited for."""
+    messages: list[Message] = []
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            message = kernel.client.get_iopub_msg(timeout=1)
+        except Empty:
+            continue
+        messages.append({**message, "at": time.monotonic()})
+        if until(message):
+            return messages
+    raise AssertionError(f"not told within {timeout} s, but {[message['msg_type'] for message in messages]}")
+
+
+def end_of(sent: str) -> Callable[[Message], bool]:
+    return lambda message: bool(
+        message["msg_type"] == "status"
+        and message["content"]["execution_state"] == "idle"
+        and message["parent_header"].get("msg_id") == sent
+    )
+
+
+def is_summary(message: Message) -> bool:
+    return message["msg_type"] == "update_display_data"
+
+
+def heads(messages: list[Message]) -> list[tuple[float, str]]:
+    """Give when and how the widget's head was redrawn."""
+    updates = [
+        (message["at"], message["content"]["data"].get("state", {}).get("value", ""))
+        for message in messages
+        if message["msg_type"] == "comm_msg"
+    ]
+    return [(at, value) for at, value in updates if "requests/s" in value]
+
+
+def test_a_cell_that_waits_shows_a_widget_that_moves_and_leaves_its_summary_in_that_place(kernel, store):
+    messages = told(kernel, end_of(kernel.start(RUN)))
+    (shown,) = (message for message in messages if message["msg_type"] == "display_data")
+    (ended,) = filter(is_summary, messages)
+    assert WIDGET in shown["content"]["data"]
+    assert ended["content"]["transient"]["display_id"] == shown["content"]["transient"]["display_id"]
+    assert set(ended["content"]["data"]) == {"text/plain", "text/html"}
+    (record,) = store.batches.list().data
+    assert ended["content"]["data"]["text/plain"].startswith(f"{record.id} completed 1,499/1,500 completed, 1 failed")
+    assert "This request is refused, as it asked to be." in ended["content"]["data"]["text/html"]
+
+    drawn = heads(messages)
+    completed = [int(found.replace(",", "")) for _, head in drawn for found in re.findall(r"([\d,]+) completed", head)]
+    assert len(drawn) >= 5
+    assert sorted(completed) == completed
+    assert len(set(completed)) >= 3
+    pauses = [later[0] - earlier[0] for earlier, later in itertools.pairwise(drawn)]
+    assert sorted(pauses)[len(pauses) // 2] < 0.5
+    answers = [message for message in messages if "last answers" in str(message["content"].get("data"))]
+    assert "Say " in str(answers[-1]["content"]["data"])
+    # Nothing is left that kernel and front end would have to keep.
+    opened = {message["content"]["comm_id"] for message in messages if message["msg_type"] == "comm_open"}
+    closed = {message["content"]["comm_id"] for message in messages if message["msg_type"] == "comm_close"}
+    assert opened == closed
+    assert all(message["msg_type"] != "stream" for message in messages)
+
+
+def test_a_background_batch_is_redrawn_while_a_cell_computes(kernel):
+    sent = kernel.start("%%vbatch df -b\nSay {{ n }}")
+    begun = told(kernel, end_of(sent))
+    assert [WIDGET in message["content"]["data"] for message in begun if message["msg_type"] == "display_data"] == [
+        True
+    ]
+    assert all(message["msg_type"] != "execute_result" for message in begun)
+    busy = kernel.start("until = time.monotonic() + 2\nwhile time.monotonic() < until: pass\nprint('done')")
+    messages = told(kernel, end_of(busy))
+    assert len(heads(messages)) >= 4
+    (ended,) = filter(is_summary, messages if any(map(is_summary, messages)) else told(kernel, is_summary))
+    assert "1,499/1,500 completed" in ended["content"]["data"]["text/plain"]
+
+
+def test_the_buttons_message_cancels_where_no_server_did(kernel, store):
+    begun = told(kernel, end_of(kernel.start("%%vbatch df -b\nSay {{ n }}")))
+    (button,) = {
+        message["content"]["comm_id"]
+        for message in begun
+        if message["msg_type"] == "comm_open" and message["content"]["data"]["state"].get("label") == "Cancel"
+    }
+    data = {"method": "custom", "content": {"refused": True}}
+    message = kernel.client.session.msg("comm_msg", {"comm_id": button, "data": data})
+    sent_at = time.monotonic()
+    kernel.client.shell_channel.send(message)
+    while store.batches.list().data[0].status not in {"cancelling", "cancelled"}:
+        assert time.monotonic() < sent_at + 0.5
+        time.sleep(0.01)
+    (ended,) = filter(is_summary, told(kernel, is_summary))
+    assert " cancelled " in ended["content"]["data"]["text/plain"]
+
+
+def test_a_batch_that_was_followed_is_not_shown_twice_in_its_cell_and_is_shown_in_the_next(kernel):
+    told(kernel, end_of(kernel.start(RUN)))
+    messages = told(kernel, end_of(kernel.start("batch = %vbatch attach\nbatch")))
+    assert [message["msg_type"] for message in messages if "data" in message["msg_type"]] == [
+        "display_data",
+        "update_display_data",
+    ]
+    (result,) = (m for m in told(kernel, end_of(kernel.start("batch"))) if m["msg_type"] == "execute_result")
+    assert set(result["content"]["data"]) == {"text/plain", "text/html"}
+
+
+@pytest.mark.parametrize(("style", "said"), [("text", "completed 1,499/1,500 completed, 1 failed"), ("none", "")])
+def test_other_styles_show_no_widget(kernel, style, said):
+    kernel.run(f"kernel.current().progress = {style!r}").checked()
+    messages = told(kernel, end_of(kernel.start(RUN)))
+    assert all(message["msg_type"] not in {"display_data", "comm_open"} for message in messages)
+    text = "".join(message["content"]["text"] for message in messages if message["msg_type"] == "stream")
+    assert said in text if said else text == ""
+
+
+def test_a_kernel_without_a_notebook_shows_text(tmp_path):
+    kernel = NotebookKernel(tmp_path / "store")
+    kernel.run(PREPARE).checked()
+    cell = kernel.run(RUN).checked()
+    assert "completed 1,499/1,500 completed, 1 failed" in cell.stdout
+    assert cell.result == ""
+    kernel.close()
+
+
+def test_the_builder_is_shown_with_the_latest_frame(kernel):
+    messages = told(kernel, end_of(kernel.start("%vbatch build")))
+    (shown,) = (message for message in messages if message["msg_type"] == "display_data")
+    assert WIDGET in shown["content"]["data"]
+    states = [m["content"]["data"]["state"] for m in messages if m["msg_type"] == "comm_open"]
+    assert any(state.get("_options_labels") == ["df"] for state in states)
+    assert any(state.get("description") == "Run all" for state in states)
+    assert any(state.get("description") == "n" for state in states)
