@@ -48,7 +48,7 @@ def follow(
     def show(now: Snapshot) -> None:
         say_notices()
         if has_line:
-            line.draw(Progress(first, now).line())
+            line.draw(Progress(first, now).line(with_engine=True))
 
     try:
         batch.wait(show=show)

@@ -55,8 +55,14 @@ class Progress:
             return 0.0
         return left / rate if rate else None
 
-    def line(self) -> str:
-        """Say it in one line of text; the reason, where something is in the batch's way, comes last."""
+    def line(self, *, with_engine: bool = False) -> str:
+        """Say it in one line of text; the reason, where something is in the batch's way, comes last.
+
+        Parameters
+        ----------
+        with_engine
+            Say also what the engine is doing.
+        """
         batch = self.now.batch
         counts = batch.request_counts
         head = f"{_short(batch.id)} {batch.status}"
@@ -69,6 +75,7 @@ class Progress:
             parts.append(average)
         if batch.status == "in_progress":
             parts += [part for part in (self._rate(), self._time_left()) if part]
+            parts += self._engine_figures() if with_engine else []
         if batch.reason is not None:
             # A reason may quote an engine's message, and this is one line.
             parts.append(" ".join(batch.reason.split()))
@@ -88,6 +95,17 @@ class Progress:
         if engine is not None and engine.generation_tokens_per_second:
             return f"{engine.generation_tokens_per_second:,.0f} tokens/s"
         return f"{rate:,.1f} requests/s" if rate else None
+
+    def _engine_figures(self) -> list[str]:
+        engine = self.now.engine
+        if engine is None or not engine.running + engine.waiting:
+            return []
+        return [
+            f"{engine.prompt_tokens_per_second:,.0f} prompt tokens/s",
+            f"{engine.running:,} running, {engine.waiting:,} waiting",
+            f"KV cache usage {engine.kv_cache_usage:.0%}",
+            f"prefix cache hit rate {engine.prefix_cache_hit_rate:.0%}",
+        ]
 
     def _time_left(self) -> str | None:
         seconds = self.seconds_left

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from vbatch_jupyter.progress import Progress
@@ -118,3 +120,23 @@ def test_when_every_request_is_answered_no_time_is_left():
 
     assert progress.seconds_left == 0
     assert progress.line() == "batch_1a2b… in_progress 1,000/1,000 completed · 600.0 requests/s"
+
+
+def test_what_the_engine_does_is_said_where_it_is_asked_for_and_before_the_reason():
+    now = look(10.0, 400, reason="The disk is full.", tokens_per_second=1_321.4)
+    assert now.engine is not None
+    engine = dataclasses.replace(
+        now.engine,
+        running=256,
+        waiting=1_012,
+        prompt_tokens_per_second=8_150.2,
+        kv_cache_usage=0.416,
+        prefix_cache_hit_rate=0.65,
+    )
+    progress = Progress(look(0.0), dataclasses.replace(now, engine=engine))
+    assert progress.line(with_engine=True) == (
+        "batch_1a2b… in_progress 400/1,000 completed · 1,321 tokens/s · 15 s left · 8,150 prompt tokens/s · "
+        "256 running, 1,012 waiting · KV cache usage 42% · prefix cache hit rate 65% · The disk is full."
+    )
+    assert "running" not in progress.line()
+    assert Progress(look(0.0), now).line(with_engine=True) == Progress(look(0.0), now).line()

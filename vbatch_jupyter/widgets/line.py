@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -45,6 +46,9 @@ class Line:
             return
         self._drawn_at = now
         if self._goes_back:
+            if self._stream.isatty():
+                # A terminal goes back to the beginning of its last line only.
+                text = text[: shutil.get_terminal_size().columns - 1]
             self._put("\r" + text.ljust(self._width))
             self._width = len(text)
         else:
