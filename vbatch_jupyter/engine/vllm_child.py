@@ -17,7 +17,8 @@ from multiprocessing.process import BaseProcess
 LOG_VARIABLE = "VBATCH_ENGINE_LOG"
 """Set for the time in which `vllm_engine` starts vLLM's processes: the path of the engine's log."""
 
-_GRACE_SECONDS = 8
+_GRACE_SECONDS = 5
+"""The core has it after the kernel's end, and the worker after the core's: 15 s is what both may take together."""
 
 
 def register() -> None:

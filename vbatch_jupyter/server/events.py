@@ -233,6 +233,9 @@ class EventsHandler(VBatchHandler):
                 await asyncio.wait({sending, dropped}, return_when=asyncio.FIRST_COMPLETED)
                 if not sending.done():
                     sending.cancel()
+                    # Either may end it: our cancel, or the stream that closes at the same moment.
+                    with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
+                        await sending
                     break
                 if isinstance(sending.exception(), StreamClosedError):
                     break
