@@ -86,7 +86,10 @@ def _schemas() -> dict[str, Any]:
     _, collected = models_json_schema(
         [(kind, "serialization") for kind in kinds], ref_template="#/components/schemas/{model}"
     )
-    return {**collected["$defs"], **SCHEMAS}
+    schemas = {**collected["$defs"], **SCHEMAS}
+    # A purpose that OpenAI's API has and its package forgets.
+    schemas["FileObject"]["properties"]["purpose"]["enum"].append("evals")
+    return schemas
 
 
 class OpenApiHandler(VBatchHandler):
