@@ -246,10 +246,11 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell
         The shell that loads the extension.
     """
-    from vbatch_jupyter.magics import VBatchMagics
+    from vbatch_jupyter.magics import Completer, VBatchMagics
 
     register_accessor()
     shell.register_magics(VBatchMagics)
+    Completer.attach(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
@@ -260,8 +261,11 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     shell
         The shell that unloads the extension.
     """
+    from vbatch_jupyter.magics import Completer
+
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("vbatch", None)
+    Completer.detach(shell)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:

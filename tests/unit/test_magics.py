@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from tests.unit.kernel_surface import open_kernel
 from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.magics.grammar import line_parser
 
-VERBS = "load unload engine build list show attach cancel results retry run check env".split()  # noqa: SIM905
+VERBS = "load unload engine build list show attach cancel results retry run export check env".split()  # noqa: SIM905
 
 
 class Shell:
@@ -73,7 +74,9 @@ def test_a_background_cell_gives_the_batch(shell):
 def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
     shell.run("%%vbatch df -o out\n{{ text }}")
     (record,) = kernel.batches()
-    assert shell.run("%vbatch list")[0] == f"{record.id} completed 1/2 completed, 1 failed\n"
+    header, row = repr(shell.run("%vbatch list")[2]).splitlines()
+    assert header.split() == ["id", "status", "requests", "model", "endpoint", "created", "took", "note"]
+    assert row.split()[:7] == [record.id, "completed", "1/2,", "1", "failed", "echo", "/v1/chat/completions"]
     shown = shell.run("%vbatch show")[0]
     assert f'"id": "{record.id}"' in shown
     assert '"cancelled_at": null' in shown
@@ -127,7 +130,7 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
         ),
         (
             "%%vbatch df --sample some\n{{ text }}",
-            "argument --sample: invalid int value: 'some'. %%vbatch -h says more.",
+            "argument -n/--sample: invalid int value: 'some'. %%vbatch -h says more.",
         ),
         (
             "%%vbatch df --system 'open\n{{ text }}",
@@ -217,13 +220,24 @@ def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, ker
     assert "This request is refused, as it asked to be." in row
 
 
-def test_the_list_is_short_and_has_the_newest_first(shell, kernel):
-    for _ in range(21):
+def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell, kernel, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.magics.verbs._LISTED", 3)
+    for _ in range(5):
         kernel.submit(shell.names["df"], "{{ text }}", sample=1).wait(10)
     newest = [record.id for record in kernel.batches()]
-    lines = shell.run("%vbatch list")[0].splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == newest[:20]
-    assert lines[-1] == "… older ones are left out"
+    shell.run("%vbatch unload")
+    kernel.submit(shell.names["df"], "{{ text }}", model="<img src=x onerror=alert(1)>")
+    while next(kernel.batches()).status == "validating":
+        time.sleep(0.01)
+    listed = shell.run("%vbatch list")[2]
+    assert [record.id for record in listed][1:] == newest[:2]
+    assert repr(listed).splitlines()[-1] == "… and 3 older: %vbatch list --all"
+    shell.run("everything = %vbatch list --all")
+    assert [record.id for record in shell.names["everything"]][1:] == newest
+    shown = listed._repr_html_()
+    assert "<img" not in shown
+    assert "&lt;img src=x onerror=alert(1)&gt;" in shown
+    assert newest[0] in shown
 
 
 def test_a_waiting_batch_is_cancelled_by_its_id(shell, kernel):
@@ -266,7 +280,7 @@ def test_without_batch_or_engine_a_sentence_says_so(shell):
     shell.run("%vbatch unload")
     for verb in ("show", "attach", "results", "retry"):
         assert shell.run(f"%vbatch {verb}")[1] == "UsageError: There is no batch in the store yet.\n"
-    assert shell.run("%vbatch list")[:2] == ("", "")
+    assert repr(shell.run("%vbatch list")[2]) == "There is no batch in the store yet."
     assert "No engine is loaded in this kernel" in shell.run("%vbatch engine")[1]
     assert "No engine is loaded in this kernel" in shell.run("%%vbatch df\n{{ text }}")[1]
 

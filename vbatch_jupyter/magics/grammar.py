@@ -7,7 +7,7 @@ import difflib
 import json
 import keyword
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
@@ -59,23 +59,16 @@ def line_parser() -> argparse.ArgumentParser:
     load.add_argument("flags", nargs=argparse.REMAINDER, help="such as --max-model-len 2048")
     verb("unload", "end the engine and its processes")
     verb("engine", "show the engine's figures")
-    build = verb("build", "build a batch in a widget: choose, try, run, keep it as a cell")
+    build = verb("build", "build a batch in a widget, see its requests while they are written, and run it")
     build.add_argument("df", nargs="?", help="name of the DataFrame; the latest one by default")
-    verb("list", "list the batches of the store, the newest first")
+    listing = verb("list", "list the batches of the store, the newest first")
+    listing.add_argument("-a", "--all", action="store_true", help="show them all, however many there are")
     for name, text in (
         ("show", "show one batch as OpenAI has it, with its errors"),
         ("attach", "follow a batch until it ends; an interrupt leaves it running"),
     ):
         verb(name, text).add_argument("id", nargs="?", help="the newest batch by default")
     verb("cancel", "cancel a batch; what is finished is kept", "id")
-    run = verb("run", "run an input file, JSON lines, as a batch", "file")
-    run.add_argument("--target", metavar="T", help="run it at a batch service, such as parasail")
-    run.add_argument("-b", "--background", action="store_true", help="return at once; -o gets the batch")
-    run.add_argument("-o", "--out", type=_variable, metavar="NAME", help="variable for the result")
-    check = verb("check", "say what a batch service would refuse, ignore or leave to vLLM in an input file", "file")
-    check.add_argument("--target", default="openai", metavar="T", help="openai, parasail, or a target of your own")
-    environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
-    environment.add_argument("--write", metavar="FILE", help="write them into a file, for you alone, and show no key")
     for name, text in (
         ("results", "give a batch's result"),
         ("retry", "run a batch's requests without an answer again, and give the completed result"),
@@ -83,7 +76,22 @@ def line_parser() -> argparse.ArgumentParser:
         added = verb(name, text)
         added.add_argument("id", nargs="?", help="the newest batch by default")
         added.add_argument("-d", "--df", metavar="DF", help="the DataFrame that the batch was made from")
-        added.add_argument("-o", "--out", type=_variable, metavar="NAME", help="variable for the result")
+        added.add_argument("-f", "--full", action="store_true", help="with tokens, latency and which rows were reused")
+        _add_out(added)
+    run = verb("run", "run an input file, JSON lines, as a batch", "file")
+    _add_place(run)
+    _add_out(run)
+    export = verb("export", "write the input file of a DataFrame's batch, and run nothing", "df", "file")
+    export.add_argument(
+        "-p", "--prompt", required=True, metavar="TEXT", help="the template, or the name of a variable that holds it"
+    )
+    _add_request(export)
+    check = verb("check", "say what a batch service would refuse, ignore or leave to vLLM in an input file", "file")
+    check.add_argument("-t", "--target", default="openai", metavar="T", help="openai, parasail, or one of your own")
+    environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
+    environment.add_argument(
+        "-w", "--write", metavar="FILE", help="write them into a file, for you alone, and show no key"
+    )
     return parser
 
 
@@ -95,24 +103,56 @@ def cell_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("df", help="name of the DataFrame")
+    parser.add_argument("--dry-run", action="store_true", help="run nothing; say what it would ask, compute and cost")
+    parser.add_argument("--export", metavar="FILE", help="run nothing; write the input file")
+    parser.add_argument(
+        "--fresh", action=argparse.BooleanOptionalAction, help="ask the engine even where an answer is known"
+    )
+    _add_place(parser)
+    _add_out(parser)
+    _add_request(parser)
+    return parser
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=_variable, metavar="NAME", help="variable for the result, which is then not displayed"
     )
-    parser.add_argument("-b", "--background", action="store_true", help="return at once; -o gets the batch")
-    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-b", "--background", action=argparse.BooleanOptionalAction, help="return at once; -o gets the batch"
+    )
+    parser.add_argument("-t", "--target", metavar="T", help="run it at a batch service, such as parasail, and not here")
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.add_argument("--schema", metavar="NAME", help="variable with a pydantic model class or a JSON schema")
-    parser.add_argument("--sample", type=int, metavar="N", help="run the first N rows only")
-    parser.add_argument("--fresh", action="store_true", help="ask the engine even where an answer is known")
-    parser.add_argument("--endpoint", default="chat", help="chat, completions, embeddings or responses")
-    parser.add_argument("--model", help="the model's name; the loaded engine's by default")
-    parser.add_argument("--target", metavar="T", help="run it at a batch service, such as parasail, and not here")
-    parser.add_argument("--output", default="response", metavar="COLUMN", help="name of the response column")
+    parser.add_argument("-n", "--sample", type=int, metavar="N", help="the first N rows only")
+    parser.add_argument("--endpoint", help="chat (the default), completions, embeddings or responses")
+    parser.add_argument("-m", "--model", help="the model's name; the loaded engine's by default")
+    parser.add_argument("--output", metavar="COLUMN", help="name of the response column; response by default")
     parser.add_argument("--custom-id", metavar="COLUMN", help="column whose values name the requests")
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--body", type=_body, default={}, metavar="JSON", help="what else goes into each request")
-    return parser
+
+
+def verb_parsers() -> Mapping[str, argparse.ArgumentParser]:
+    """Give the grammar of each verb."""
+    # argparse has no public word for the parsers that it was given.
+    (verbs,) = (action for action in line_parser()._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    found: Mapping[str, argparse.ArgumentParser] = verbs.choices
+    return found
+
+
+def description() -> str:
+    """Say all that there is to say: what ``%vbatch?`` shows."""
+    parts = [cell_parser().format_help(), line_parser().format_help()]
+    return "\n".join([*parts, *(parser.format_usage() for parser in verb_parsers().values())])
 
 
 def check_verb(words: list[str], verbs: Collection[str]) -> None:
@@ -124,9 +164,9 @@ def check_verb(words: list[str], verbs: Collection[str]) -> None:
 
 
 def words_of(line: str) -> list[str]:
-    """Split a line as a shell does."""
+    """Split a line as a shell does; a semicolon at its end, which silences a cell, is none of its words."""
     try:
-        return shlex.split(line)
+        return shlex.split(line.rstrip().removesuffix(";"))
     except ValueError as error:
         raise UsageError(f"The line cannot be read: {error}. Quote text with blanks.") from error
 

@@ -3,105 +3,244 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
+from traitlets import Bool, Enum, Float, Integer, Unicode
 
 from vbatch_jupyter import kernel
 from vbatch_jupyter.batch import Batch
-from vbatch_jupyter.errors import FrameError, VBatchError
-from vbatch_jupyter.magics import environment
-from vbatch_jupyter.magics.grammar import HelpShownError, cell_parser, check_verb, line_parser, near_misses, words_of
+from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError
+from vbatch_jupyter.magics import defaults, environment
+from vbatch_jupyter.magics.grammar import (
+    HelpShownError,
+    cell_parser,
+    check_verb,
+    description,
+    line_parser,
+    near_misses,
+    words_of,
+)
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.targets.configuration import rules_of
-from vbatch_jupyter.widgets.frontend import draws_widgets
+from vbatch_jupyter.widgets.frontend import PROGRESS_STYLES, draws_widgets
+from vbatch_jupyter.widgets.listing import BatchList
 
-_LISTED = 20
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LISTED = 100
 _FINDINGS = 100
+_BODY_FLAGS = ("max_tokens", "temperature", "seed")
+
+_OF_ENDPOINT = {
+    "chat": ("system", *_BODY_FLAGS),
+    "completions": _BODY_FLAGS,
+    "responses": ("system", "temperature"),
+    "embeddings": (),
+}
+"""Which defaults say something of the requests of an endpoint; a flag is taken at its word."""
 
 
-@magics_class
-class VBatchMagics(Magics):
-    """The magics of vbatch-jupyter."""
+def _told_in_a_sentence(run: F) -> F:
+    """Show a user's mistake as one sentence; a bug keeps its traceback."""
 
-    @no_var_expand  # IPython would fill {column} from the notebook's variables
-    @line_cell_magic  # type: ignore[untyped-decorator, unused-ignore]
-    def vbatch(self, line: str, cell: str | None = None) -> Any:
-        """``%vbatch VERB …`` or ``%%vbatch DF …`` with the prompt as the cell; ``-h`` says more."""
+    @functools.wraps(run)
+    def wrapped(*arguments: Any) -> Any:
         try:
-            words = words_of(line)
-            if cell is None:
-                verbs: dict[str, Callable[[argparse.Namespace], Any]] = {
-                    "load": _load,
-                    "unload": _unload,
-                    "engine": _engine,
-                    "build": self._build,
-                    "list": _list,
-                    "show": _show,
-                    "attach": _attach,
-                    "cancel": _cancel,
-                    "results": self._results,
-                    "retry": self._results,
-                    "run": self._run_file,
-                    "check": _check,
-                    "env": _env,
-                }
-                check_verb(words, verbs)
-                options = line_parser().parse_args(words or ["-h"])
-                return verbs[options.verb](options)
-            return self._run_cell(cell_parser().parse_args(words), cell)
+            return run(*arguments)
         except HelpShownError:
             return None
         except VBatchError as error:
             # Exactly UsageError: IPython shows subclasses with a traceback.
             raise UsageError(str(error)) from error
 
-    def _run_cell(self, options: argparse.Namespace, cell: str) -> Any:
-        asked = {name: getattr(options, name) for name in ("max_tokens", "temperature", "seed")}
-        arguments = {
-            "system": options.system,
-            "schema": None if options.schema is None else self._named(options.schema, "schema"),
-            "endpoint": options.endpoint,
-            "model": options.model,
-            "target": options.target,
-            "output": options.output,
-            "custom_id": options.custom_id,
-            "sample": options.sample,
-            "fresh": options.fresh,
-            **{name: value for name, value in asked.items() if value is not None},
+    # What %vbatch? shows.
+    wrapped.__doc__ = description()
+    return cast("F", wrapped)
+
+
+@magics_class
+class VBatchMagics(Magics):
+    """The magics of vbatch-jupyter; what is set here is the default of the flag of that name."""
+
+    background = Bool(None, allow_none=True, help="Whether %%vbatch and %vbatch run return at once.").tag(config=True)
+    endpoint = Unicode(None, allow_none=True, help="chat, completions, embeddings or responses.").tag(config=True)
+    fresh = Bool(None, allow_none=True, help="Whether the engine is asked where an answer is known.").tag(config=True)
+    max_tokens = Integer(None, allow_none=True, help="The limit of an answer, in tokens.").tag(config=True)
+    model = Unicode(None, allow_none=True, help="The model's name; the loaded engine's by default.").tag(config=True)
+    output = Unicode(None, allow_none=True, help="Name of the response column.").tag(config=True)
+    progress = Enum(PROGRESS_STYLES, None, allow_none=True, help="How a batch is shown while it is waited for.").tag(
+        config=True
+    )
+    sample = Integer(None, allow_none=True, help="How many of the first rows to run.").tag(config=True)
+    seed = Integer(None, allow_none=True, help="The seed of sampling.").tag(config=True)
+    system = Unicode(None, allow_none=True, help="The system prompt.").tag(config=True)
+    target = Unicode(None, allow_none=True, help="The batch service that runs it.").tag(config=True)
+    temperature = Float(None, allow_none=True, help="The temperature of sampling.").tag(config=True)
+
+    _in_files: Mapping[str, Any] | None = None
+    """What the files say, as the cell that runs has read them."""
+
+    @no_var_expand  # IPython would fill {column} from the notebook's variables
+    @output_can_be_silenced
+    @line_magic("vbatch")  # type: ignore[arg-type, untyped-decorator, unused-ignore]
+    @_told_in_a_sentence
+    def line(self, line: str) -> Any:
+        """Run one verb."""
+        self._in_files = None
+        words = words_of(line)
+        verbs: dict[str, Callable[[argparse.Namespace], Any]] = {
+            "load": self._load,
+            "unload": lambda _: self._kernel().unload(),
+            "engine": lambda _: _print_engine(self._kernel()),
+            "build": self._build,
+            "list": self._list,
+            "show": lambda options: _print_batch(self._batch(options)),
+            # Whoever made it may not be waiting for it: to cancel it takes the word.
+            "attach": lambda options: self._kernel().follow(self._batch(options), cancels=False),
+            "cancel": lambda options: self._batch(options).cancel(),
+            "results": self._results,
+            "retry": self._results,
+            "run": self._run_file,
+            "export": self._export,
+            "check": _check,
+            "env": _env,
         }
-        if twice := sorted({"df", "template", *arguments} & options.body.keys()):
+        check_verb(words, verbs)
+        options = line_parser().parse_args(words or ["-h"])
+        return verbs[options.verb](options)
+
+    # Not silenced by a semicolon at the cell's end, which is the prompt's; the first line's counts.
+    @no_var_expand
+    @cell_magic("vbatch")  # type: ignore[arg-type, untyped-decorator, unused-ignore]
+    @_told_in_a_sentence
+    def cell(self, line: str, cell: str) -> Any:
+        """Send a DataFrame through a batch."""
+        self._in_files = None
+        value = self._run_cell(cell_parser().parse_args(words_of(line)), cell)
+        return None if line.rstrip().endswith(";") else value
+
+    def _run_cell(self, options: argparse.Namespace, cell: str) -> Any:
+        if options.export is not None:
+            return self._write(options, cell, options.export)
+        known, df = self._kernel(), self._named(options.df, "DataFrame")
+        arguments = self._arguments(options)
+        arguments["target"] = self._default("target", options.target)
+        arguments["fresh"] = bool(self._default("fresh", options.fresh))
+        if options.dry_run:
+            from vbatch_jupyter.preview import dry_run
+
+            return self._out(options.out, dry_run(known, df, cell, **arguments))
+        if self._default("background", options.background):
+            return self._out(options.out, known.submit(df, cell, **arguments))
+        return self._out(options.out, known.run(df, cell, **arguments))
+
+    def _arguments(self, options: argparse.Namespace) -> dict[str, Any]:
+        """Give what every request is made with, of flags and defaults."""
+        endpoint = self._default("endpoint", options.endpoint) or "chat"
+        said = {name: getattr(options, name) for name in ("system", *_BODY_FLAGS)}
+        said |= {name: self._default(name, said[name]) for name in _OF_ENDPOINT.get(endpoint, ())}
+        arguments = {
+            "system": said.pop("system"),
+            "schema": None if options.schema is None else self._named(options.schema, "schema"),
+            "endpoint": endpoint,
+            "model": self._default("model", options.model),
+            "output": self._default("output", options.output) or "response",
+            "custom_id": options.custom_id,
+            "sample": self._default("sample", options.sample),
+        }
+        # A default gives way to --body; a flag is said twice.
+        taken = {"df", "template", "target", "fresh", *arguments}
+        taken |= {name for name in _BODY_FLAGS if getattr(options, name) is not None}
+        if twice := sorted(taken & options.body.keys()):
             flag = "--" + twice[0].replace("_", "-")
             raise UsageError(f"--body has {twice[0]!r}, which is given in another way: see {flag} in %%vbatch -h.")
-        arguments |= options.body
-        df = self._named(options.df, "DataFrame")
-        if options.background:
-            return self._out(options.out, kernel.current().submit(df, cell, **arguments))
-        return self._out(options.out, kernel.current().run(df, cell, **arguments))
+        return {**arguments, **{name: value for name, value in said.items() if value is not None}, **options.body}
+
+    # ------------------------------------------------------------------------------------------------------ the verbs
+
+    def _load(self, options: argparse.Namespace) -> None:
+        self._kernel().load(options.model, options.flags)
 
     def _build(self, options: argparse.Namespace) -> None:
         if not draws_widgets("widget"):
             raise UsageError("%vbatch build is a widget, and there is none outside a notebook: %%vbatch -h says more.")
         from vbatch_jupyter.widgets.build import Builder
 
-        Builder(kernel.current(), self._user_ns(), df=options.df).show()
+        Builder(self._kernel(), self._user_ns(), df=options.df).show()
+
+    def _list(self, options: argparse.Namespace) -> BatchList:
+        records = list(self._kernel().batches())
+        shown = records if options.all else records[:_LISTED]
+        return BatchList(shown, left_out=len(records) - len(shown))
 
     def _run_file(self, options: argparse.Namespace) -> Any:
-        batch = kernel.current().submit_file(Path(options.file).expanduser(), target=options.target)
-        if options.background:
+        known, target = self._kernel(), self._default("target", options.target)
+        batch = known.submit_file(Path(options.file).expanduser(), target=target)
+        if self._default("background", options.background):
             return self._out(options.out, batch)
-        return self._out(options.out, kernel.current().follow(batch).results())
+        return self._out(options.out, known.follow(batch).results())
 
     def _results(self, options: argparse.Namespace) -> Any:
         df = None if options.df is None else self._named(options.df, "DataFrame")
-        batch = _batch(options)
+        batch = self._batch(options)
         if options.verb == "retry":
-            batch = kernel.current().follow(batch.retry())
-        return self._out(options.out, batch.results(df))
+            batch = self._kernel().follow(batch.retry())
+        return self._out(options.out, batch.results(df, full=options.full))
+
+    def _export(self, options: argparse.Namespace) -> None:
+        prompt, names = options.prompt, self._user_ns()
+        self._write(options, names[prompt] if isinstance(names.get(prompt), str) else prompt, options.file)
+
+    def _write(self, options: argparse.Namespace, template: str, name: str) -> None:
+        from vbatch_jupyter.frames.batches import requests_of, sampled
+
+        arguments = self._arguments(options)
+        df = sampled(self._named(options.df, "DataFrame"), arguments.pop("sample"))
+        if arguments["model"] is None:
+            arguments["model"] = self._kernel().default_model(None)
+        lines, _ = requests_of(df, template, **arguments)
+        path = Path(name).expanduser()
+        try:
+            # Rendered whole before the file is touched: a row that cannot be rendered leaves what was there.
+            written = b"".join(lines)
+            path.write_bytes(written)
+        except OSError as error:
+            raise BadRequestError(f"The file {path} cannot be written: {error.strerror}.", param="file") from error
+        print(f"{path} has {len(df):,} requests; nothing was run. %vbatch run {path} runs it.")
+
+    # ---------------------------------------------------------------------------------------------------- what is known
+
+    def _kernel(self) -> kernel.Kernel:
+        known = kernel.current()
+        if (style := self._default("progress", None)) is not None:
+            known.progress = style
+        return known
+
+    def _default(self, name: str, flag: Any) -> Any:
+        """Give a flag's value: as it was given, as %config has it, as the files have it."""
+        if flag is not None:
+            return flag
+        configured = getattr(self, name)
+        if configured is not None:
+            return configured
+        if self._in_files is None:
+            self._in_files = defaults.from_files()
+        return self._in_files.get(name)
+
+    def _batch(self, options: argparse.Namespace) -> Batch:
+        known = self._kernel()
+        if options.id is not None:
+            return known.attach(options.id)
+        newest = next(known.batches(), None)
+        if newest is None:
+            raise UsageError("There is no batch in the store yet.")
+        return known.attach(newest.id)
 
     def _named(self, name: str, kind: str) -> Any:
         names = self._user_ns()
@@ -123,28 +262,8 @@ class VBatchMagics(Magics):
         return names
 
 
-def _batch(options: argparse.Namespace) -> Batch:
-    known = kernel.current()
-    if options.id is not None:
-        return known.attach(options.id)
-    newest = next(known.batches(), None)
-    if newest is None:
-        raise UsageError("There is no batch in the store yet.")
-    return known.attach(newest.id)
-
-
-def _load(options: argparse.Namespace) -> None:
-    kernel.current().load(options.model, options.flags)
-
-
-def _unload(options: argparse.Namespace) -> None:
-    del options
-    kernel.current().unload()
-
-
-def _engine(options: argparse.Namespace) -> None:
-    del options
-    stats = kernel.current().loaded_engine().stats()
+def _print_engine(known: kernel.Kernel) -> None:
+    stats = known.loaded_engine().stats()
     for name, value in (
         ("model", stats.model),
         ("state", stats.state),
@@ -160,32 +279,13 @@ def _engine(options: argparse.Namespace) -> None:
         print(f"{name:<22} {value}")
 
 
-def _list(options: argparse.Namespace) -> None:
-    del options
-    for count, record in enumerate(kernel.current().batches()):
-        if count == _LISTED:
-            print("… older ones are left out")
-            return
-        print(kernel.current().attach(record.id))
-
-
-def _show(options: argparse.Namespace) -> None:
-    batch = _batch(options)
+def _print_batch(batch: Batch) -> None:
     record = batch.snapshot().batch
     print(batch.to_openai().to_json(exclude_unset=False))
     if record.reason is not None:
         print(f"reason: {record.reason}")
     if record.error_file_id is not None:
         print(batch.errors().to_string(index=False))
-
-
-def _attach(options: argparse.Namespace) -> Batch:
-    # Whoever made it may not be waiting for it: to cancel it takes the word.
-    return kernel.current().follow(_batch(options), cancels=False)
-
-
-def _cancel(options: argparse.Namespace) -> Batch:
-    return _batch(options).cancel()
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,0 +1,218 @@
+"""What feels native about the magics: help, semicolons, assignment, defaults, exports, dry runs and lazy loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.magics import VBatchMagics
+from vbatch_jupyter.magics.defaults import Defaults
+from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
+    kernel = open_kernel(tmp_path)
+    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def shell(kernel):
+    shell = InteractiveShell()
+    shell.user_ns["df"] = pd.DataFrame({"text": ["a", "b"]})
+    shell.run_cell("%load_ext vbatch_jupyter")
+    return shell
+
+
+def requests_of(kernel):
+    with kernel.manager.files.content(next(kernel.batches()).input_file_id) as lines:
+        return [json.loads(line) for line in lines]
+
+
+def exported_to(name):
+    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+
+
+def test_help_by_question_mark_says_all_of_the_grammar(shell):
+    for kind in ("line", "cell"):
+        info = shell.object_inspect("%vbatch" if kind == "line" else "%%vbatch")
+        for part in ("%%vbatch", "--temperature", "%vbatch retry", "%vbatch export", "--dry-run"):
+            assert part in info["docstring"]
+
+
+def test_every_flag_that_many_use_has_a_short_form_and_each_verb_its_help():
+    flags = cell_parser()._option_string_actions
+    for short, long in (
+        ("-o", "--out"),
+        ("-b", "--background"),
+        ("-s", "--system"),
+        ("-n", "--sample"),
+        ("-m", "--model"),
+        ("-t", "--target"),
+        ("-h", "--help"),
+    ):
+        assert flags[short] is flags[long]
+    assert list(verb_parsers()) == [
+        *"load unload engine build list show attach cancel results retry run export check env".split(),  # noqa: SIM905
+    ]
+    assert all("-h" in parser._option_string_actions for parser in verb_parsers().values())
+
+
+def test_a_semicolon_silences_lines_and_first_lines_and_is_no_part_of_an_id(shell, kernel):
+    assert shell.run_cell("%%vbatch df;\n{{ text }}").result is None
+    (record,) = kernel.batches()
+    assert shell.run_cell(f"%vbatch results {record.id};").result is None
+    assert len(shell.run_cell(f"%vbatch results {record.id}").result) == 2
+    # The prompt's own semicolon is the prompt's.
+    assert list(shell.run_cell("%%vbatch df\n{{ text }};").result["response"]) == ["a;", "b;"]
+
+
+def test_what_a_line_gives_can_be_assigned(shell):
+    shell.run_cell("%%vbatch df -b -o batch\n{{ text }}")
+    shell.user_ns["batch"].wait(10)
+    shell.run_cell("full = %vbatch results --full -d df")
+    assert list(shell.user_ns["full"].columns[-2:]) == ["latency", "reused"]
+    shell.run_cell("followed = %vbatch attach")
+    assert shell.user_ns["followed"].id == shell.user_ns["batch"].id
+
+
+def test_a_bug_keeps_its_traceback(shell, monkeypatch, capsys):
+    def trip(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("vbatch_jupyter.kernel.Kernel.run", trip)
+    done = shell.run_cell("%%vbatch df\n{{ text }}")
+    assert isinstance(done.error_in_exec, ZeroDivisionError)
+    assert "Traceback" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------- defaults
+
+
+def test_the_traits_and_the_keys_of_the_files_are_the_same_and_all_have_help():
+    traits = VBatchMagics.class_own_traits(config=True)
+    assert sorted(traits) == sorted(Defaults.__struct_fields__)
+    assert all(trait.help for trait in traits.values())
+
+
+def test_config_sets_defaults_and_flags_go_before_them(shell, kernel):
+    shell.run_cell("%config VBatchMagics.max_tokens = 7")
+    shell.run_cell("%config VBatchMagics.temperature = 0.5")
+    shell.run_cell("%config VBatchMagics.sample = 1")
+    shell.run_cell("%%vbatch df --temperature 0\n{{ text }}")
+    (request,) = requests_of(kernel)
+    assert (request["body"]["max_tokens"], request["body"]["temperature"]) == (7, 0.0)
+    shell.run_cell("%%vbatch df -n 2 --endpoint embeddings\n{{ text }}")
+    assert set(requests_of(kernel)[1]["body"]) == {"model", "input"}
+
+
+def test_a_wrong_key_of_config_is_answered_with_near_misses(shell, caplog, capsys):
+    shell.run_cell("%config VBatchMagics.max_tokenz = 7")
+    said = caplog.text + "".join(capsys.readouterr())
+    assert "max_tokens" in said
+
+
+def test_the_projects_file_goes_before_the_users_and_config_before_both(shell, kernel, tmp_path):
+    (tmp_path / "configuration").mkdir()
+    (tmp_path / "configuration" / "vbatch.toml").write_text('max_tokens = 1\nseed = 2\nsystem = "user"\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.vbatch]\nmax_tokens = 3\nsystem = "project"\n[tool.vbatch.targets.ours]\nbase_url = "https://x/v1"\n'
+    )
+    shell.run_cell("%config VBatchMagics.max_tokens = 5")
+    shell.run_cell("%%vbatch df\n{{ text }}")
+    body = requests_of(kernel)[0]["body"]
+    assert (body["max_tokens"], body["seed"], body["messages"][0]["content"]) == (5, 2, "project")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[tool.vbatch]\nmax_tokenz = 3", "has the key 'max_tokenz', which is none. Did you mean max_tokens?"),
+        ("[tool.vbatch]\nzzz = 3", "has the key 'zzz', which is none. The keys are background, endpoint,"),
+        ('[tool.vbatch]\nmax_tokens = "many"', "is wrong: Expected `int | null`, got `str` - at `$.max_tokens`."),
+        ("[tool.vbatch", "cannot be read:"),
+    ],
+)
+def test_a_mistake_in_the_projects_file_is_one_sentence(shell, kernel, capsys, text, sentence):
+    Path("pyproject.toml").write_text(text)
+    shell.run_cell("%%vbatch df\n{{ text }}")
+    err = capsys.readouterr().err
+    assert err.startswith("UsageError: ")
+    assert sentence in err
+    assert list(kernel.batches()) == []
+
+
+def test_a_default_of_background_and_fresh_is_taken_back_by_a_flag(shell, kernel):
+    shell.run_cell("%config VBatchMagics.background = True")
+    shell.run_cell("%config VBatchMagics.fresh = True")
+    batch = shell.run_cell("%%vbatch df\n{{ text }}").result
+    assert batch.wait(10).snapshot().batch.fresh is True
+    out = shell.run_cell("%%vbatch df --no-background --no-fresh\n{{ text }}").result
+    assert list(out["response"]) == ["a", "b"]
+    assert kernel.engine.requests == 2
+
+
+# ----------------------------------------------------------------------------------------------- dry runs and exports
+
+
+def test_a_dry_run_of_a_cell_runs_nothing_and_can_be_kept(shell, kernel):
+    dry = shell.run_cell("%%vbatch df --dry-run --max-tokens 4\nSay {{ text }}").result
+    assert (dry.total, dry.prompt_tokens) == (2, 4)
+    shell.run_cell("%%vbatch df --dry-run -o kept -n 1\nSay {{ text }}")
+    assert shell.user_ns["kept"].total == 1
+    assert kernel.engine.requests == 0
+    assert list(kernel.batches()) == []
+
+
+def test_an_export_writes_the_input_file_that_a_run_would_have_and_runs_nothing(shell, kernel, capsys):
+    shell.run_cell("%%vbatch df --export 'in put.jsonl' --system 'Be brief' --max-tokens 4\nSay {{ text }}")
+    assert "in put.jsonl has 2 requests; nothing was run." in capsys.readouterr().out
+    assert list(kernel.batches()) == []
+    exported = exported_to("in put.jsonl")
+    shell.run_cell("%%vbatch df --system 'Be brief' --max-tokens 4\nSay {{ text }}")
+    assert exported == requests_of(kernel)
+    shell.run_cell("template = 'Say {{ text }}'")
+    for number, prompt in enumerate(("template", "'Say {{ text }}'")):
+        line = f"%vbatch export df {number}.jsonl -p {prompt} -s 'Be brief' --max-tokens 4"
+        assert shell.run_cell(line).result is None
+        assert exported_to(f"{number}.jsonl") == exported
+
+
+def test_an_export_for_another_model_needs_no_engine_and_a_mistake_leaves_the_file_alone(
+    shell, kernel, tmp_path, capsys
+):
+    kernel.unload()
+    shell.run_cell("%vbatch export df in.jsonl -m other -n 1 -p '{{ text }}'")
+    (request,) = exported_to("in.jsonl")
+    assert request["body"] == {"model": "other", "messages": [{"role": "user", "content": "a"}]}
+    capsys.readouterr()
+    shell.run_cell("%vbatch export df in.jsonl -m other -p '{{ tixt }}'")
+    assert "did you mean 'text'?" in capsys.readouterr().err
+    shell.run_cell("%vbatch export df no/such/in.jsonl -m other -p '{{ text }}'")
+    assert capsys.readouterr().err == (
+        "UsageError: The file no/such/in.jsonl cannot be written: No such file or directory.\n"
+    )
+    assert len(exported_to("in.jsonl")) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize("cell", ["%vbatch list", "%%vbatch df\n{{ text }}"])
+def test_the_magics_load_themselves_where_ipython_is_told_to(kernel, cell):
+    shell = InteractiveShell(config=Config({"MagicsManager": {"lazy_magics": {"vbatch": "vbatch_jupyter"}}}))
+    shell.user_ns["df"] = pd.DataFrame({"text": ["a"]})
+    done = shell.run_cell(cell)
+    assert done.success
+    assert done.result is not None

@@ -1,0 +1,187 @@
+"""What Tab offers in ``%vbatch …``, ``x = %vbatch …``, ``%%vbatch …`` and in the prompt below it.
+
+It is one matcher of IPython's completer, and not a ``complete_command`` hook: a hook is asked neither about an
+assignment nor about the lines below a cell magic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+
+from vbatch_jupyter import kernel
+from vbatch_jupyter.errors import VBatchError
+from vbatch_jupyter.loader import DEMO_MODELS
+from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.targets.configuration import targets
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_LINE = re.compile(r"\s*(?:[^=%'\"#]+=\s*)?%vbatch(?=\s)")
+_CELL = re.compile(r"%%vbatch(?=\s)")
+_IN_TEMPLATE = re.compile(r"\{[{%](?:(?!\}\}|%\}).)*?(\w*)$")
+_ENDPOINTS = ("chat", "completions", "embeddings", "responses")
+_OFFERED_BATCHES = 100
+
+
+class Completer:
+    """Completes the magics of one shell.
+
+    Parameters
+    ----------
+    shell
+        The shell; its variables are offered.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+
+    @classmethod
+    def attach(cls, shell: InteractiveShell) -> None:
+        """Let the completer of a shell ask, once."""
+        cls.detach(shell)
+        shell.Completer.custom_matchers.append(cls(shell).match)
+
+    @classmethod
+    def detach(cls, shell: InteractiveShell) -> None:
+        """Let the completer of a shell ask no longer."""
+        matchers = shell.Completer.custom_matchers
+        matchers[:] = [matcher for matcher in matchers if not isinstance(getattr(matcher, "__self__", None), cls)]
+
+    @context_matcher(identifier="vbatch")
+    def match(self, context: CompletionContext) -> SimpleMatcherResult:
+        """Answer IPython's completer.
+
+        Parameters
+        ----------
+        context
+            The cell, and where the cursor is in it.
+        """
+        before = context.text_until_cursor
+        header = context.full_text.split("\n", 1)[0]
+        if in_cell := _CELL.match(header):
+            if context.cursor_line:
+                return self._in_template(before, header[in_cell.end() :])
+            return self._in_words(before[in_cell.end() :], cell_parser())
+        if in_line := _LINE.match(before):
+            return self._in_line(before[in_line.end() :])
+        return {"completions": []}
+
+    def _in_line(self, text: str) -> SimpleMatcherResult:
+        words, _ = _split(text)
+        parsers = verb_parsers()
+        if not words:
+            return _result(text, parsers)
+        if words[0] not in parsers:
+            return {"completions": []}
+        return self._in_words(text.lstrip().removeprefix(words[0]), parsers[words[0]])
+
+    def _in_words(self, text: str, parser: argparse.ArgumentParser) -> SimpleMatcherResult:
+        words, current = _split(text)
+        flags: Mapping[str, argparse.Action] = parser._option_string_actions  # noqa: SLF001 - no public word for them
+        asked = flags.get(words[-1]) if words else None
+        if asked is not None and asked.nargs != 0:
+            return _result(text, self._values(asked, words))
+        if current.startswith("-"):
+            return _result(text, flags)
+        positional = list(parser._get_positional_actions())  # noqa: SLF001
+        place = sum(not _belongs_to_flag(words, number, flags) for number in range(len(words)))
+        return _result(text, self._values(positional[place], words) if place < len(positional) else ())
+
+    def _in_template(self, before: str, header: str) -> SimpleMatcherResult:
+        found = _IN_TEMPLATE.search(before)
+        words, current = _split(header)
+        if found is None:
+            return {"completions": []}
+        names = [label for label in self._columns([*words, current]) if label.isidentifier()]
+        completions = [SimpleCompletion(name, type="column") for name in names if name.startswith(found[1])]
+        return {"completions": completions, "suppress": bool(completions), "matched_fragment": found[1]}
+
+    # ----------------------------------------------------------------------------------------------------- the values
+
+    def _values(self, action: argparse.Action, words: Sequence[str]) -> Iterable[str]:
+        values: Mapping[str, Callable[[], Iterable[str]]] = {
+            "df": self._frames,
+            "id": lambda: [record.id for record in _batches()],
+            "model": lambda: _models(can_load=not action.option_strings),
+            "target": _targets,
+            "endpoint": lambda: _ENDPOINTS,
+            "custom_id": lambda: self._columns(words),
+            "schema": self._schemas,
+        }
+        # Of files IPython knows itself, and a text or a number is not for it to say.
+        return values.get(action.dest, tuple)()
+
+    def _columns(self, words: Iterable[str]) -> Iterable[str]:
+        df = self._frame(words)
+        return () if df is None else [label for label in df.columns if isinstance(label, str)]
+
+    def _schemas(self) -> Iterable[str]:
+        return [name for name, value in self._shell.user_ns.items() if _is_schema(name, value)]
+
+    def _frames(self) -> Sequence[str]:
+        from vbatch_jupyter.frames.batches import frames_among
+
+        return frames_among(self._shell.user_ns)
+
+    def _frame(self, words: Iterable[str]) -> Any:
+        names = self._frames()
+        return next((self._shell.user_ns[word] for word in words if word in names), None)
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    """Give the words that are whole, and the one that the cursor stands at the end of."""
+    try:
+        words = shlex.split(text)
+    except ValueError:  # inside of quotes
+        return text.split(), ""
+    return (words[:-1], words[-1]) if words and not text[-1:].isspace() else (words, "")
+
+
+def _belongs_to_flag(words: Sequence[str], number: int, flags: Mapping[str, argparse.Action]) -> bool:
+    before = flags.get(words[number - 1]) if number else None
+    return words[number].startswith("-") or (before is not None and before.nargs != 0)
+
+
+def _result(text: str, names: Iterable[str]) -> SimpleMatcherResult:
+    current = re.split(r"\s", text)[-1]
+    fitting = [SimpleCompletion(shlex.quote(name)) for name in names if name.startswith(current)]
+    return {"completions": fitting, "suppress": bool(fitting), "matched_fragment": current}
+
+
+def _batches() -> Sequence[BatchRecord]:
+    found: list[BatchRecord] = []
+    with contextlib.suppress(VBatchError):
+        for record in kernel.current().batches():
+            found.append(record)
+            if len(found) == _OFFERED_BATCHES:
+                break
+    return found
+
+
+def _targets() -> Iterable[str]:
+    try:
+        return targets()
+    except VBatchError:
+        return ()
+
+
+def _models(*, can_load: bool) -> Iterable[str]:
+    served: Sequence[str] = ()
+    with contextlib.suppress(VBatchError):
+        served = kernel.current().served_model_names()
+    asked = (record.model for record in _batches() if record.model is not None)
+    return dict.fromkeys([*served, *(DEMO_MODELS if can_load else ()), *asked])
+
+
+def _is_schema(name: str, value: object) -> bool:
+    is_model = isinstance(value, type) and hasattr(value, "model_json_schema")
+    return not name.startswith("_") and (is_model or (isinstance(value, dict) and "properties" in value))

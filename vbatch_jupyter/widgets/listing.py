@@ -1,0 +1,87 @@
+"""The batches of a store as a table, in text and in HTML."""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+from collections.abc import Iterator, Sequence
+
+from vbatch_jupyter.progress import duration
+from vbatch_jupyter.protocol.batch import BatchRecord
+
+_HEADER = ("id", "status", "requests", "model", "endpoint", "created", "took", "note")
+_SHOWN_CHARACTERS = 120
+
+
+class BatchList:
+    """Batches, the newest first; it draws itself, and is a sequence of their records.
+
+    Parameters
+    ----------
+    records
+        The batches to show.
+    left_out
+        How many older ones there are.
+    """
+
+    def __init__(self, records: Sequence[BatchRecord], *, left_out: int = 0) -> None:
+        self.records = tuple(records)
+        self.left_out = left_out
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, position: int) -> BatchRecord:
+        return self.records[position]
+
+    def __iter__(self) -> Iterator[BatchRecord]:
+        return iter(self.records)
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return "There is no batch in the store yet."
+        rows = [_HEADER, *map(_cells, self.records)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *self._rest()])
+
+    def _repr_html_(self) -> str:
+        if not self.records:
+            return f"<p>{html.escape(repr(self))}</p>"
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _HEADER)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in _cells(record))
+            + "</tr>"
+            for record in self.records
+        )
+        rest = "".join(f"<p>{html.escape(line)}</p>" for line in self._rest())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+    def _rest(self) -> Sequence[str]:
+        return [f"… and {self.left_out:,} older: %vbatch list --all"] if self.left_out else []
+
+
+def _cells(record: BatchRecord) -> tuple[str, ...]:
+    counts = record.request_counts
+    requests = f"{counts.completed:,}/{counts.total:,}" + (f", {counts.failed:,} failed" if counts.failed else "")
+    created = dt.datetime.fromtimestamp(record.created_at, tz=dt.UTC).astimezone()
+    ended = record.completed_at or record.failed_at or record.expired_at or record.cancelled_at
+    notes = []
+    if before := (record.metadata or {}).get("retry_of"):
+        notes.append(f"retry of {before}")
+    if record.target is not None:
+        notes.append("at a batch service")
+    if record.reason is not None:
+        notes.append(record.reason)
+    note = " ".join(" · ".join(notes).split())
+    return (
+        record.id,
+        record.status,
+        requests,
+        record.model or "",
+        record.endpoint,
+        f"{created:%Y-%m-%d %H:%M}",
+        "" if ended is None else duration(max(ended - record.created_at, 0)),
+        note if len(note) <= _SHOWN_CHARACTERS else f"{note[: _SHOWN_CHARACTERS - 1]}…",
+    )
