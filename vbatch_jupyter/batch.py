@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
+from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
 from vbatch_jupyter.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
 from vbatch_jupyter.runner.latest import Latest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.widgets.live import Live
@@ -229,11 +232,11 @@ class Batch:
         FrameError
             They were made of different frames, or have no row or no column of answers in common.
         """
-        from vbatch_jupyter.frames.comparison import compare
+        from vbatch_jupyter.frames.comparison import compare, refuse_other_frame
         from vbatch_jupyter.frames.results import results
 
         first, second = self._read(None), other._read(None)
-        _refuse_other_frame(chain_of(self._manager, self.id)[0], chain_of(other._manager, other.id)[0])
+        refuse_other_frame(*(chain_of(self._manager, batch.id)[0].frame for batch in (self, other)))
         df = first["df"]
         alone = {"df": None, "output": "response"}
         return compare(
@@ -293,10 +296,43 @@ class Batch:
         BadRequestError
             The input file did not validate.
         """
+        return self._failures(chain_of(self._manager, self.id))
+
+    def plot(self) -> Figure:
+        """Draw how it went: throughput over time, latencies, lengths of the answers, and the share of errors.
+
+        The figure is matplotlib's; a notebook shows it as a cell's value, and ``savefig`` keeps it. Of a retry it shows
+        what the retry itself has run.
+
+        Raises
+        ------
+        ConflictError
+            The batch has not ended yet.
+        BadRequestError
+            The input file did not validate.
+        """
+        from vbatch_jupyter.frames.details import detail_of
+        from vbatch_jupyter.plots import draw
+
+        record = self._record()
+        errors = collections.Counter(map(str, self._failures([record])["error"]))
+        timings, output_tokens = [], []
+        for text, timing in timed_lines_of(self._manager, [record]):
+            timings.append(timing)
+            output_tokens.append(detail_of(parse_output_line(text)).completion_tokens)
+        return draw(
+            f"{self.id} · {record.model or ''} · {record.status}",
+            timings=timings,
+            output_tokens=output_tokens,
+            completed=len(timings) - errors.total(),
+            errors=errors,
+        )
+
+    def _failures(self, chain: Sequence[BatchRecord]) -> pd.DataFrame:
         from vbatch_jupyter.frames.failures import failures
         from vbatch_jupyter.frames.results import FrameDescription
 
-        record = self._record()
+        record = chain[-1]
         if record.status not in TERMINAL_STATUSES:
             message = f"Batch {self.id} is {record.status}; its errors are known when it has ended."
             raise ConflictError(message, id=self.id, status=record.status)
@@ -304,7 +340,7 @@ class Batch:
         schema: Schema | None = self._schema
         if schema is None and record.frame is not None:
             schema = FrameDescription.from_json(record.frame).schema
-        return failures(lines_of(self._manager, chain_of(self._manager, self.id)), schema=schema)
+        return failures(lines_of(self._manager, chain), schema=schema)
 
     def _refuse_failed(self, record: BatchRecord) -> None:
         if record.status == "failed":
@@ -345,16 +381,3 @@ class Batch:
             df=self._df,
             schema=self._schema,
         )
-
-
-def _refuse_other_frame(one: BatchRecord, other: BatchRecord) -> None:
-    from vbatch_jupyter.frames.results import FrameDescription
-
-    if one.frame is None or other.frame is None:
-        return
-    first, second = FrameDescription.from_json(one.frame), FrameDescription.from_json(other.frame)
-    by_position = first.custom_id is None and second.custom_id is None
-    # A sample has fewer rows and so another fingerprint; it is compared row by row all the same.
-    if by_position and first.rows == second.rows and first.fingerprint != second.fingerprint:
-        message = "These two batches were made from different DataFrames, and only the position names their rows."
-        raise FrameError(f"{message} Name the rows with custom_id= to compare them.", param="b")

@@ -11,6 +11,7 @@ import pandas as pd
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.cells import is_missing
 from vbatch_jupyter.frames.columns import full_label
+from vbatch_jupyter.frames.results import FrameDescription
 
 _CHANGED = "changed"
 
@@ -85,6 +86,29 @@ def compare(
             raise FrameError(f"{message}; choose other names for the two batches with names=.", param="names")
         out[full_label(out.columns, label)] = array
     return out
+
+
+def refuse_other_frame(one: str | None, other: str | None) -> None:
+    """Refuse two batches of which a position does not name the same row.
+
+    Parameters
+    ----------
+    one, other
+        What each keeps of its frame, as `FrameDescription` writes it; None where it was made from an input file.
+
+    Raises
+    ------
+    FrameError
+        They were made from different frames, and no column names their rows.
+    """
+    if one is None or other is None:
+        return
+    first, second = FrameDescription.from_json(one), FrameDescription.from_json(other)
+    by_position = first.custom_id is None and second.custom_id is None
+    # A sample has fewer rows and so another fingerprint; it is compared row by row all the same.
+    if by_position and first.rows == second.rows and first.fingerprint != second.fingerprint:
+        message = "These two batches were made from different DataFrames, and only the position names their rows."
+        raise FrameError(f"{message} Name the rows with custom_id= to compare them.", param="b")
 
 
 def _listed(result: pd.DataFrame) -> str:

@@ -1,0 +1,126 @@
+"""A finished batch as a figure: throughput over time, how long answers took, how long they are, and what went wrong."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vbatch_jupyter.protocol.timing import Timing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BINS = 30
+_SHOWN_ERRORS = 5
+_SHOWN_CHARACTERS = 60
+_BLUE, _GREEN, _RED = "#1976d2", "#388e3c", "#d32f2f"
+
+
+def draw(
+    title: str,
+    *,
+    timings: Sequence[Timing | None],
+    output_tokens: Sequence[int | None],
+    completed: int,
+    errors: Mapping[str, int],
+) -> Figure:
+    """Draw a batch that has ended.
+
+    Parameters
+    ----------
+    title
+        What stands above it.
+    timings
+        When each answer came, where that is known.
+    output_tokens
+        How long each answer is, where the response says so; in the order of ``timings``.
+    completed
+        How many requests have an answer.
+    errors
+        How often each reason why one has none came.
+    """
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
+    # Shown where it is returned to, and not a second time by pyplot at the end of the cell.
+    plt.close(figure)
+    figure.suptitle(title, fontsize="medium", parse_math=False)
+    (over_time, by_latency), (by_length, by_error) = axes
+    _throughput(over_time, timings, output_tokens)
+    latencies = [timing.latency for timing in timings if timing is not None and timing.latency is not None]
+    _histogram(by_latency, latencies, "Latency", "seconds", "no latency was measured")
+    lengths = [tokens for tokens in output_tokens if tokens is not None]
+    _histogram(by_length, lengths, "Length of the answers", "tokens", "no response counts its tokens")
+    _shares(by_error, completed, errors)
+    return figure
+
+
+def _throughput(axes: Axes, timings: Sequence[Timing | None], output_tokens: Sequence[int | None]) -> None:
+    axes.set_title("Throughput", fontsize="small")
+    came = [
+        (timing.finished_at, tokens or 0)
+        for timing, tokens in zip(timings, output_tokens, strict=True)
+        # A reused answer was there at once, and says nothing of the engine.
+        if timing is not None and timing.finished_at is not None and timing.latency is not None
+    ]
+    if not came:
+        _say(axes, "no time was measured")
+        return
+    start = min(timing.finished_at - timing.latency for timing in timings if _was_measured(timing))  # type: ignore[union-attr, operator]
+    width = max(max(at for at, _ in came) - start, 1e-3) / _BINS
+    requests, tokens = collections.Counter[int](), collections.Counter[int]()
+    for at, count in came:
+        place = min(int((at - start) / width), _BINS - 1)
+        requests[place] += 1
+        tokens[place] += count
+    middles = [(place + 0.5) * width for place in range(_BINS)]
+    unit, counts = ("generation tokens/s", tokens) if any(tokens.values()) else ("requests/s", requests)
+    axes.fill_between(middles, [counts[place] / width for place in range(_BINS)], color=_BLUE, alpha=0.3, step="mid")
+    axes.step(middles, [counts[place] / width for place in range(_BINS)], color=_BLUE, where="mid")
+    axes.set(xlabel="seconds", ylabel=unit, ylim=(0, None), xlim=(0, _BINS * width))
+
+
+def _was_measured(timing: Timing | None) -> bool:
+    return timing is not None and timing.finished_at is not None and timing.latency is not None
+
+
+def _histogram(axes: Axes, values: Sequence[float], title: str, unit: str, nothing: str) -> None:
+    axes.set_title(title, fontsize="small")
+    if not values:
+        _say(axes, nothing)
+        return
+    axes.hist(values, bins=min(_BINS, len(set(values)) + 1), color=_BLUE)
+    middle = sorted(values)[len(values) // 2]
+    axes.axvline(middle, color="black", linewidth=1, linestyle="--", label=f"median {middle:,.3g}")
+    axes.legend(fontsize="small")
+    axes.set(xlabel=unit, ylabel="requests")
+
+
+def _shares(axes: Axes, completed: int, errors: Mapping[str, int]) -> None:
+    failed = sum(errors.values())
+    total = completed + failed
+    share = failed / total if total else 0.0
+    axes.set_title(f"Errors: {failed:,} of {total:,} ({share:.1%})", fontsize="small")
+    most = collections.Counter(errors).most_common(_SHOWN_ERRORS)
+    bars = [("completed", completed, _GREEN), *((_cut(message), count, _RED) for message, count in most)]
+    if (rest := failed - sum(count for _, count in most)) > 0:
+        bars.append(("other errors", rest, _RED))
+    places = list(range(len(bars)))
+    drawn: Any = axes.barh(places, [count for _, count, _ in bars], color=[colour for *_, colour in bars])
+    axes.bar_label(drawn, [f"{count:,}" for _, count, _ in bars], fontsize="small", padding=2)
+    # A message is text: with two dollar signs it would be set as a formula, or fail as one.
+    axes.set_yticks(places, [name for name, *_ in bars], fontsize="small", parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("requests")
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="gray")
+    axes.set_axis_off()
+
+
+def _cut(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
