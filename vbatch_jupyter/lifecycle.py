@@ -254,9 +254,8 @@ def _publish(
                 error.write(b"\n")
         _check_once(record, written)
         if record.target is None:
-            # Before the end, so that whoever waits for it finds them; no result is worth less without.
-            with contextlib.suppress(StoreFullError):
-                store.timings.keep(record.id, finished_at, latencies)
+            # Before the end, so that whoever waits for it finds them.
+            store.timings.keep(record.id, finished_at, latencies)
         # Publishing removes the index.
         index = load_index(store, lease) if record.answers_key else None
         ended = lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)

@@ -116,3 +116,14 @@ def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
     assert detail_of(parse_output_line(line({})), known).reused is True
     assert detail_of(parse_output_line(line({}, 500)), known).reused is False
     assert detail_of(parse_output_line(line({}))).reused is None
+
+
+def test_timings_that_a_crash_has_torn_count_as_none(kernel):
+    batch = kernel.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
+    kept = kernel.store.path / "timings" / batch.id
+    for content in (kept.read_bytes()[:-1], b"", bytes(kept.stat().st_size - 1)):
+        kept.write_bytes(content)
+        full = batch.results(full=True)
+        assert full["latency"].isna().all()
+        assert full["reused"].isna().all()
+        assert full["status_code"].tolist() == [200, 200]
