@@ -15,7 +15,7 @@ from vbatch_jupyter.protocol.stats import Snapshot
 from vbatch_jupyter.widgets import drawing
 from vbatch_jupyter.widgets.cell_text import cell_text
 from vbatch_jupyter.widgets.copy_button import CopyButton
-from vbatch_jupyter.widgets.live import Live
+from vbatch_jupyter.widgets.live import Live, html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +201,7 @@ class Builder:
         try:
             batch = self._kernel.submit(self._df, self._template.value, sample=sample, **self._options())
         except VBatchError as error:
-            self._result.children = (ipywidgets.HTML(drawing.problem(error)),)
+            self._result.children = (html(drawing.problem(error)),)
             return
         out = None if sample else self._out.value
         ended = functools.partial(self._ended, batch, out)
@@ -220,7 +220,7 @@ class Builder:
                 self._names[out] = result
                 parts.append(f"<div>{drawing.faint(f'{len(result):,} rows, in the variable {out}')}</div>")
             parts.append(result.to_html(max_rows=_ROWS_SHOWN))
-        self._result.children = tuple(ipywidgets.HTML(part) for part in parts)
+        self._result.children = tuple(html(part) for part in parts)
         live.close()
 
 

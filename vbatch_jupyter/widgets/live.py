@@ -65,7 +65,7 @@ class Live:
         self._first = snapshot()
         self._rates = Rates()
         self._has_generated = False
-        self._head, self._answers, self._errors = (ipywidgets.HTML() for _ in range(3))
+        self._head, self._answers, self._errors = (html() for _ in range(3))
         path = f"vbatch/v1/batches/{batch_id}/cancel"
         self._button = ServerButton("Cancel", path, on_refused=self._cancel_here)
         self.box = ipywidgets.VBox([self._head, self._answers, self._errors, self._button])
@@ -180,6 +180,11 @@ def show(
     handle = display(live.box, display_id=True)
     live.start()
     return live
+
+
+def html(value: str = "") -> ipywidgets.HTML:
+    """Make a widget of HTML that looks as in JupyterLab's outputs; its tables above all."""
+    return ipywidgets.HTML(value).add_class("jp-RenderedHTMLCommon")
 
 
 def stop_all() -> None:
