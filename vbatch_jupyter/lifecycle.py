@@ -253,17 +253,13 @@ def _publish(
                 error.write(line)
                 error.write(b"\n")
         _check_once(record, written)
+        # Before the end, so that whoever waits for it finds them; neither is worth a batch that cannot end.
         if record.target is None:
-            # Before the end, so that whoever waits for it finds them.
             store.timings.keep(record.id, finished_at, latencies)
-        # Publishing removes the index.
-        index = load_index(store, lease) if record.answers_key else None
-        ended = lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)
-    if index is not None:
-        # The batch has ended; what is kept beside it only saves work, and no disk is too full for that to be left out.
-        with contextlib.suppress(StoreFullError):
-            store.answers.keep(ended, index, output_offsets)
-    return ended
+        if record.answers_key and output.bytes:
+            with contextlib.suppress(StoreFullError):
+                store.answers.keep(record, load_index(store, lease), output_offsets)
+        return lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)
 
 
 def _unexecuted(

@@ -18,6 +18,7 @@ import msgspec
 
 from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
 from vbatch_jupyter.store.disk import NewFile
@@ -48,7 +49,7 @@ class Answers:
         self._files = files
 
     def keep(self, record: BatchRecord, index: LineIndex, output_offsets: array[int]) -> None:
-        """Remember where the answers of a batch that has ended stand.
+        """Remember where the answers of a batch that is about to end will stand.
 
         Parameters
         ----------
@@ -60,19 +61,20 @@ class Answers:
             For each request the byte after which its line begins in the output file, counted from 1; 0 where it has
             none.
         """
-        if not record.answers_key or record.output_file_id is None:
+        if not record.answers_key:
             return
+        output_file_id = result_file_id(record.id, "output")
         hashes = index.request_hashes
         order = sorted((position for position, offset in enumerate(output_offsets) if offset), key=hashes.__getitem__)
         header = msgspec.json.encode(_Header(record.answers_key, record.input_file_id, len(order)))
-        temporary = self._directory / f"{record.output_file_id}.{os.getpid()}.tmp"
+        temporary = self._directory / f"{output_file_id}.{os.getpid()}.tmp"
         temporary.unlink(missing_ok=True)
         with NewFile(temporary) as new:
             new.write(header + b"\n")
             for column in (hashes, index.offsets, index.lengths, output_offsets):
                 new.write(array("Q", (column[position] for position in order)).tobytes())
             new.seal()
-            new.place(self._directory / record.output_file_id)
+            new.place(self._directory / output_file_id)
 
     def find(
         self, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
