@@ -5,10 +5,12 @@ import os
 import pytest
 
 from tests.batches import begin, content, custom_ids, group, hold, is_error, line, make_batch, open_store
+from vbatch_jupyter import lifecycle
 from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreError
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.timing import Timing
 from vbatch_jupyter.store import SpoolRecord
 
 
@@ -150,6 +152,24 @@ def test_finished_lines_come_back_in_the_order_they_were_written_with_their_coun
         assert recovered.counts == RequestCounts(8, 2, 1)
         again.append(group(lease.id, [7]))
         assert list(again.records()) == group(lease.id, [5, 3, 0, 7])
+
+
+def test_when_an_answer_came_outlives_its_owner_and_is_kept_beside_the_batch(store):
+    with begin(store, 3) as lease:
+        mine = line(lease.id, 0)._replace(finished_at=1764000000.25, latency=0.5)
+        reused = line(lease.id, 1)._replace(finished_at=1764000001.5)
+        lease.append([mine, reused])
+        die(lease)
+    with hold(store, lease.id) as again:
+        assert list(again.records()) == [mine, reused]
+        store.batches.cancel(lease.id)
+        lifecycle.finish(store, again)
+    assert store.timings.find(lease.id) == [
+        Timing(1764000000.25, 0.5),
+        Timing(1764000001.5, None),
+        Timing(None, None),
+    ]
+    assert store.timings.find("batch_0") == []
 
 
 def test_the_first_line_of_a_request_stays_its_line(store):
