@@ -307,6 +307,37 @@ def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed
     assert session.ask("show(dict(os.environ) == before)") is True
 
 
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])
+def test_a_dry_run_counts_the_prompt_tokens_that_the_engine_then_reports(session: Session, endpoint: str) -> None:
+    limit = "max_output_tokens" if endpoint == "responses" else "max_tokens"
+    system = "" if endpoint == "completions" else ", system='Be brief.'"
+    code = f"""
+df = pd.DataFrame({{"text": ["a cat", "Straßenbahn 🚋", "tax law", "tax law"]}})
+asked = dict(endpoint={endpoint!r}, temperature=0, {limit}=4{system})
+dry = vb.dry_run(df, "What is {{{{ text }}}}?", **asked)
+batch = vb.submit(df, "What is {{{{ text }}}}?", **asked).wait()
+full = batch.results(full=True)
+again = vb.dry_run(df, "What is {{{{ text }}}}?", **asked)
+show([
+    dry.prompt_tokens,
+    batch.to_openai().usage.input_tokens,
+    dry.duplicates,
+    full["error"].isna().all().item(),
+    full["reused"].tolist(),
+    bool(full["latency"].dropna().between(0, 60).all()) and int(full["latency"].notna().sum()),
+    full["completion_tokens"].tolist(),
+    full["cached_tokens"].notna().all().item(),
+    [again.reused, again.to_run],
+])
+"""
+    counted, reported, duplicates, all_answered, reused, measured, lengths, has_cached, known = session.ask(code)
+    assert counted == reported
+    assert (duplicates, all_answered, reused, measured) == (1, True, [False, False, False, True], 3)
+    assert all(1 <= length <= 4 for length in lengths)
+    assert has_cached is True
+    assert known == [4, 0]
+
+
 def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vectors(session: Session) -> None:
     loaded = session.kernel.run("%vbatch load demo-embeddings", timeout=200).checked()
     assert lines_of(loaded.stdout)[-1].startswith("demo-embeddings: ready in ")
@@ -318,6 +349,13 @@ cat, kitten, law = (np.asarray(vector) / np.linalg.norm(vector) for vector in ou
 show([[len(vector) for vector in out["response"]], bool(cat @ kitten > cat @ law), out["error"].isna().all().item()])
 """
     assert session.ask(code) == [[384, 384, 384], True, True]
+    counting = """
+dry = vb.dry_run(df, "{{ text }}", endpoint="embeddings")
+usage = vb.submit(df, "{{ text }}", endpoint="embeddings", fresh=True).wait().to_openai().usage
+show([dry.prompt_tokens, usage.input_tokens])
+"""
+    counted, reported = session.ask(counting)
+    assert counted == reported > 0
     # vLLM itself takes any name for embeddings.
     status, body = session.ask("show(ask('/v1/embeddings', model='gpt-9', input='a'))")
     assert (status, body["error"]["code"]) == (404, "model_not_found")
