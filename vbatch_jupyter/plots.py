@@ -112,6 +112,7 @@ def _shares(axes: Axes, completed: int, errors: Mapping[str, int]) -> None:
     axes.bar_label(drawn, [f"{count:,}" for _, count, _ in bars], fontsize="small", padding=2)
     # A message is text: with two dollar signs it would be set as a formula, or fail as one.
     axes.set_yticks(places, [name for name, *_ in bars], fontsize="small", parse_math=False)
+    axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.set_xlabel("requests")
 

@@ -66,6 +66,8 @@ def test_the_time_comes_from_the_newest_batch_that_was_measured(kernel):
     assert dry.seconds == pytest.approx(24 / dry.rate.tokens_per_second)
     assert f"tokens/s of {batch.id}" in repr(dry)
     assert vb.dry_run(df, "{{ text }}", max_tokens=2).output_tokens == 2
+    assert f"about 12, were they as long as those of {batch.id}" in repr(dry)
+    assert "24 for each request)" in repr(vb.dry_run(df, "{{ text }}", max_tokens=24))
 
 
 def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(kernel, tmp_path):
@@ -87,6 +89,9 @@ def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(kernel, 
     # Duplicates cost at a service: 4 tokens in, 6 out, at half of the list price.
     assert ours == [("cheap", 10.0), ("dear", 14.0)]
     assert {cost.service for cost in dry.costs} == {"openai", "parasail", "ours"}
+    (cheapest,) = [cost for cost in dry.costs if cost.model == "gpt-4.1-nano"]
+    assert cheapest.dollars == pytest.approx(1.4e-6)
+    assert "gpt-4.1-nano $0.0000014," in repr(dry)
     assert "ours: cheap $10.00, dear $14.00 (list of 2027-02-02, https://ours.example.org" in repr(dry)
     assert {
         cost.service for cost in vb.dry_run(df, "{{ text }}", target="parasail", model="m", max_tokens=3).costs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as markup
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _SHOWN_CHARACTERS = 600
 _SHOWN_COSTS = 4
 _CENT = 0.01
+_INDENT = 17
 
 
 def text(dry_run: DryRun) -> str:
@@ -29,7 +31,7 @@ def text(dry_run: DryRun) -> str:
         lines.append(custom_id)
         lines += [f"  {role}: {said}" for role, said in _said(body)]
     lines.append("")
-    lines += [f"{name:<16} {value}" for name, value in rows(dry_run)]
+    lines += [f"{name:<{_INDENT}}" + value.replace("\n", "\n" + " " * _INDENT) for name, value in rows(dry_run)]
     return "\n".join(lines)
 
 
@@ -67,8 +69,8 @@ def rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
         What to show.
     """
     yield "prompt tokens", _prompt_tokens(dry_run)
-    if (limit := dry_run.max_output_tokens) is not None:
-        yield "answer tokens", f"at most {limit * dry_run.total:,} ({limit:,} for each request)"
+    if dry_run.output_tokens:
+        yield "answer tokens", _answer_tokens(dry_run, dry_run.output_tokens)
     if dry_run.target is None:
         saved = f"{dry_run.duplicates:,} duplicates and {dry_run.reused:,} known answers cost nothing"
         yield "engine requests", f"{dry_run.to_run:,} of {dry_run.total:,}: {saved}"
@@ -107,6 +109,15 @@ def _prompt_tokens(dry_run: DryRun) -> str:
     return f"about {dry_run.prompt_tokens:,}: {part}"
 
 
+def _answer_tokens(dry_run: DryRun, expected: float) -> str:
+    limit, said = dry_run.max_output_tokens, []
+    if dry_run.rate is not None and expected != limit:
+        said.append(f"about {expected * dry_run.total:,.0f}, were they as long as those of {dry_run.rate.batch_id}")
+    if limit is not None:
+        said.append(f"at most {limit * dry_run.total:,} ({limit:,} for each request)")
+    return "; ".join(said)
+
+
 def _time(dry_run: DryRun) -> str:
     rate, seconds = dry_run.rate, dry_run.seconds
     if rate is None:
@@ -131,4 +142,6 @@ def _cost(dry_run: DryRun) -> str:
 
 
 def _dollars(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= _CENT or not amount else f"${amount:.2g}"
+    if amount >= _CENT or not amount:
+        return f"${amount:,.2f}"
+    return f"${amount:.{1 - math.floor(math.log10(amount))}f}"
