@@ -7,6 +7,19 @@ import pytest
 
 from tests.kernels import NotebookKernel
 
+_figures: list[str] = []
+
+
+@pytest.fixture
+def figures() -> list[str]:
+    """Give where a test puts what it has measured; it is printed after the run."""
+    return _figures
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for figure in _figures:
+        terminalreporter.write_line(f"engine: {figure}")
+
 
 @pytest.fixture(scope="module")
 def new_kernel() -> Iterator[Callable[[Path], NotebookKernel]]:
