@@ -16,7 +16,7 @@ help:
 	@echo "make lab     set up, open JupyterLab in notebooks/"
 	@echo "make test    set up, run every test"
 	@echo "make lint    set up, run ruff, mypy and import-linter"
-	@echo "make bench   set up, measure: 1,000 to 1,000,000 requests through a null engine; vb.run against LLM.chat"
+	@echo "make bench   set up, measure: 1,000 to 1,000,000 requests through a null engine; vb.run against LLM.chat; a chat beside a batch"
 	@echo "make wheel   set up, build dist/*.whl"
 	@echo "make clean   remove $(VENV), dist and caches"
 
@@ -34,7 +34,8 @@ lab: $(READY)
 	@cd notebooks && ../$(BIN)/jupyter lab
 
 test: $(READY)
-	@echo "== pytest: unit, repository, integration, acceptance, engine"
+	@$(BIN)/python tools/bring_chromium.py
+	@echo "== pytest: unit, repository, integration, acceptance, engine, notebooks, ui"
 	@$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -50,6 +51,7 @@ lint: $(READY)
 bench: $(READY)
 	@$(BIN)/python benchmarks/million.py
 	@$(BIN)/python benchmarks/chat.py
+	@$(BIN)/python benchmarks/first_token.py
 
 wheel: $(READY)
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

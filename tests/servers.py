@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 import openai
@@ -21,12 +21,14 @@ TOKEN = "a-token-of-the-tests"
 
 
 class JupyterServer:
-    """One ``jupyter server`` process in a folder of its own, with a store of its own.
+    """One ``jupyter server`` or ``jupyter lab`` process in a folder of its own, with a store of its own.
 
     Parameters
     ----------
     folder
         Where its store, configuration, log and notebooks are.
+    application
+        ``"server"``, or ``"lab"`` for the same with JupyterLab at ``lab``.
     config
         Traits of the extension, such as ``{"tend_seconds": 0.1}``.
     server_config
@@ -46,12 +48,14 @@ class JupyterServer:
         self,
         folder: Path,
         *,
+        application: Literal["server", "lab"] = "server",
         config: Mapping[str, Any] | None = None,
         server_config: Mapping[str, Mapping[str, Any]] | None = None,
         base_url: str = "/user/ann/",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
+        self._application = application
         self.store = folder / "store"
         self.token = TOKEN
         self.port = _free_port()
@@ -106,7 +110,7 @@ class JupyterServer:
         """Start the process, and wait until it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter", "server"],
+                [sys.executable, "-m", "jupyter", self._application],
                 cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ def programs(tmp_path, monkeypatch):
 def test_a_browser_that_is_there_is_taken_and_nothing_is_said(programs):
     folder, put = programs
     put("chromium", "")
-    said = []
+    said: list[str] = []
     assert bring(said.append, is_root=True) == find() == str(folder / "chromium")
     assert said == []
 
@@ -37,7 +37,7 @@ def test_root_installs_it_after_looking_for_the_newest(programs):
     put("apt-get", f"pathlib.Path({str(folder / 'log')!r}).open('a').write(' '.join(sys.argv[4:]) + '\\n')\n")
     with (folder / "apt-get").open("a") as file:
         file.write(f"if 'install' in sys.argv: os.symlink({sys.executable!r}, {str(chromium)!r})\n")
-    said = []
+    said: list[str] = []
     assert bring(said.append, is_root=True) == str(chromium)
     assert (folder / "log").read_text() == "update\ninstall --yes --no-install-recommends chromium\n"
     assert said[0] == "Installing Chromium with apt-get ..."
@@ -46,7 +46,7 @@ def test_root_installs_it_after_looking_for_the_newest(programs):
 def test_where_the_installation_fails_it_is_said_why(programs):
     _, put = programs
     put("apt-get", "print('E: no network'); sys.exit(100)")
-    said = []
+    said: list[str] = []
     assert bring(said.append, is_root=True) is None
     assert said[1:] == [f"{MISSING} It was tried, and apt-get update failed:\nE: no network"]
 
@@ -55,7 +55,7 @@ def test_where_the_installation_fails_it_is_said_why(programs):
 def test_who_cannot_install_is_told_what_to_run(programs, is_root):
     if not is_root:
         programs[1]("apt-get", "sys.exit(1)")
-    said = []
+    said: list[str] = []
     assert bring(said.append, is_root=is_root) is None
     assert said == [MISSING]
 

@@ -1,0 +1,221 @@
+"""JupyterLab, driven as a user does: cells are clicked and run, buttons pressed, and what is seen is read."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import nbformat
+from playwright.sync_api import Locator, Page, expect
+
+from tests.batches import open_store
+from tests.servers import JupyterServer
+from vbatch_jupyter.protocol.batch import BatchRecord
+
+# An engine that says back what it is told: each request takes its time, and one that asks for it is refused in its own
+# words, as an engine may quote a prompt. Run by every kernel when it starts, as a user's own start-up files are.
+_ECHO = """
+import msgspec
+from vbatch_jupyter import kernel
+from vbatch_jupyter.engine.base import EngineResponse
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.protocol.lines import error_body
+
+class RefusingEngine(EchoEngine):
+    async def _answer(self, method, path, body, *, priority):
+        said = msgspec.json.decode(body)["messages"][-1]["content"]
+        if "refuse" in said:
+            return EngineResponse.of_json(400, error_body(said, param="messages"))
+        return await super()._answer(method, path, body, priority=priority)
+
+kernel.current()._loader._make_engine = lambda *_, **__: RefusingEngine(["echo"], latency_seconds=LATENCY)
+"""
+
+# What JupyterLab asks a user at the first visit would lie over the page.
+_NO_NEWS = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+
+
+def configure(folder: Path) -> None:
+    """Let a JupyterLab that will be started in a folder ask nothing."""
+    (folder / "config" / "labconfig").mkdir(parents=True)
+    (folder / "config" / "labconfig" / "page_config.json").write_text(json.dumps(_NO_NEWS), encoding="utf-8")
+
+
+def echo_in_every_kernel(folder: Path, *, latency_seconds: float) -> None:
+    """Have the kernels of a server that will be started in a folder load the echo engine, whatever they are told."""
+    startup = folder / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "echo.py").write_text(f"LATENCY = {latency_seconds}\n{_ECHO}", encoding="utf-8")
+
+
+def write_notebook(server: JupyterServer, name: str, cells: Sequence[str]) -> None:
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}},
+    )
+    nbformat.write(notebook, server.folder / "notebooks" / name)
+
+
+class LabNotebook:
+    """A notebook that is open in JupyterLab, with its kernel ready.
+
+    Parameters
+    ----------
+    page
+        An empty page.
+    server
+        A ``jupyter lab``.
+    name
+        The notebook's, in the server's folder.
+    """
+
+    def __init__(self, page: Page, server: JupyterServer, name: str) -> None:
+        self.page = page
+        expect.set_options(timeout=15_000)
+        self._server = server
+        self._url = f"{server.root}lab/tree/{quote(name)}"
+        page.goto(f"{self._url}?token={server.token}&reset")
+        self._wait_until_idle()
+
+    def _wait_until_idle(self) -> Self:
+        # Not the notebook's own sign, which is idle too while there is no kernel yet.
+        expect(self.page.locator("#jp-main-statusbar")).to_contain_text("(ipykernel) | Idle", timeout=60_000)
+        return self
+
+    def visit_again(self) -> Self:
+        """Leave the page and come back, as a user does who has closed the tab."""
+        self.page.goto("about:blank")
+        self.page.goto(self._url)
+        expect(self.cells.first).to_be_visible(timeout=60_000)
+        return self
+
+    @property
+    def cells(self) -> Locator:
+        """The code cells."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell")
+
+    def cell(self, number: int) -> Locator:
+        """Give the code cell of a number, the first being 0."""
+        return self.cells.nth(number)
+
+    def output(self, number: int) -> Locator:
+        """Give what stands below a cell."""
+        return self.cell(number).locator(".jp-Cell-outputArea")
+
+    def start(self, number: int) -> Self:
+        """Run a cell, and do not wait for it."""
+        self.cell(number).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+        return self
+
+    def run(self, number: int, *, timeout: float = 60) -> Locator:
+        """Run a cell to its end; give what stands below it."""
+        self.start(number).wait_for(number, timeout=timeout)
+        return self.output(number)
+
+    def wait_for(self, number: int, *, timeout: float = 60) -> Self:
+        """Wait until a cell has its number, and its kernel is idle again."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=1000 * timeout)
+        return self
+
+    def run_all(self) -> Self:
+        """Choose Run, Run All Cells in the menu, and do not wait."""
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        return self
+
+    def press(self, command: str) -> Self:
+        """Press a button of the notebook's toolbar, such as ``"interrupt-kernel"``."""
+        self.page.locator(f".jp-NotebookPanel-toolbar [data-command='notebook:{command}']").click()
+        return self
+
+    def restart(self) -> Self:
+        """Restart the kernel, and say yes when asked."""
+        self.press("restart-kernel")
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        # It is idle from before, for a moment.
+        time.sleep(1)
+        return self._wait_until_idle()
+
+    def save(self) -> Self:
+        """Save the notebook, and wait until it is."""
+        self.page.keyboard.press("Control+s")
+        expect(self.page.locator(".lm-TabBar-tab.jp-mod-current.jp-mod-dirty")).to_have_count(0)
+        return self
+
+    def counts(self, number: int) -> list[int] | None:
+        """Give completed, failed and left as the bar below a cell says them; None where there is none."""
+        bar = self.output(number).locator("[role=img][aria-label*=' completed, ']")
+        label = bar.first.get_attribute("aria-label") if bar.count() else None
+        return None if label is None else [int(number) for number in re.findall(r"\d+", label.replace(",", ""))]
+
+
+def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 30) -> Any:
+    """Wait until something is so; give what it was found to be."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if found := is_so():
+            return found
+        # Not time.sleep: the page's events come only while its own wait runs.
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not so within {timeout} s: {is_so}")
+
+
+class Watcher:
+    """What the newest batch of a store looked like, and when; one that was there before is not looked at.
+
+    Attributes
+    ----------
+    seen
+        Each change with its time, in seconds since the epoch as the browser's clock has them.
+    """
+
+    def __init__(self, store_path: Path) -> None:
+        self._path = store_path
+        self._ready, self._stopped = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.seen: list[tuple[float, BatchRecord]] = []
+
+    def _watch(self) -> None:
+        with open_store(self._path) as store:
+            before = {record.id for record in store.batches.list(limit=1).data}
+            self._ready.set()
+            while not self._stopped.wait(0.02):
+                found = [record for record in store.batches.list(limit=1).data if record.id not in before]
+                if found and (not self.seen or self.seen[-1][1] != found[0]):
+                    self.seen.append((time.time(), found[0]))
+
+    def first(self, is_so: Callable[[BatchRecord], bool]) -> float | None:
+        """Give when the batch was first seen to be so; None where it was not."""
+        return next((at for at, record in list(self.seen) if is_so(record)), None)
+
+    @property
+    def newest(self) -> BatchRecord:
+        return self.seen[-1][1]
+
+    def start(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(30)
+        return self
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+@contextmanager
+def watching(store_path: Path) -> Iterator[Watcher]:
+    """Watch the newest batch of a store for a while."""
+    watcher = Watcher(store_path).start()
+    try:
+        yield watcher
+    finally:
+        watcher.stop()
