@@ -75,7 +75,7 @@ def end_of(sent: str) -> Callable[[Message], bool]:
 
 
 def is_summary(message: Message) -> bool:
-    return message["msg_type"] == "update_display_data"
+    return bool(message["msg_type"] == "update_display_data")
 
 
 def heads(messages: list[Message]) -> list[tuple[float, str]]:
