@@ -245,7 +245,8 @@ class EngineKernels:
             planned.starting = asyncio.create_task(self._start(planned))
 
     async def _look_at_kernel(self, planned: _Planned, engines: Sequence[EngineRecord]) -> None:
-        if planned.kernel_id not in self._kernel_manager or self._is_shutting_down(planned.kernel_id):
+        kernel_id = planned.kernel_id
+        if kernel_id is None or kernel_id not in self._kernel_manager or self._is_shutting_down(kernel_id):
             # By somebody else's will.
             planned.kernel_id, planned.wanted, planned.ended_at = None, False, time.time()
         elif not await ensure_async(self._kernel_manager.get_kernel(planned.kernel_id).is_alive()):

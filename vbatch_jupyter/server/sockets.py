@@ -23,6 +23,7 @@ class Sockets:
     def __init__(self) -> None:
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._waking: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def client(self, record: EngineRecord) -> httpx.AsyncClient:
         """Give the client of a kernel, which carries its secret.
@@ -62,8 +63,18 @@ class Sockets:
         httpx.TransportError
             The process does not answer, or ended under the request.
         """
-        async with self.client(record).stream("POST", path, content=body, headers=dict(headers)) as response:
+        client = self.client(record)
+        request = client.build_request("POST", path, content=body, headers=dict(headers))
+        response = await client.send(request, stream=True)
+        try:
             yield response
+        finally:
+            # A client that leaves is seen twice, by a write that fails and by its connection's end. The second one must
+            # not break the closing off: the connection to the kernel would stay, and the engine would work on.
+            closing = asyncio.ensure_future(response.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)
 
     def wake(self, records: Iterable[EngineRecord]) -> None:
         """Have kernels look at the store at once; nobody waits for it, and whoever cannot be reached polls anyway.
