@@ -110,7 +110,8 @@ class VllmEngine(Engine):
             self._starting = False
         self._llm, self._counters = built.llm, built.counters
         self.served_model_names = tuple(built.arguments.served_model_name)
-        self.max_num_seqs = built.llm.vllm_config.scheduler_config.max_num_seqs
+        scheduling = built.llm.vllm_config.scheduler_config
+        self.max_num_seqs = scheduling.max_num_active_seqs or scheduling.max_num_seqs
         self.answers_key = built.answers_key
 
     async def _build(self) -> vllm_process.Built:

@@ -149,8 +149,8 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from vbatch_jupyter.engine import vllm_scheduler
     from vbatch_jupyter.engine.vllm_arguments import bounded_engine_args, parse_arguments
-    from vbatch_jupyter.engine.vllm_scheduler import scheduler_name
     from vbatch_jupyter.engine.vllm_stats import EngineCounters, stat_logger_factory
 
     arguments = parse_arguments(model, flags)
@@ -158,9 +158,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     engine_args = bounded_engine_args(arguments)
     # This usage has the defaults for throughput; that of run-batch would run 128 sequences at once, whatever the GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.LLM_CLASS)
-    scheduling = config.scheduler_config
-    if scheduling.policy == "priority" and scheduling.scheduler_cls is None:
-        scheduling.scheduler_cls = scheduler_name(asynchronous=scheduling.async_scheduling)
+    vllm_scheduler.put_into(config.scheduler_config)
     counters = EngineCounters()
     on_progress("starting the engine and loading the weights")
     llm = AsyncLLM.from_vllm_config(

@@ -3,9 +3,12 @@
 vLLM sorts the requests that wait by priority, but looks at none of them while as many run as may run
 (``num_running >= max_num_active_reqs``), and gives a waiting one no memory that a running one has: it preempts only for
 requests that run already. A chat would stand behind 256 answers of a batch until one of them ends. Keeping slots free
-in the runner would not do: a line with ``n=8`` takes eight of them, and a chat may, too. Here, before each step,
-requests of batches are put back into the queue until those of people have room. What they have computed stays in the
-prefix cache as long as there is room, and their answers stay the same requests' answers.
+in the runner would not do: a line with ``n=8`` takes eight of them, and a chat may, too.
+
+Here the engine has a few slots more than batches may fill. Where those are taken too, or memory is short, requests of
+batches are put back into the queue before a step until those of people have room. That is the second choice, because
+what was put back is computed again, and the next chat waits for that. What they have computed stays in the prefix cache
+as long as there is room, and their answers stay the same requests' answers.
 
 This runs in the engine's own process.
 """
@@ -16,30 +19,44 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import RequestStatus
+from vllm.v1.request import Request, RequestStatus
 
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
+
+if TYPE_CHECKING:
+    from vllm.config import SchedulerConfig
+
+_INTERACTIVE_SLOTS = 8
+"""How many interactive requests run beside a batch that has all its slots, before any of its requests is put back."""
 
 _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
-def scheduler_name(*, asynchronous: bool) -> str:
-    """Give the name under which the engine's process finds its scheduler.
+def put_into(config: SchedulerConfig) -> None:
+    """Have an engine use this scheduler, where it has priorities and nobody has asked for another one.
 
     Parameters
     ----------
-    asynchronous
-        Whether the engine schedules a step before the one before it has ended.
+    config
+        vLLM's, before the engine is started. Its ``max_num_active_seqs`` is then what batches may fill, and its
+        ``max_num_seqs`` a little more.
     """
-    kind = AsyncInteractiveFirstScheduler if asynchronous else InteractiveFirstScheduler
-    return f"{kind.__module__}.{kind.__qualname__}"
+    if config.policy != "priority" or config.scheduler_cls is not None:
+        return
+    kind = AsyncInteractiveFirstScheduler if config.async_scheduling else InteractiveFirstScheduler
+    config.scheduler_cls = f"{kind.__module__}.{kind.__qualname__}"
+    if config.max_num_active_seqs is None:
+        config.max_num_active_seqs = config.max_num_seqs
+        # vLLM wants a token for each slot in a step.
+        config.max_num_seqs = min(config.max_num_seqs + _INTERACTIVE_SLOTS, config.max_num_batched_tokens)
 
 
 class InteractiveFirstScheduler(Scheduler):
@@ -50,8 +67,12 @@ class InteractiveFirstScheduler(Scheduler):
 
     def schedule(self, *arguments: Any, **options: Any) -> Any:
         """Plan one step."""
-        if self.waiting and self.waiting.peek_request().priority < BATCH_PRIORITY:
-            _make_room(self)
+        waiting = list(itertools.takewhile(_is_interactive, self.waiting)) if self.waiting else []
+        running = sum(map(_is_interactive, self.running))
+        batches = self.scheduler_config.max_num_active_seqs
+        self.max_num_active_reqs = min(self.max_num_running_reqs, batches + running + len(waiting))
+        if waiting:
+            _make_room(self, waiting)
         return super().schedule(*arguments, **options)
 
 
@@ -59,12 +80,16 @@ class AsyncInteractiveFirstScheduler(InteractiveFirstScheduler, AsyncScheduler):
     """The same where a step is scheduled before the one before it has ended."""
 
 
-def _make_room(scheduler: Scheduler) -> None:
+def _is_interactive(request: Request) -> bool:
+    return bool(request.priority < BATCH_PRIORITY)
+
+
+def _make_room(scheduler: Scheduler, waiting: Sequence[Request]) -> None:
     if scheduler.policy != SchedulingPolicy.PRIORITY or scheduler._pause_state != PauseState.UNPAUSED:
         return
     slots = scheduler.max_num_active_reqs - len(scheduler.running) - scheduler.num_waiting_for_streaming_input
     blocks = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-    for request in itertools.takewhile(lambda request: request.priority < BATCH_PRIORITY, scheduler.waiting):
+    for request in waiting:
         if request.status not in _READY:
             continue  # its grammar is being compiled
         needed = cdiv(request.num_tokens, scheduler.block_size)
@@ -79,7 +104,7 @@ def _put_one_back(scheduler: Scheduler) -> bool:
     victims = [
         request
         for request in scheduler.running
-        if request.priority >= BATCH_PRIORITY and scheduler._request_blocks_can_be_freed(request)
+        if not _is_interactive(request) and scheduler._request_blocks_can_be_freed(request)
     ]
     if not victims:
         return False
