@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -68,8 +71,27 @@ def test_a_file_keeps_its_other_lines_and_is_for_its_owner_alone(tmp_path):
         environment.write(tmp_path / "no folder" / "file", {})
 
 
+def describe_servers(folder, monkeypatch, *servers):
+    """Put what running servers say of themselves where Jupyter looks for it."""
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
+    for number, server in enumerate(servers):
+        (folder / f"jpserver-{number}.json").write_text(json.dumps(server))
+
+
+def test_only_servers_that_live_are_found_and_jupyter_server_is_not_imported_for_it(tmp_path, monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    alive = ANN | {"pid": os.getpid()}
+    describe_servers(tmp_path, monkeypatch, BOB | {"pid": gone.pid}, alive, {"url": "no pid"})
+    (tmp_path / "jpserver-half.json").write_text('{"pid": ')
+    assert environment.running_servers() == [alive]
+    # Beside vLLM it could not be: both give Prometheus a metric of the same name.
+    code = "import sys; from vbatch_jupyter.magics.environment import running_servers; running_servers()"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'jupyter_server.serverapp' not in sys.modules"], check=True)
+
+
 def test_the_magic_prints_exports_or_writes_and_then_shows_no_key(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jupyter_server.serverapp.list_running_servers", lambda: iter([ANN]))
+    describe_servers(tmp_path, monkeypatch, ANN | {"pid": os.getpid()})
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     capsys.readouterr()

@@ -7,6 +7,7 @@ service. The key is the server's token.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from jupyter_core.paths import jupyter_runtime_dir
 
 from vbatch_jupyter.errors import ServerNotFoundError, VBatchError
 
@@ -31,10 +34,21 @@ def of_this_server() -> dict[str, str]:
     ServerNotFoundError
         There is no such server, or it has no token.
     """
-    # Half a second to import, for one verb.
-    from jupyter_server.serverapp import list_running_servers
+    return variables(choose_server(running_servers(), ancestors()))
 
-    return variables(choose_server(list(list_running_servers()), ancestors()))
+
+def running_servers() -> list[dict[str, Any]]:
+    """Give the user's running Jupyter servers, as each describes itself in Jupyter's runtime directory."""
+    # jupyter_server's function of that purpose cannot be imported beside vLLM: both give Prometheus a metric
+    # http_request_duration_seconds.
+    servers = []
+    for path in sorted(Path(jupyter_runtime_dir()).glob("jpserver-*.json")):
+        # One that is just being written, or has just ended, is none.
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            server = json.loads(path.read_text(encoding="utf-8"))
+            os.kill(server["pid"], 0)
+            servers.append(server)
+    return servers
 
 
 def ancestors() -> list[int]:
