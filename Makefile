@@ -52,6 +52,7 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/million.py
 	@$(BIN)/python benchmarks/chat.py
 	@$(BIN)/python benchmarks/first_token.py
+	@$(BIN)/python benchmarks/busy_cell.py
 
 wheel: $(READY)
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

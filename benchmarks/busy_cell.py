@@ -1,0 +1,99 @@
+"""The speed of a batch beside a cell that computes, against the same beside another process that does; a tiny model.
+
+So small a model leaves the front end in the kernel's process, and with it the interpreter's lock, the most to do. A
+ratio of 1 says that a busy cell costs a batch nothing but the core that it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.kernels import NotebookKernel  # noqa: E402 - of this checkout
+
+ROWS = 400
+PREPARE = f"""
+import json, subprocess, sys, threading, time
+import pandas as pd
+df = pd.DataFrame({{"n": range({ROWS})}})
+rounds = iter(range(1_000_000))
+
+def begin():
+    # Other words each time: nothing is known, and no prefix is cached.
+    batch = vb.submit(df, "%d Say {{{{ n }}}} again and again." % next(rounds), max_tokens=16, ignore_eos=True)
+    ended = threading.Event()
+    def wait():
+        batch.wait()
+        ended.at = time.monotonic()
+        ended.set()
+    threading.Thread(target=wait, daemon=True).start()
+    while not batch.request_counts.completed:
+        time.sleep(0.01)
+    return ended, time.monotonic()
+
+BUSY = "count = 0\\nwhile not ended.is_set():\\n    for _ in range(1000): count += 1"
+
+def idle():
+    ended, begun = begin()
+    ended.wait()
+    return ended.at - begun
+
+def beside_a_busy_process():
+    busy = subprocess.Popen([sys.executable, "-c", "count = 0\\nwhile True: count += 1"])
+    try:
+        return idle()
+    finally:
+        busy.kill()
+        busy.wait()
+
+def beside_a_busy_cell():
+    ended, begun = begin()
+    exec(compile(BUSY, "cell", "exec"), {{"ended": ended}})
+    return ended.at - begun
+
+def show(value):
+    print("JSON" + json.dumps(value))
+"""
+
+
+def seconds_of(kernel: NotebookKernel, call: str) -> float:
+    """Run one batch in the kernel; give its seconds."""
+    text = kernel.run(f"show({call})", timeout=600).checked().stdout
+    return float(json.loads(text.rpartition("JSON")[2]))
+
+
+def main() -> None:
+    """Measure in turns, each as often first: what else the machine does meets both alike."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=6)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "model")
+        subprocess.run([sys.executable, str(ROOT / "tests/engine/tiny_model.py"), str(model)], check=True)
+        kernel = NotebookKernel(Path(folder, "store"))
+        try:
+            kernel.run("%load_ext vbatch_jupyter\nimport vbatch_jupyter as vb\n" + PREPARE).checked()
+            kernel.run(f"%vbatch load {model} --max-model-len 512 --kv-cache-memory-bytes 200M").checked()
+            alone = [seconds_of(kernel, "idle()") for _ in range(3)][1:]
+            process, cell = list[float](), list[float]()
+            for pair in range(options.pairs):
+                runs = [(process, "beside_a_busy_process()"), (cell, "beside_a_busy_cell()")]
+                for seconds, call in runs if pair % 2 else reversed(runs):
+                    seconds.append(seconds_of(kernel, call))
+        finally:
+            kernel.close()
+    print(f"beside a busy process a batch has {mean(alone) / mean(process):.2f} of its speed alone")
+    print(f"beside a busy cell it has {mean(process) / mean(cell):.2f} of that ({time.strftime('%Y-%m-%d')})")
+
+
+if __name__ == "__main__":
+    main()
