@@ -1,7 +1,7 @@
 """A batch at full speed leaves the kernel's main thread free; a tiny model, the worst case.
 
-So small a model leaves the front end in the kernel's process, and with it the interpreter's lock, the most to do. What a
-busy cell costs a batch is measured by benchmarks/busy_cell.py.
+So small a model leaves the front end in the kernel's process, and with it the interpreter's lock, the most to do. What
+a busy cell costs a batch is measured by benchmarks/busy_cell.py.
 """
 
 from __future__ import annotations
