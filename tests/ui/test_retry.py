@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.batches import open_store
 from tests.servers import JupyterServer
 from tests.ui.lab import LabNotebook, configure, echo_in_every_kernel, until, watching, write_notebook
 
@@ -32,11 +33,12 @@ def test_retry_failed_runs_what_has_no_answer_in_a_new_batch(server: JupyterServ
     notebook.run(0)
     summary = notebook.run(1)
     expect(summary).to_contain_text("2 completed, 1 failed, 0 left")
+    with open_store(server.store) as store:
+        (first,) = (record.id for record in store.batches.list().data)
     with watching(server.store) as watcher:
-        first = until(lambda: watcher.seen and watcher.newest.id, page)
         summary.get_by_role("button", name="Retry failed", exact=True).click()
         expect(summary).to_contain_text(re.compile(r"runs as batch_\w+: %vbatch attach batch_\w+"))
-        until(lambda: watcher.newest.id != first and watcher.newest.status == "completed", page)
+        until(lambda: watcher.seen and watcher.newest.status == "completed", page)
         retried = watcher.newest
     assert retried.metadata == {"retry_of": first}
     assert retried.request_counts.total == 1
