@@ -16,11 +16,9 @@ from jupyter_core.paths import jupyter_runtime_dir
 from vbatch_jupyter.engine.listener import Listener, Verbs, make_socket_path
 from vbatch_jupyter.engine.thread import EngineThread, in_thread
 from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.protocol.socket import NAME_VARIABLE
 from vbatch_jupyter.protocol.stats import EngineState
 from vbatch_jupyter.store import Store
-
-NAME_VARIABLE = "VBATCH_ENGINE_NAME"
-"""Set by a server for a kernel that it starts: the name of the engine that the kernel is to hold."""
 
 _WATCH_SECONDS = 0.1
 

@@ -20,6 +20,7 @@ from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.loader import DEMO_MODELS
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
 from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.targets.configuration import targets
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"\s*(?:[^=%'\"#]+=\s*)?%vbatch(?=\s)")
 _CELL = re.compile(r"%%vbatch(?=\s)")
 _IN_TEMPLATE = re.compile(r"\{[{%](?:(?!\}\}|%\}).)*?(\w*)$")
-_ENDPOINTS = ("chat", "completions", "embeddings", "responses")
 _OFFERED_BATCHES = 100
 
 
@@ -113,7 +113,7 @@ class Completer:
             "id": lambda: [record.id for record in _batches()],
             "model": lambda: _models(can_load=not action.option_strings),
             "target": _targets,
-            "endpoint": lambda: _ENDPOINTS,
+            "endpoint": lambda: ENDPOINTS,
             "custom_id": lambda: self._columns(words),
             "schema": self._schemas,
         }

@@ -23,6 +23,7 @@ from jupyter_core.utils import ensure_async
 
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.socket import NAME_VARIABLE
 from vbatch_jupyter.server.base import RefusedError
 from vbatch_jupyter.server.kernel_specs import KERNEL_NAME
 from vbatch_jupyter.server.services import Services
@@ -297,7 +298,7 @@ class EngineKernels:
         environment = {
             **os.environ,
             "VBATCH_STORE": str(self._services.store.path),
-            "VBATCH_ENGINE_NAME": planned.name,
+            NAME_VARIABLE: planned.name,
         }
         kernel_id = await ensure_async(
             self._kernel_manager.start_kernel(kernel_name=KERNEL_NAME, path="", env=environment)

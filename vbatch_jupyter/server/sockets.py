@@ -8,10 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import httpx
 
+from vbatch_jupyter.protocol.socket import SECRET_HEADER
 from vbatch_jupyter.store import EngineRecord
-
-SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
-"""The header that carries a kernel's secret."""
 
 _CONNECT_SECONDS = 5.0
 _WAKE_SECONDS = 2.0

@@ -11,6 +11,7 @@ import msgspec
 from IPython.display import display
 
 from vbatch_jupyter.errors import FrameError, VBatchError
+from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.protocol.stats import Snapshot
 from vbatch_jupyter.widgets import drawing
 from vbatch_jupyter.widgets.cell_text import cell_text
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HERE = "the engine here"
-_ENDPOINTS = ("chat", "completions", "embeddings", "responses")
+_ENDPOINTS = tuple(ENDPOINTS)
 _ROWS_SEEN = 3
 _SAMPLE = 5
 _ROWS_SHOWN = 10
