@@ -20,7 +20,7 @@ from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import MIB, Space, sync_directory
-from vbatch_jupyter.store.incoming import Incoming
+from vbatch_jupyter.store.incoming import Incoming, sweep_orphans
 from vbatch_jupyter.store.locks import FileLock
 from vbatch_jupyter.store.rows import Page, file_from_row
 
@@ -278,15 +278,10 @@ class Files:
 
         While any process is writing a file nothing is removed: what has no row yet may be about to get one.
         """
-        removed = self._expire()
-        with FileLock(self.lock_path) as lock:
-            if lock.take():
-                for path in self.orphans():
-                    path.unlink(missing_ok=True)
-                    removed.append(path.name)
-                if removed:
-                    sync_directory(self.directory)
-        return removed
+        expired = self._expire()
+        if expired:
+            sync_directory(self.directory)
+        return expired + sweep_orphans(self.directory, lock_path=self.lock_path, orphans=self.orphans)
 
     def _expire(self) -> builtins.list[str]:
         expired = []

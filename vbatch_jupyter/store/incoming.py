@@ -8,19 +8,44 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from vbatch_jupyter.errors import TooLargeError
-from vbatch_jupyter.store.disk import MIB, NewFile, Space
+from vbatch_jupyter.store.disk import MIB, NewFile, Space, sync_directory
 from vbatch_jupyter.store.locks import FileLock
 
 T = TypeVar("T")
 
 _TEMPORARY_PREFIX = ".tmp-"
 _SPACE_CHECK_BYTES = 16 * MIB
+
+
+def sweep_orphans(directory: Path, *, lock_path: Path, orphans: Callable[[], Iterable[Path]]) -> list[str]:
+    """Remove contents that have no row; give their names.
+
+    While any process is writing there nothing is removed: what has no row yet may be about to get one.
+
+    Parameters
+    ----------
+    directory
+        Where they are.
+    lock_path
+        As for `Incoming`.
+    orphans
+        Finds them; called once nobody is writing.
+    """
+    removed = []
+    with FileLock(lock_path) as lock:
+        if lock.take():
+            for path in orphans():
+                path.unlink(missing_ok=True)
+                removed.append(path.name)
+            if removed:
+                sync_directory(directory)
+    return removed
 
 
 class Incoming:

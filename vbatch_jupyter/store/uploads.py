@@ -17,9 +17,9 @@ from vbatch_jupyter.protocol.file import FileRecord, FirstLine
 from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
 from vbatch_jupyter.protocol.upload import PartRecord, UploadRecord
 from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import MIB, Space, sync_directory
+from vbatch_jupyter.store.disk import MIB, Space
 from vbatch_jupyter.store.files import Files
-from vbatch_jupyter.store.incoming import Incoming
+from vbatch_jupyter.store.incoming import Incoming, sweep_orphans
 from vbatch_jupyter.store.locks import FileLock
 
 _UPLOAD_FIELDS = tuple(field.name for field in dataclasses.fields(UploadRecord))
@@ -281,15 +281,7 @@ class Uploads:
 
         if self._database.read("SELECT id FROM upload WHERE status = 'pending' AND expires_at <= ?", (now,)):
             self._database.write(expire)
-        removed = []
-        with FileLock(self.lock_path) as lock:
-            if lock.take():
-                for path in self.orphans():
-                    path.unlink(missing_ok=True)
-                    removed.append(path.name)
-                if removed:
-                    sync_directory(self.directory)
-        return removed
+        return sweep_orphans(self.directory, lock_path=self.lock_path, orphans=self.orphans)
 
 
 def _check_pending(record: UploadRecord) -> None:
