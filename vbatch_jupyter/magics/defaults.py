@@ -7,7 +7,7 @@ What ``%config VBatchMagics.…`` sets goes before both, and a flag before every
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.magics.grammar import near_misses
+from vbatch_jupyter.targets.configuration import configured_tables
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,27 +48,14 @@ def from_files(folder: Path | None = None) -> dict[str, Any]:
     BadRequestError
         A file is no TOML, or says something that is no default.
     """
-    from jupyter_core.paths import jupyter_config_dir
-
-    found = _read(Path(jupyter_config_dir(), "vbatch.toml"), ())
-    start = (folder or Path.cwd()).absolute()
-    for place in (start, *start.parents):
-        if (of_project := place / "pyproject.toml").is_file():
-            return found | _read(of_project, ("tool", "vbatch"))
+    found: dict[str, Any] = {}
+    for path, name, table in configured_tables(folder):
+        found |= _defaults_in(f"[{name}] in {path}" if name else str(path), table)
     return found
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BadRequestError(f"The file {path} cannot be read: {error}.") from error
-    for key in keys:
-        table = table.get(key, {}) if isinstance(table, dict) else {}
-    table = {name: value for name, value in table.items() if name != "targets"} if isinstance(table, dict) else {}
-    where = f"[{'.'.join(keys)}] in {path}" if keys else str(path)
+def _defaults_in(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    table = {name: value for name, value in table.items() if name != "targets"}
     known = Defaults.__struct_fields__
     for name in table:
         if name not in known:

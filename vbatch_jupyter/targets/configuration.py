@@ -17,7 +17,7 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -104,16 +104,49 @@ def targets(folder: Path | None = None) -> dict[str, Target]:
     BadRequestError
         A file is no TOML, or says something of a target that cannot be.
     """
+    found = dict(BUILT_IN)
+    for path, _, table in configured_tables(folder):
+        fields_by_name = table.get("targets")
+        found |= _targets_in(path, fields_by_name if isinstance(fields_by_name, dict) else {}, found)
+    return found
+
+
+def configured_tables(folder: Path | None = None) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """Give what users and projects have set: the user's first, then the project's, which goes before it.
+
+    Parameters
+    ----------
+    folder
+        Where to look upwards for ``pyproject.toml``; the working directory by default.
+
+    Yields
+    ------
+    Path, str, dict
+        The file, its table's name in it (empty for the whole file), and the table.
+
+    Raises
+    ------
+    BadRequestError
+        A file is no TOML.
+    """
     from jupyter_core.paths import jupyter_config_dir
 
-    found = dict(BUILT_IN)
     of_user = Path(jupyter_config_dir(), "vbatch.toml")
-    found |= _read(of_user, ("targets",), found)
+    if of_user.exists():
+        yield of_user, "", _toml(of_user)
     start = (folder or Path.cwd()).absolute()
-    for place in (start, *start.parents):
-        if (of_project := place / "pyproject.toml").is_file():
-            return found | _read(of_project, ("tool", "vbatch", "targets"), found)
-    return found
+    of_project = next((path for at in (start, *start.parents) if (path := at / "pyproject.toml").is_file()), None)
+    if of_project is not None:
+        tool = _toml(of_project).get("tool")
+        table = tool.get("vbatch") if isinstance(tool, dict) else None
+        yield of_project, "tool.vbatch", table if isinstance(table, dict) else {}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRequestError(f"The file {path} cannot be read: {error}.", param="target") from error
 
 
 def named_target(name: str, folder: Path | None = None) -> Target:
@@ -159,17 +192,9 @@ def rules_of(name: str, folder: Path | None = None) -> Profile:
     return PROFILES[name] if name == "local" else named_target(name, folder).rules()
 
 
-def _read(path: Path, keys: tuple[str, ...], known: Mapping[str, Target]) -> dict[str, Target]:
-    try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BadRequestError(f"The file {path} cannot be read: {error}.", param="target") from error
-    for key in keys:
-        table = table.get(key, {}) if isinstance(table, dict) else {}
+def _targets_in(path: Path, fields_by_name: Mapping[str, Any], known: Mapping[str, Target]) -> dict[str, Target]:
     read = {}
-    for name, fields in table.items() if isinstance(table, dict) else ():
+    for name, fields in fields_by_name.items():
         before = msgspec.to_builtins(known[name]) if name in known else {}
         try:
             read[name] = msgspec.convert({**before, **fields, "name": name}, Target)
