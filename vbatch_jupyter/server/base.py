@@ -190,14 +190,14 @@ class VBatchHandler(ReceivingHandler):
             message = f"We could not parse the JSON body of your request: {error}."
             raise RefusedError(400, message) from error
 
-    def limit(self, default: int) -> int:
-        """Give the query's ``limit``; how large it may be is the manager's to say."""
-        text = self.get_query_argument("limit", "") or str(default)
+    def integer(self, name: str, default: int) -> int:
+        """Give an integer of the query, such as its ``limit``; how large it may be is for others to say."""
+        text = self.get_query_argument(name, "") or str(default)
         try:
             return int(text)
         except ValueError as error:
-            message = f"Invalid type for 'limit': expected an integer, but got {text!r} instead."
-            raise RefusedError(400, message, param="limit", code="invalid_type") from error
+            message = f"Invalid type for '{name}': expected an integer, but got {text!r} instead."
+            raise RefusedError(400, message, param=name, code="invalid_type") from error
 
     # ------------------------------------------------------------------------------------------------- the answer
 

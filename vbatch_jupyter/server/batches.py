@@ -31,7 +31,7 @@ class BatchesHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """List the batches, the newest first."""
-        after, limit = self.get_query_argument("after", None), self.limit(20)
+        after, limit = self.get_query_argument("after", None), self.integer("limit", 20)
         batches = self.services.manager.batches
         self.send(page_of(await self.services.call(lambda: batches.list(after=after, limit=limit))))
 

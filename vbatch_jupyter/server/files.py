@@ -36,7 +36,7 @@ class FilesHandler(FormHandler[FileUpload]):
     @web.authenticated
     async def get(self) -> None:
         """List the files."""
-        files, limit = self.services.manager.files, self.limit(10_000)
+        files, limit = self.services.manager.files, self.integer("limit", 10_000)
         after, purpose = self.get_query_argument("after", None), self.get_query_argument("purpose", None)
         order = cast("Literal['asc', 'desc']", self.get_query_argument("order", "desc"))
         page = await self.services.call(lambda: files.list(purpose=purpose, after=after, limit=limit, order=order))

@@ -207,20 +207,15 @@ class LinesHandler(VBatchHandler):
     @web.authenticated
     async def get(self, file_id: str) -> None:
         """Give a page of a file's lines."""
-        start, limit = self._integer("start", 1, None), self._integer("limit", 100, MAX_LIMIT)
+        start, limit = self._within("start", 1, None), self._within("limit", 100, MAX_LIMIT)
         pages: LinePages = self.settings[PAGES_KEY]
         total, lines = await pages.read(file_id, start, limit)
         items = await self.services.call(lambda: [line_item(*line) for line in lines])
         has_more = start + len(lines) <= total
         self.send({"object": "list", "data": items, "total": total, "has_more": has_more})
 
-    def _integer(self, name: str, default: int, most: int | None) -> int:
-        text = self.get_query_argument(name, "") or str(default)
-        try:
-            value = int(text)
-        except ValueError as error:
-            message = f"Invalid type for '{name}': expected an integer, but got {text!r} instead."
-            raise RefusedError(400, message, param=name, code="invalid_type") from error
+    def _within(self, name: str, default: int, most: int | None) -> int:
+        value = self.integer(name, default)
         if value < 1 or (most is not None and value > most):
             bounds = f"at least 1 and at most {most:,}" if most else "at least 1"
             raise RefusedError(400, f"Invalid '{name}': expected {bounds}, but got {value}.", param=name)

@@ -93,7 +93,7 @@ class Services:
         with contextlib.suppress(StoreBusyError):
             engines = await self.engines()
             await self.sockets.forget_all_but(engines)
-            self.sockets.wake(engines)
+            await self.sockets.wake(engines)
 
     def _committed(self) -> None:
         # From the thread in which the manager has committed.

@@ -20,7 +20,6 @@ class Sockets:
 
     def __init__(self) -> None:
         self._clients: dict[str, httpx.AsyncClient] = {}
-        self._waking: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     def client(self, record: EngineRecord) -> httpx.AsyncClient:
@@ -74,18 +73,15 @@ class Sockets:
             closing.add_done_callback(self._closing.discard)
             await asyncio.shield(closing)
 
-    def wake(self, records: Iterable[EngineRecord]) -> None:
-        """Have kernels look at the store at once; nobody waits for it, and whoever cannot be reached polls anyway.
+    async def wake(self, records: Iterable[EngineRecord]) -> None:
+        """Have kernels look at the store at once; whoever cannot be reached polls anyway.
 
         Parameters
         ----------
         records
             The kernels' rows.
         """
-        for record in records:
-            task = asyncio.ensure_future(self._wake(record))
-            self._waking.add(task)
-            task.add_done_callback(self._waking.discard)
+        await asyncio.gather(*map(self._wake, records))
 
     async def _wake(self, record: EngineRecord) -> None:
         with contextlib.suppress(httpx.HTTPError):
@@ -104,6 +100,4 @@ class Sockets:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._waking:
-            await asyncio.wait(self._waking)
         await self.forget_all_but([])
