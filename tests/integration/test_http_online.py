@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ import openai
 import pytest
 from openai.types import Model
 
+from tests import waiting
 from tests.batches import open_store
 from tests.kernels import NotebookKernel
 from tests.servers import JupyterServer
@@ -46,6 +48,8 @@ def make(model, flags, **_):
 LATENCY = 0.05
 current()._loader._make_engine = make
 """
+
+wait_for = functools.partial(waiting.wait_for, seconds=10)
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +90,6 @@ def kernel(new_kernel) -> NotebookKernel:
 def client(server) -> Iterator[openai.OpenAI]:
     with server.client() as client:
         yield client
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def engine_of(store: Store, model: str) -> EngineRecord:
@@ -154,7 +149,7 @@ def test_a_client_that_leaves_ends_the_engines_work(kernel, client, store):
     next(iter(stream))
     assert running(store) == 1
     stream.close()
-    wait_for(lambda: running(store) == 0, 2)
+    wait_for(lambda: running(store) == 0, seconds=2)
 
 
 def test_a_client_that_leaves_before_the_first_word_ends_the_engines_work(kernel, server, store):
@@ -166,7 +161,7 @@ def test_a_client_that_leaves_before_the_first_word_ends_the_engines_work(kernel
             headers={"Authorization": f"Bearer {server.token}"},
             timeout=0.5,
         )
-    wait_for(lambda: running(store) == 0, 2)
+    wait_for(lambda: running(store) == 0, seconds=2)
     kernel.run("current().engine._latency_seconds = 0.05").checked()
 
 
