@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -131,8 +132,15 @@ def engine_processes(pid: int) -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process(pid).children(recursive=True)
-        if "resource_tracker" not in " ".join(process.cmdline())
+        if is_alive(process) and "resource_tracker" not in " ".join(process.cmdline())
     ]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended; one that has stays as a zombie until somebody takes note of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def lines_of(text: str) -> list[str]:

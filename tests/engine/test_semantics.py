@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels import Cell, NotebookKernel, lines_of
+from tests.kernels import Cell, NotebookKernel, is_alive, lines_of
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -331,7 +331,7 @@ def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed
     assert len(processes) == 2
     unloaded = session.kernel.run("%vbatch unload").checked()
     assert [unloaded.stdout, unloaded.stderr] == ["", ""]
-    assert [process.pid for process in processes if process.is_running()] == []
+    assert [process.pid for process in processes if is_alive(process)] == []
     time.sleep(1)
     session.kernel.run("pass").checked()
     assert session.kernel.stray == ""
