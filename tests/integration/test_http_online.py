@@ -153,7 +153,7 @@ def test_a_client_that_leaves_ends_the_engines_work(kernel, client, store):
 
 
 def test_a_client_that_leaves_before_the_first_word_ends_the_engines_work(kernel, server, store):
-    kernel.run("current().engine._latency_seconds = 30").checked()
+    kernel.run("current().engine.latency_seconds = 30").checked()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
             f"{server.url}/chat/completions",
@@ -162,7 +162,7 @@ def test_a_client_that_leaves_before_the_first_word_ends_the_engines_work(kernel
             timeout=0.5,
         )
     wait_for(lambda: running(store) == 0, seconds=2)
-    kernel.run("current().engine._latency_seconds = 0.05").checked()
+    kernel.run("current().engine.latency_seconds = 0.05").checked()
 
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -375,7 +375,7 @@ def test_a_kernel_that_is_killed_in_mid_stream_breaks_the_stream_off(new_kernel,
 
 
 def test_a_batch_reaches_a_loaded_engine_and_a_cancel_the_batch_at_once(kernel, client):
-    kernel.run("current().engine._latency_seconds = 30; asked = current().engine.requests").checked()
+    kernel.run("current().engine.latency_seconds = 30; asked = current().engine.requests").checked()
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
     body = {"model": "echo", "messages": saying("poked")}
     file = client.files.create(file=("in.jsonl", json.dumps({**line, "body": body}).encode()), purpose="batch")
@@ -389,5 +389,5 @@ def test_a_batch_reaches_a_loaded_engine_and_a_cancel_the_batch_at_once(kernel, 
     cancelled_at = time.time()
     client.batches.cancel(batch.id)
     assert float(kernel.finish(cancelled).checked().stdout) - cancelled_at < 0.3
-    kernel.run("current().engine._latency_seconds = 0.05").checked()
+    kernel.run("current().engine.latency_seconds = 0.05").checked()
     wait_for(lambda: client.batches.retrieve(batch.id).status == "cancelled")
