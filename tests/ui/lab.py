@@ -206,18 +206,22 @@ class LabNotebook:
     def picture(self, name: str, first: int, last: int) -> None:
         """Keep a picture of some cells, with the text above them."""
         self.page.mouse.move(0, 0)  # what it points at looks otherwise
-        begin = self.cell(first).evaluate_handle(
+        left, top = self.cell(first).evaluate(
             """cell => {
               const above = cell.previousElementSibling;
               const begin = above && above.classList.contains("jp-MarkdownCell") ? above : cell;
               begin.scrollIntoView();
-              return begin;
+              const {left, top} = begin.getBoundingClientRect();
+              return [left, top];
             }"""
         )
-        top = begin.as_element().bounding_box()
-        end = self.output(last).bounding_box()
-        clip = {"x": top["x"], "y": top["y"], "width": top["width"], "height": end["y"] + end["height"] - top["y"]}
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", clip=clip)
+        right, bottom = self.output(last).evaluate(
+            "output => { const {right, bottom} = output.getBoundingClientRect(); return [right, bottom]; }"
+        )
+        self.page.screenshot(
+            path=SCREENSHOTS / f"{name}.png",
+            clip={"x": left, "y": top, "width": right - left, "height": bottom - top},
+        )
 
     def counts(self, number: int) -> list[int] | None:
         """Give completed, failed and left as the bar below a cell says them; None where there is none."""

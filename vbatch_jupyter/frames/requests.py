@@ -305,13 +305,15 @@ def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = msgspec.to_builtins(dict(body), enc_hook=_plain_value)
     except (TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
-    # A number is written in one way, whatever way it came: equal requests are equal bytes, and share their answers.
+    # Equal requests are to be equal bytes, so that they share their answers. Not further down: what stands in a tool or
+    # a schema may be shown to the model as it is written.
     return {name: _shortest(value) for name, value in plain.items()}
 
 
 def _shortest(value: object) -> object:
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
-    return int(value) if is_whole else value
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
 
 
 def _plain_value(value: object) -> object:
