@@ -16,7 +16,7 @@ help:
 	@echo "make lab     set up, open JupyterLab in notebooks/"
 	@echo "make test    set up, run every test"
 	@echo "make lint    set up, run ruff, mypy and import-linter"
-	@echo "make bench   set up, measure: 1,000 to 1,000,000 requests through a null engine; vb.run against LLM.chat; a chat beside a batch"
+	@echo "make bench   set up, measure: the order of 1,000,000 requests; 1,000 to 1,000,000 requests through a null engine; vb.run against LLM.chat; a chat beside a batch"
 	@echo "make wheel   set up, build dist/*.whl"
 	@echo "make clean   remove $(VENV), dist and caches"
 
@@ -49,6 +49,7 @@ lint: $(READY)
 	@$(BIN)/lint-imports
 
 bench: $(READY)
+	@$(BIN)/python benchmarks/planning.py
 	@$(BIN)/python benchmarks/million.py
 	@$(BIN)/python benchmarks/chat.py
 	@$(BIN)/python benchmarks/first_token.py
