@@ -19,6 +19,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from vbatch_jupyter.frames.requests import render_requests
 from vbatch_jupyter.planning import plan
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -75,6 +78,30 @@ def _text(characters: int) -> str:
     return words[:characters]
 
 
+def _table(rows: int) -> pd.DataFrame:
+    products = [(f"P{number}", _text(30), _text(200), _SOME.choice("abc")) for number in range(rows // 20)]
+    customers = [(_text(12), _text(8)) for _ in range(rows // 5)]
+    found: dict[str, list[object]] = {
+        "id": [f"r{row}" for row in range(rows)],
+        "review": [_text(120) for _ in range(rows)],
+        "stars": [_SOME.randint(1, 5) for _ in range(rows)],
+        "date": [f"2024-{_SOME.randint(1, 12):02}-{_SOME.randint(1, 28):02}" for _ in range(rows)],
+        "verified": [_SOME.random() < 0.5 for _ in range(rows)],  # noqa: PLR2004
+        "language": ["en"] * rows,
+    }
+    sold, buyers = _SOME.choices(products, k=rows), _SOME.choices(customers, k=rows)
+    for place, name in enumerate(("product", "title", "description", "category")):
+        found[name] = [product[place] for product in sold]
+    for place, name in enumerate(("customer", "city")):
+        found[name] = [buyer[place] for buyer in buyers]
+    return pd.DataFrame(found)
+
+
+def _rendered(table: pd.DataFrame, **options: bool) -> list[str]:
+    lines = render_requests(table, "{{ row | tojson }}", endpoint="completions", model="m", **options)
+    return [json.loads(line)["body"]["prompt"] for line in lines]
+
+
 def _workloads() -> Iterator[tuple[str, list[str]]]:
     questions = [_text(60) for _ in range(5)]
 
@@ -86,6 +113,9 @@ def _workloads() -> Iterator[tuple[str, list[str]]]:
     yield "80 documents of 2,500 characters", asked("", [_text(2_500) for _ in range(80)])
     yield "400 of 400 behind 1,500 of instructions", asked(_text(1_500), [_text(400) for _ in range(400)])
     yield "300 of 100 to 4,000 behind 300", asked(_text(300), [_text(_SOME.randint(100, 4_000)) for _ in range(300)])
+    table = _table(3_000)
+    yield "a table of 12 columns as JSON", _rendered(table)
+    yield "the same with reorder_fields", _rendered(table, reorder_fields=True)
     yield "nothing shared", [_text(_SOME.randint(100, 900)) for _ in range(1_000)]
 
 

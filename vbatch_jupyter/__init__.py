@@ -79,6 +79,7 @@ def submit(
     custom_id: Hashable | None = None,
     sample: int | None = None,
     fresh: bool = False,
+    reorder_fields: bool = False,
     **body: Any,
 ) -> Batch:
     """Make a batch of a DataFrame, one request a row, and return at once.
@@ -109,6 +110,9 @@ def submit(
     fresh
         Ask the engine for every row. Otherwise a row whose request this engine has answered before, byte for byte,
         takes that answer again.
+    reorder_fields
+        For templates that send whole rows, such as ``{{ row | tojson }}``: put each row's fields into the order that
+        lets the engine compute most beginnings of prompts once. The prompts say the same in another order.
     **body
         What else goes into every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
 
@@ -133,6 +137,7 @@ def submit(
         custom_id=custom_id,
         sample=sample,
         fresh=fresh,
+        reorder_fields=reorder_fields,
         **body,
     )
 

@@ -227,6 +227,7 @@ class Kernel:
         custom_id: Hashable | None = None,
         sample: int | None = None,
         fresh: bool = False,
+        reorder_fields: bool = False,
         **body: Any,
     ) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
@@ -243,6 +244,7 @@ class Kernel:
             endpoint=endpoint,
             output=output,
             custom_id=custom_id,
+            reorder_fields=reorder_fields,
             **body,
         )
         if not len(df):

@@ -135,6 +135,9 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", help="the model's name; the loaded engine's by default")
     parser.add_argument("--output", metavar="COLUMN", help="name of the response column; response by default")
     parser.add_argument("--custom-id", metavar="COLUMN", help="column whose values name the requests")
+    parser.add_argument(
+        "--reorder-fields", action="store_true", help="in {{ row }}, put fields first that rows have in common"
+    )
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int, metavar="N")

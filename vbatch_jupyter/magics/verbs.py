@@ -153,6 +153,7 @@ class VBatchMagics(Magics):
             "output": self._default("output", options.output) or "response",
             "custom_id": options.custom_id,
             "sample": self._default("sample", options.sample),
+            "reorder_fields": options.reorder_fields,
         }
         # A default gives way to --body; a flag is said twice.
         taken = {"df", "template", "target", "fresh", *arguments}
