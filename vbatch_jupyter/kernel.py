@@ -169,11 +169,21 @@ class Kernel:
         """
         content = msgspec.json.decode(body)
         engine = self.engine
-        if engine is None or engine.state != "ready" or content.get("model") not in engine.served_model_names:
+        if (
+            engine is None
+            or not self.counts_tokens
+            or engine.state != "ready"
+            or content.get("model") not in engine.served_model_names
+        ):
             return None
         if isinstance(content.get("input"), str):
             body = msgspec.json.encode({"model": content["model"], "prompt": content["input"]})
         return self._thread.call(engine.tokenize(body), timeout=_TOKENIZE_SECONDS)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is an engine with a tokenizer."""
+        return self.engine is not None and self.engine.counts_tokens
 
     def loaded_engine(self) -> Engine:
         """Give the engine; `EngineNotLoadedError` where none is loaded."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbatch_jupyter.engine import asgi, vllm_process
-from vbatch_jupyter.engine.base import Engine, EngineResponse
+from vbatch_jupyter.engine.base import ABORTED, Engine, EngineResponse, openai_error, refuse_path
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.protocol.lines import error_body
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vbatch_jupyter.engine.vllm_stats import EngineCounters
-
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
-"""What requests may ask for; vLLM's application has routes that stop the engine or change its weights."""
-
-# An unescaped quote cannot stand inside a JSON string, so these bytes are the key itself and never a model's words.
-_ABORTED = b'"finish_reason":"abort"'
 
 _SHUTDOWN_SECONDS = 15.0
 """vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
@@ -136,10 +130,10 @@ class VllmEngine(Engine):
             answer = await response.read()
         if response.status >= _SERVER_ERROR and self.state != "ready":
             raise EngineDiedError("The engine died while it answered; the request is run again on the next one.")
-        if _ABORTED in answer:
+        if ABORTED in answer:
             raise RequestAbortedError(RequestAbortedError.__doc__)
         if response.status >= _CLIENT_ERROR:
-            answer = _openai_error(response.status, answer, path, self.served_model_names[0])
+            answer = openai_error(response.status, answer, path, self.served_model_names[0])
         return EngineResponse.of_json(response.status, answer)
 
     async def tokenize(self, body: bytes) -> int:
@@ -187,10 +181,8 @@ class VllmEngine(Engine):
         return self._app
 
     def _refuse(self, method: str, path: str, body: bytes) -> EngineResponse | None:
-        if method != "POST" or path not in PATHS:
-            return EngineResponse.of_json(
-                _NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url")
-            )
+        if (refusal := refuse_path(method, path)) is not None:
+            return refusal
         try:
             model = msgspec.json.decode(body, type=_Model).model
         except msgspec.MsgspecError:
@@ -205,19 +197,3 @@ class VllmEngine(Engine):
 def _discard(building: asyncio.Future[Any]) -> None:
     if not building.cancelled() and building.exception() is None:
         building.result().llm.shutdown()
-
-
-def _openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
-    """Put what vLLM says into OpenAI's envelope: it has its own types, and the HTTP status for a code."""
-    content = msgspec.json.decode(answer)
-    error = content.get("error") if isinstance(content, dict) else None
-    if not isinstance(error, dict):
-        # FastAPI's own words: the route is not there, since the model cannot do it.
-        return error_body(f"The model `{name}` does not serve {path}; load one that does.", param="model")
-    code = error.get("code")
-    return error_body(
-        str(error.get("message", "")),
-        type="server_error" if status >= _SERVER_ERROR else "invalid_request_error",
-        param=error.get("param"),
-        code=code if isinstance(code, str) else None,
-    )
