@@ -21,7 +21,7 @@ import pytest
 from tests.batches import open_store
 from vbatch_jupyter.kernel import Kernel
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # two servers start, on whatever else runs here
 
 ROWS = 60
 
@@ -41,10 +41,13 @@ def vllm_server(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes
             yield process, port
         finally:
             process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + 240
+    until = time.monotonic() + 400
     while True:
         assert process.poll() is None, log.read_text(errors="replace")[-3000:]
         assert time.monotonic() < until, log.read_text(errors="replace")[-3000:]
