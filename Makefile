@@ -50,7 +50,7 @@ lint: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/planning.py
-	@$(BIN)/python benchmarks/million.py
+	@$(BIN)/python benchmarks/scale.py
 	@$(BIN)/python benchmarks/chat.py
 	@$(BIN)/python benchmarks/first_token.py
 	@$(BIN)/python benchmarks/busy_cell.py

@@ -296,7 +296,9 @@ VOLATILE = {"id", "created", "created_at", "completed_at", "request_id", "servic
 def plain(value):
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items() if key not in VOLATILE and "cached" not in key}
-    return [plain(each) for each in value] if isinstance(value, list) else value
+    if isinstance(value, float):
+        return round(value, 2)  # what stands in the prefix cache was computed beside other requests
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 routes, made = current().engine._routes, []
 call = routes.call
