@@ -288,8 +288,9 @@ def _print_row(result: Measured, before: Measured | None) -> None:
     growth = f"{result.growth_mb / before.growth_mb:.1f}" if before else ""
     print(
         f"{result.requests:>10,} {result.seconds:>8.2f} {times:>7} {result.validating:>7.2f} "
-        f"{result.in_progress:>7.2f} {result.finalizing:>7.2f} {result.requests_per_second:>11,.0f} {result.growth_mb:>5.0f} MB {growth:>9} "
-        f"{result.written_per_request:>16,.0f} {result.results_seconds:>8.2f} s",
+        f"{result.in_progress:>7.2f} {result.finalizing:>7.2f} {result.requests_per_second:>11,.0f} "
+        f"{result.growth_mb:>5.0f} MB {growth:>9} {result.written_per_request:>16,.0f} "
+        f"{result.results_seconds:>8.2f} s",
         flush=True,
     )
 
