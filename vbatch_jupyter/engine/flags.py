@@ -156,6 +156,9 @@ def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise EngineArgumentError(f"--url is the address of a server, such as http://host:8000/v1, not {url!r}.")
+    if parts.username or parts.password:
+        # It would be shown wherever the engine is.
+        raise EngineArgumentError("--url holds a password; put it into an environment variable, for --api-key-env.")
     running = given.get("--max-num-seqs", ["256"])[0]
     if not running.isdecimal() or not int(running):
         raise EngineArgumentError(f"--max-num-seqs is how many requests the server runs at once, not {running!r}.")

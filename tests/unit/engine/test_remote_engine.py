@@ -249,6 +249,7 @@ async def test_the_key_comes_from_the_environment_and_is_shown_nowhere(monkeypat
     [
         (["--url", "host:8000"], "--url is the address of a server, such as http://host:8000/v1, not 'host:8000'."),
         (["--url"], "--url takes one value."),
+        (["--url", "http://me:sesame@host/v1"], "--url holds a password; put it into an environment variable"),
         (["--url", "http://host", "--max-num-seqs", "many"], "--max-num-seqs is how many requests"),
         (["--url", "http://host", "--seed", "1"], "--seed cannot be set for a server that runs already"),
     ],
