@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test lint bench wheel clean
+.PHONY: help demo lab test lint bench figures wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,8 @@ help:
 	@echo "make lab     set up, open JupyterLab in notebooks/"
 	@echo "make test    set up, run every test"
 	@echo "make lint    set up, run ruff, mypy and import-linter"
-	@echo "make bench   set up, measure: 1,000 to 1,000,000 requests through a null engine; vb.run against LLM.chat; a chat beside a batch"
+	@echo "make bench   set up, compare vb.run with LLM.chat and run-batch; BENCH=a,b picks workloads, ROUNDS=5 how often"
+	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, one-token chats, a chat beside a batch, a busy cell"
 	@echo "make wheel   set up, build dist/*.whl"
 	@echo "make clean   remove $(VENV), dist and caches"
 
@@ -49,7 +50,11 @@ lint: $(READY)
 	@$(BIN)/lint-imports
 
 bench: $(READY)
-	@$(BIN)/python benchmarks/million.py
+	@$(BIN)/python benchmarks/bench.py
+
+figures: $(READY)
+	@$(BIN)/python benchmarks/planning.py
+	@$(BIN)/python benchmarks/scale.py
 	@$(BIN)/python benchmarks/chat.py
 	@$(BIN)/python benchmarks/first_token.py
 	@$(BIN)/python benchmarks/busy_cell.py

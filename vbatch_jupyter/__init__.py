@@ -35,15 +35,22 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def load(model: str, **engine_args: Any) -> Engine:
-    """Start a vLLM engine in this process, in the place of the one that is loaded.
+def load(
+    model: str | None = None, *, url: str | None = None, api_key_env: str | None = None, **engine_args: Any
+) -> Engine:
+    """Start a vLLM engine in this process, or use a server as the engine, in the place of the one that is loaded.
 
     Parameters
     ----------
     model
-        A Hugging Face id, a folder, or ``"demo"``.
+        A Hugging Face id, a folder, or ``"demo"``; of a server the model to use, its first one by default.
+    url
+        An OpenAI-compatible server or cluster that is the engine, such as ``"http://host:8000/v1"``.
+    api_key_env
+        The environment variable that holds the server's key.
     **engine_args
-        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``.
+        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``; for a server
+        only ``max_num_seqs`` (how many requests it runs at once; 256) and ``served_model_name``.
 
     Raises
     ------
@@ -52,11 +59,11 @@ def load(model: str, **engine_args: Any) -> Engine:
     EngineLoadError
         The model was not found, or the engine did not start.
     """
-    from vbatch_jupyter.engine.flags import to_flags
+    from vbatch_jupyter.engine.flags import named, to_flags
     from vbatch_jupyter.kernel import current
 
     register_accessor()
-    return current().load(model, to_flags(engine_args))
+    return current().load(named(model, url), to_flags({"url": url, "api_key_env": api_key_env, **engine_args}))
 
 
 def unload() -> None:
@@ -79,6 +86,7 @@ def submit(
     custom_id: Hashable | None = None,
     sample: int | None = None,
     fresh: bool = False,
+    reorder_fields: bool = False,
     **body: Any,
 ) -> Batch:
     """Make a batch of a DataFrame, one request a row, and return at once.
@@ -109,6 +117,9 @@ def submit(
     fresh
         Ask the engine for every row. Otherwise a row whose request this engine has answered before, byte for byte,
         takes that answer again.
+    reorder_fields
+        For templates that send whole rows, such as ``{{ row | tojson }}``: put each row's fields into the order that
+        lets the engine compute most beginnings of prompts once. The prompts say the same in another order.
     **body
         What else goes into every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
 
@@ -133,6 +144,7 @@ def submit(
         custom_id=custom_id,
         sample=sample,
         fresh=fresh,
+        reorder_fields=reorder_fields,
         **body,
     )
 

@@ -169,11 +169,21 @@ class Kernel:
         """
         content = msgspec.json.decode(body)
         engine = self.engine
-        if engine is None or engine.state != "ready" or content.get("model") not in engine.served_model_names:
+        if (
+            engine is None
+            or not self.counts_tokens
+            or engine.state != "ready"
+            or content.get("model") not in engine.served_model_names
+        ):
             return None
         if isinstance(content.get("input"), str):
             body = msgspec.json.encode({"model": content["model"], "prompt": content["input"]})
         return self._thread.call(engine.tokenize(body), timeout=_TOKENIZE_SECONDS)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is an engine with a tokenizer."""
+        return self.engine is not None and self.engine.counts_tokens
 
     def loaded_engine(self) -> Engine:
         """Give the engine; `EngineNotLoadedError` where none is loaded."""
@@ -227,6 +237,7 @@ class Kernel:
         custom_id: Hashable | None = None,
         sample: int | None = None,
         fresh: bool = False,
+        reorder_fields: bool = False,
         **body: Any,
     ) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
@@ -243,6 +254,7 @@ class Kernel:
             endpoint=endpoint,
             output=output,
             custom_id=custom_id,
+            reorder_fields=reorder_fields,
             **body,
         )
         if not len(df):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vbatch_jupyter.engine.base import Engine
-from vbatch_jupyter.engine.flags import served_names
+from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import ConflictError, EngineLoadError
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
@@ -63,9 +63,9 @@ class Loader:
         Parameters
         ----------
         model
-            A Hugging Face id, a folder, or one of `DEMO_MODELS`.
+            A Hugging Face id, a folder, one of `DEMO_MODELS`, or what a server has.
         flags
-            Flags of ``vllm serve``.
+            Flags of ``vllm serve``, or ``--url`` and what `flags.RemoteFlags` has.
         draw
             Called again and again with how far it has got, in the thread that calls.
 
@@ -110,9 +110,12 @@ class Loader:
 
     def _start(self, model: str, flags: list[str], draw: Callable[[str], None]) -> Engine:
         phrases = [f"loading {model}"]
-        path, flags = _resolve(model, flags, draw)
         log_path = self._store.path / "logs" / f"engine-{os.getpid()}.log"
-        engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
+        if (remote := remote_flags(model, flags)) is not None:
+            engine = _remote_engine(remote, on_progress=phrases.append)
+        else:
+            path, flags = _resolve(model, flags, draw)
+            engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
         starting = self._thread.submit(engine.start())
         begun = time.monotonic()
         try:
@@ -172,6 +175,12 @@ def _vllm_engine(model: str, flags: Sequence[str], **options: Any) -> Engine:
     from vbatch_jupyter.engine.vllm_engine import VllmEngine
 
     return VllmEngine(model, flags, **options)
+
+
+def _remote_engine(flags: RemoteFlags, **options: Any) -> Engine:
+    from vbatch_jupyter.engine.remote_engine import RemoteEngine
+
+    return RemoteEngine(flags, **options)
 
 
 def _resolve(model: str, flags: list[str], draw: Callable[[str], None]) -> tuple[str, list[str]]:

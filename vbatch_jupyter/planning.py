@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vbatch_jupyter.protocol.index import LineIndex
-
-_SHIFTS = (48, 32, 16, 0)
-"""How far a prefix key is shifted to compare 128, 512, 2,048 and 8,192 characters of the prompt."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,8 +34,9 @@ class Plan:
 def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
     """Put requests with a common beginning next to each other, and deterministic duplicates behind one of them.
 
-    Requests that share 8,192, 2,048, 512 or 128 characters of their prompt form groups within groups; a group runs
-    where its first request stands in the file, and inside it the file's order is kept.
+    Requests whose prompts share a beginning form groups within groups, by the lengths of `protocol.prefix`. Among the
+    groups of a group, and among single requests, those with the longest answers run first, so that none of them is
+    left alone with the engine at the end; where answers may be equally long, the file's order is kept.
 
     The plan compares hashes. Before an answer is shared the caller must compare the bytes of both requests (url and
     body, without the custom_id), and run the follower by itself where they differ.
@@ -67,7 +64,7 @@ def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
     ...         custom_id_hash=position,
     ...         request_hash=request,
     ...         deterministic=True,
-    ...         prefix_key=prefix,
+    ...         prefix_key=prefix << 64,
     ...     )
     >>> plan(index, bytes(4))
     Plan(order=array('I', [0, 2, 1]), followers={0: array('I', [3])})
@@ -76,7 +73,9 @@ def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
         raise ValueError(f"finished has {len(finished):,} entries, and the index has {len(index):,} requests")
     unfinished = array("I", (position for position, done in enumerate(finished) if not done))
     candidates, followers = _share(index, unfinished)
-    return Plan(array("I", _group(candidates, index.prefix_keys, _SHIFTS)), followers)
+    order = array("I")
+    _arrange(candidates, _levels(index), index.output_limits, order)
+    return Plan(order, followers)
 
 
 def _share(index: LineIndex, unfinished: array[int]) -> tuple[array[int], dict[int, array[int]]]:
@@ -104,14 +103,36 @@ def _repeated(hashes: Iterable[int]) -> frozenset[int]:
     return frozenset(ordered[i] for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1])
 
 
-def _group(positions: Sequence[int], keys: array[int], shifts: tuple[int, ...]) -> Iterator[int]:
-    """Walk groups in the order in which they first appear, each from its widest level to its narrowest."""
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for position in positions:
-        groups[keys[position] >> shifts[0]].append(position)
-    for group in groups.values():
-        # Two of a kind are next to each other already.
-        if len(group) <= 2 or len(shifts) == 1:  # noqa: PLR2004
-            yield from group
+def _levels(index: LineIndex) -> Sequence[tuple[array[int], int]]:
+    """Give for each level of the prefix keys the column and how far its numbers are shifted, the widest first."""
+    return [(column, shift) for column in (index.prefix_keys, index.prefix_keys_below) for shift in (48, 32, 16, 0)]
+
+
+def _arrange(
+    positions: Sequence[int], levels: Sequence[tuple[array[int], int]], limits: array[int], order: array[int]
+) -> None:
+    """Append positions to an order, group by group, each from its widest level to its narrowest."""
+    blocks: list[int | list[int]] = []
+    if levels:
+        column, shift = levels[0]
+        repeated = _repeated(column[position] >> shift for position in positions)
+        groups: dict[int, list[int]] = {}
+        for position in positions:
+            key = column[position] >> shift
+            if key not in repeated:
+                blocks.append(position)
+            elif key in groups:
+                groups[key].append(position)
+            else:
+                groups[key] = [position]
+                blocks.append(groups[key])
+    else:
+        blocks = list(positions)
+    blocks.sort(
+        key=lambda block: limits[block] if isinstance(block, int) else max(map(limits.__getitem__, block)), reverse=True
+    )
+    for block in blocks:
+        if isinstance(block, int):
+            order.append(block)
         else:
-            yield from _group(group, keys, shifts[1:])
+            _arrange(block, levels[1:], limits, order)

@@ -202,7 +202,7 @@ def dry_run(
         target=target,
         find_known=find_known,
         # A service has its own tokenizer; that of the engine here, whatever it holds, is as near as one can come.
-        count_tokens=kernel.count_tokens if engine or (target and kernel.engine) else None,
+        count_tokens=kernel.count_tokens if (engine or (target and kernel.engine)) and kernel.counts_tokens else None,
         rate=measured_rate(kernel, name),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kernels import Cell, NotebookKernel, is_alive, lines_of
+from vbatch_jupyter.engine.base import BATCH_PRIORITY
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -253,21 +254,70 @@ time.sleep(60)
     assert session.ask("show(batch.results()['error'].isna().all().item())") is True
 
 
-def test_cancelling_a_call_aborts_its_request(session: Session) -> None:
-    code = """
+@pytest.mark.parametrize("priority", [0, BATCH_PRIORITY])
+def test_cancelling_a_call_aborts_its_request(session: Session, priority: int) -> None:
+    code = f"""
+priority = {priority}
 async def cancelled():
     body = json.dumps(dict(model="demo", messages=HELLO, max_tokens=900, ignore_eos=True)).encode()
-    task = asyncio.ensure_future(current().engine.request("POST", "/v1/chat/completions", body))
+    asking = current().engine.request("POST", "/v1/chat/completions", body, priority=priority)
+    task = asyncio.ensure_future(asking)
     await asyncio.sleep(1.5)
     before = current().engine.stats()
     task.cancel()
-    await asyncio.wait({task})
+    await asyncio.wait([task])
     await asyncio.sleep(1)
     after = current().engine.stats()
-    return [before.running, before.kv_cache_usage > 0, after.running, after.kv_cache_usage]
+    return [before.running, before.kv_cache_usage > 0, after.running, after.kv_cache_usage, task.cancelled()]
 show(current()._thread.call(cancelled()))
 """
-    assert session.ask(code) == [1, True, 0, 0.0]
+    assert session.ask(code) == [1, True, 0, 0.0, True]
+
+
+def test_a_request_of_a_batch_is_answered_as_that_of_a_person_though_another_way(session: Session) -> None:
+    code = """
+CHAT, TEXT, RESPONSE = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+asked = [
+    (CHAT, dict(messages=HELLO, temperature=0, max_tokens=6)),
+    (CHAT, dict(messages=HELLO, temperature=1, seed=3, n=2, logprobs=True, top_logprobs=1, max_tokens=4)),
+    (CHAT, dict(messages=HELLO, temperature="hot")),
+    (CHAT, dict(messages=[dict(role="user", content="word " * 3000)])),
+    (CHAT, dict(messages=HELLO, response_format=dict(type="json_schema"))),
+    (CHAT, dict(messages="Hello.")),
+    (CHAT, dict(messages=[dict(role="user", content=[dict(type="text", text="Hi"), dict(type="nothing")])])),
+    (TEXT, dict(prompt=["One, two,", "Three,"], temperature=0, max_tokens=2, echo=True)),
+    (TEXT, dict(prompt=[5, 6, 7], temperature=0, max_tokens=1)),
+    (RESPONSE, dict(input="Hi", temperature=0, max_output_tokens=2)),
+    (RESPONSE, dict(input="Hi", temperature=5)),
+    ("/v1/embeddings", dict(input="a")),
+]
+VOLATILE = {"id", "created", "created_at", "completed_at", "request_id", "service_tier"}
+
+def plain(value):
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items() if key not in VOLATILE and "cached" not in key}
+    if isinstance(value, float):
+        return round(value, 2)  # what stands in the prefix cache was computed beside other requests
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+routes, made = current().engine._routes, []
+call = routes.call
+async def counted(*arguments):
+    made.append(False)
+    answer = await call(*arguments)
+    made[-1] = answer is not None
+    return answer
+routes.call = counted
+pairs = [[plain(ask(path, priority, model="demo", **body)) for priority in (0, 1000)] for path, body in asked]
+routes.call = call
+show([pairs, made])
+"""
+    pairs, made = session.ask(code)
+    for person, batch in pairs:
+        assert person == batch
+    assert [status for (status, _), _ in pairs] == [200, 200, 400, 400, 400, 400, 400, 200, 200, 200, 400, 404]
+    # What is understood does not pass through the application.
+    assert [made[place] for place in (0, 1, 7, 8, 9)] == [True] * 5
 
 
 def test_logprobs_and_the_other_endpoints_come_back_in_their_shapes(session: Session) -> None:

@@ -14,6 +14,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from tests.unit.kernel_surface import open_kernel
 from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.magics.grammar import line_parser
 
 VERBS = "load unload engine build list show attach cancel results retry run export check env".split()  # noqa: SIM905
@@ -203,6 +205,25 @@ def test_the_flags_of_a_load_are_passed_on_as_they_stand():
     line = ["load", "org/model", "--max-model-len", "2048", "--served-model-name", "a", "b", "-h"]
     options = line_parser().parse_args(line)
     assert (options.model, options.flags) == ("org/model", line[2:])
+
+
+def test_a_server_is_loaded_by_its_address_or_by_the_name_of_one_of_its_models(shell, monkeypatch):
+    asked: list[RemoteFlags] = []
+
+    def remote_engine(flags: RemoteFlags, **_: object) -> EchoEngine:
+        asked.append(flags)
+        return EchoEngine()
+
+    monkeypatch.setattr("vbatch_jupyter.loader._remote_engine", remote_engine)
+    for words in ("--api-key-env KEY --url http://host/v1", "--url=http://host", "qwen --url http://host/v1/"):
+        _, wrong, _ = shell.run(f"%vbatch load {words}")
+        assert wrong == ""
+    assert [(flags.url, flags.api_key_env, flags.served_model_names) for flags in asked] == [
+        ("http://host/v1", "KEY", ()),
+        ("http://host/v1", None, ()),
+        ("http://host/v1", None, ("qwen",)),
+    ]
+    assert "Or use a server as the engine: --url" in " ".join(shell.run("%vbatch load -h")[0].split())
 
 
 def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, kernel):

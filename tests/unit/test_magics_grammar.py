@@ -216,3 +216,12 @@ def test_the_magics_load_themselves_where_ipython_is_told_to(kernel, cell):
     done = shell.run_cell(cell)
     assert done.success
     assert done.result is not None
+
+
+def test_the_fields_of_whole_rows_are_reordered_where_it_is_asked_for(shell, kernel):
+    shell.run_cell("import pandas as pd\ndf = pd.DataFrame({'id': ['x', 'y'], 'text': ['the same'] * 2})")
+    plain = shell.run_cell("%%vbatch df\n{{ row | tojson }}").result
+    out = shell.run_cell("%%vbatch df --reorder-fields\n{{ row | tojson }}").result
+    assert list(plain["response"]) == ['{"id": "x", "text": "the same"}', '{"id": "y", "text": "the same"}']
+    assert list(out["response"]) == ['{"text": "the same", "id": "x"}', '{"text": "the same", "id": "y"}']
+    assert list(out.columns) == ["id", "text", "response", "error"]

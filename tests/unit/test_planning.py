@@ -1,25 +1,30 @@
 from __future__ import annotations
 
+import itertools
 from array import array
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.planning import plan
-from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex
+from vbatch_jupyter.protocol.prefix import LEVELS
 
-PREFIXES = st.tuples(*[st.integers(0, 2)] * 4)
+PREFIXES = st.tuples(*[st.integers(0, 2)] * LEVELS)
 
 
 def key(*levels: int) -> int:
     """Make a prefix key of one number per level, the widest first; levels not given are 0."""
-    padded = (*levels, 0, 0, 0, 0)[:4]
-    return padded[0] << 48 | padded[1] << 32 | padded[2] << 16 | padded[3]
+    packed = 0
+    for level in (*levels, *[0] * LEVELS)[:LEVELS]:
+        packed = packed << 16 | level
+    return packed
 
 
-def build(*requests: tuple[int, bool, int]) -> LineIndex:
-    """Make an index of (request hash, deterministic, prefix key)."""
+def build(*requests: tuple[int, bool, int], limits: Sequence[int] = ()) -> LineIndex:
+    """Make an index of (request hash, deterministic, prefix key), and of the output limits where there are any."""
     index = LineIndex()
     for position, (request_hash, deterministic, prefix_key) in enumerate(requests):
         index.append(
@@ -31,6 +36,7 @@ def build(*requests: tuple[int, bool, int]) -> LineIndex:
             request_hash=request_hash,
             deterministic=deterministic,
             prefix_key=prefix_key,
+            output_limit=limits[position] if limits else UNLIMITED,
         )
     return index
 
@@ -59,6 +65,19 @@ def test_longer_common_beginnings_are_groups_within_the_groups_of_shorter_ones()
     index = build(*((position, False, prefix) for position, prefix in enumerate(prefixes)))
 
     assert list(plan(index, bytes(7)).order) == [0, 5, 3, 6, 2, 4, 1]
+
+
+def test_the_longest_answers_run_first_and_those_of_equal_length_in_the_order_of_the_file():
+    index = build(*((n, False, key(n)) for n in range(6)), limits=[16, 512, 16, UNLIMITED, 512, 64])
+
+    assert list(plan(index, bytes(6)).order) == [3, 1, 4, 5, 0, 2]
+
+
+def test_the_longest_answer_of_a_group_brings_the_group_forward_and_does_not_leave_it():
+    prefixes = [key(1), key(2), key(3, 1), key(3, 2), key(1), key(3, 1), key(2)]
+    index = build(*((n, False, prefix) for n, prefix in enumerate(prefixes)), limits=[16, 64, 16, 32, 16, 128, 512])
+
+    assert list(plan(index, bytes(7)).order) == [6, 1, 5, 2, 3, 0, 4]
 
 
 def test_deterministic_duplicates_follow_the_first_of_them():
@@ -100,10 +119,16 @@ def test_a_list_of_finished_requests_of_another_batch_is_refused():
         plan(build((1, True, 0), (2, True, 0)), bytes(3))
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), PREFIXES, st.integers(0, 2)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.booleans(), PREFIXES, st.integers(0, 2), st.sampled_from([8, 16, UNLIMITED])),
+        max_size=40,
+    )
+)
 def test_every_unfinished_request_is_planned_exactly_once_and_groups_stay_whole(requests):
-    index = build(*((request, sure, key(*prefix)) for request, sure, prefix, _ in requests))
-    finished = bytes(done for _, _, _, done in requests)
+    limits = [limit for *_, limit in requests]
+    index = build(*((request, sure, key(*prefix)) for request, sure, prefix, _, _ in requests), limits=limits)
+    finished = bytes(done for _, _, _, done, _ in requests)
 
     planned = plan(index, finished)
 
@@ -115,9 +140,11 @@ def test_every_unfinished_request_is_planned_exactly_once_and_groups_stay_whole(
         assert list(group) == sorted(group)
         assert all(index.deterministic[i] for i in [leader, *group])
         assert {index.request_hashes[i] for i in group} == {index.request_hashes[leader]}
-    for shift in (0, 16, 32, 48):
-        along = [index.prefix_keys[position] >> shift for position in planned.order]
-        leads = [position for i, position in enumerate(planned.order) if i == 0 or along[i - 1] != along[i]]
+    for level in range(1, LEVELS + 1):
+        along = [requests[position][2][:level] for position in planned.order]
+        leads = [i for i in range(len(along)) if i == 0 or along[i - 1] != along[i]]
         assert len(leads) == len(set(along)), "a group was split"
-        if shift == 48:
-            assert leads == sorted(leads)
+        if level == 1:
+            groups = itertools.pairwise([*leads, len(along)])
+            longest = [max(limits[planned.order[i]] for i in range(*ends)) for ends in groups]
+            assert longest == sorted(longest, reverse=True)

@@ -11,6 +11,8 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+import msgspec
+
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
@@ -18,7 +20,15 @@ from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
 
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
+"""What requests may ask for; vLLM's application has routes that stop the engine or change its weights."""
+
+ABORTED = b'"finish_reason":"abort"'
+"""Stands in vLLM's answer to a request that it gave up: an unescaped quote cannot stand inside a JSON string, so these
+bytes are the key itself and never a model's words."""
+
 _TOKENIZED_AT_ONCE = 64
+_NOT_FOUND, _SERVER_ERROR = 404, 500
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,12 +76,15 @@ class Engine(abc.ABC):
         How many requests it runs at once.
     answers_key
         Identifies everything beside the request that decides an answer: weights, chat template, engine arguments.
+    counts_tokens
+        Whether `tokenize` works.
     """
 
     served_model_names: Sequence[str] = ()
     state: EngineState = "unloaded"
     max_num_seqs: int = 256
     answers_key: str = ""
+    counts_tokens: bool = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.served_model_names)}: {self.state}>"
@@ -145,3 +158,51 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def shutdown(self) -> None:
         """End the engine and its processes; a second call does nothing."""
+
+
+def refuse_path(method: str, path: str) -> EngineResponse | None:
+    """Answer a request for what is none of `PATHS`; None for one that may go on.
+
+    Examples
+    --------
+    >>> refuse_path("POST", "/v1/embeddings"), refuse_path("GET", "/v1/embeddings").status
+    (None, 404)
+    """
+    if method == "POST" and path in PATHS:
+        return None
+    return EngineResponse.of_json(_NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url"))
+
+
+def openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
+    """Put what vLLM says into OpenAI's envelope: it has its own types, and the HTTP status for a code.
+
+    Parameters
+    ----------
+    status, answer
+        The response's.
+    path, name
+        What was asked of which model.
+
+    Examples
+    --------
+    >>> openai_error(400, b'{"error": {"message": "Too long.", "code": 400}}', "/v1/completions", "m")
+    b'{"error":{"message":"Too long.","type":"invalid_request_error","param":null,"code":null}}'
+    """
+    kind = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
+    try:
+        content = msgspec.json.decode(answer)
+    except (ValueError, RecursionError):
+        # A proxy's own page.
+        message = f"The server answered {status} without JSON: {answer[:200].decode(errors='replace')}"
+        return error_body(message, type=kind)
+    error = content.get("error") if isinstance(content, dict) else None
+    if not isinstance(error, dict):
+        # FastAPI's own words: the route is not there, since the model cannot do it.
+        return error_body(f"The model `{name}` does not serve {path}; load one that does.", param="model")
+    code, param = error.get("code"), error.get("param")
+    return error_body(
+        str(error.get("message", "")),
+        type=kind,
+        param=param if isinstance(param, str) else None,
+        code=code if isinstance(code, str) else None,
+    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from vbatch_jupyter.errors import EngineArgumentError
 
 
 def to_flags(arguments: Mapping[str, Any]) -> list[str]:
@@ -41,6 +45,24 @@ def to_flags(arguments: Mapping[str, Any]) -> list[str]:
     return flags
 
 
+def named(model: str | None, url: str | None) -> str:
+    """Give what is loaded a name: the model's, or the server's where its first model is meant.
+
+    Raises
+    ------
+    EngineArgumentError
+        Neither is given.
+
+    Examples
+    --------
+    >>> named("demo", None), named(None, "http://host/v1")
+    ('demo', 'http://host/v1')
+    """
+    if model is None and url is None:
+        raise EngineArgumentError("Name a model, such as demo, or a server with --url http://host:8000/v1.")
+    return model or url or ""
+
+
 def served_names(model: str, flags: Sequence[str]) -> tuple[str, ...]:
     """Give the names under which a model will be served, before there is an engine to ask.
 
@@ -69,3 +91,81 @@ def served_names(model: str, flags: Sequence[str]) -> tuple[str, ...]:
         elif naming:
             names.append(flag)
     return tuple(names) or (model,)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RemoteFlags:
+    """What is said of a server that is to be the engine.
+
+    Parameters
+    ----------
+    url
+        The address of OpenAI's endpoints, such as ``"http://host:8000/v1"``.
+    api_key_env
+        The environment variable that holds its key; None where it wants none.
+    max_num_seqs
+        How many requests it runs at once.
+    served_model_names
+        Those of its models that are used, the default first; all where there are none.
+    """
+
+    url: str
+    api_key_env: str | None = None
+    max_num_seqs: int = 256
+    served_model_names: tuple[str, ...] = ()
+
+
+def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
+    """Read the flags of a load that names a server; None where they name none.
+
+    Parameters
+    ----------
+    model
+        The model that is asked for, or the url again where it is the server's first one.
+    flags
+        What follows ``%vbatch load``.
+
+    Raises
+    ------
+    EngineArgumentError
+        A flag that means nothing to a server that runs already, or a value that is none.
+
+    Examples
+    --------
+    >>> remote_flags("m", ["--url", "http://host:8000", "--api-key-env", "KEY"])
+    RemoteFlags(url='http://host:8000/v1', api_key_env='KEY', max_num_seqs=256, served_model_names=('m',))
+    >>> remote_flags("m", ["--seed", "1"])
+    """
+    given: dict[str, list[str]] = {}
+    values: list[str] = []
+    for flag in flags:
+        if flag.startswith("--"):
+            option, has_value, value = flag.partition("=")
+            values = given.setdefault(option.replace("_", "-"), [])
+            values += [value] if has_value else []
+        else:
+            values.append(flag)
+    if "--url" not in given:
+        return None
+    if unknown := sorted(given.keys() - {"--url", "--api-key-env", "--max-num-seqs", "--served-model-name"}):
+        message = f"{unknown[0]} cannot be set for a server that runs already; beside --url there are --api-key-env, "
+        raise EngineArgumentError(f"{message}--max-num-seqs and --served-model-name.")
+    if odd := [option for option, said in given.items() if len(said) != 1 and option != "--served-model-name"]:
+        raise EngineArgumentError(f"{odd[0]} takes one value.")
+    url = given["--url"][0].rstrip("/")
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise EngineArgumentError(f"--url is the address of a server, such as http://host:8000/v1, not {url!r}.")
+    if parts.username or parts.password:
+        # It would be shown wherever the engine is.
+        raise EngineArgumentError("--url holds a password; put it into an environment variable, for --api-key-env.")
+    running = given.get("--max-num-seqs", ["256"])[0]
+    if not running.isdecimal() or not int(running):
+        raise EngineArgumentError(f"--max-num-seqs is how many requests the server runs at once, not {running!r}.")
+    names = given.get("--served-model-name") or ([] if model == given["--url"][0] else [model])
+    return RemoteFlags(
+        url=url if parts.path else f"{url}/v1",
+        api_key_env=given.get("--api-key-env", [None])[0],
+        max_num_seqs=int(running),
+        served_model_names=tuple(names),
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbatch_jupyter.engine import asgi, vllm_process
-from vbatch_jupyter.engine.base import Engine, EngineResponse
+from vbatch_jupyter.engine.base import ABORTED, BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.protocol.lines import error_body
@@ -25,13 +25,10 @@ from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from vbatch_jupyter.engine.vllm_routes import Routes
     from vbatch_jupyter.engine.vllm_stats import EngineCounters
 
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
-"""What requests may ask for; vLLM's application has routes that stop the engine or change its weights."""
-
-# An unescaped quote cannot stand inside a JSON string, so these bytes are the key itself and never a model's words.
-_ABORTED = b'"finish_reason":"abort"'
+_DIED = "The engine died; the request is run again on the next one."
 
 _SHUTDOWN_SECONDS = 15.0
 """vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
@@ -81,6 +78,7 @@ class VllmEngine(Engine):
         self._starting = False
         self._llm: AsyncLLM | None = None
         self._app: asgi.Application | None = None
+        self._routes: Routes | None = None
         self._counters: EngineCounters | None = None
         self.served_model_names: Sequence[str] = (model,)
 
@@ -108,6 +106,8 @@ class VllmEngine(Engine):
                 raise
         finally:
             self._starting = False
+        self._routes = vllm_process.routes_of(self._app)
+        vllm_process.keep_memory()
         self._llm, self._counters = built.llm, built.counters
         self.served_model_names = tuple(built.arguments.served_model_name)
         scheduling = built.llm.vllm_config.scheduler_config
@@ -129,18 +129,23 @@ class VllmEngine(Engine):
         app = self._live_app()
         if refusal := self._refuse(method, path, body):
             return refusal
+        if priority >= BATCH_PRIORITY and (answered := await self._call_function(path, body, priority)) is not None:
+            return self._checked(path, *answered)
         response = await self._call(app, method, path, body, priority)
         if not response.headers.get("content-type", "").startswith("application/json"):
             return response
         with self._deaths_told():
             answer = await response.read()
-        if response.status >= _SERVER_ERROR and self.state != "ready":
+        return self._checked(path, response.status, answer)
+
+    def _checked(self, path: str, status: int, answer: bytes) -> EngineResponse:
+        if status >= _SERVER_ERROR and self.state != "ready":
             raise EngineDiedError("The engine died while it answered; the request is run again on the next one.")
-        if _ABORTED in answer:
+        if ABORTED in answer:
             raise RequestAbortedError(RequestAbortedError.__doc__)
-        if response.status >= _CLIENT_ERROR:
-            answer = _openai_error(response.status, answer, path, self.served_model_names[0])
-        return EngineResponse.of_json(response.status, answer)
+        if status >= _CLIENT_ERROR:
+            answer = openai_error(status, answer, path, self.served_model_names[0])
+        return EngineResponse.of_json(status, answer)
 
     async def tokenize(self, body: bytes) -> int:
         """Count the prompt tokens that a chat or completion request would have."""
@@ -159,15 +164,27 @@ class VllmEngine(Engine):
 
     async def shutdown(self) -> None:
         """End the engine and its processes; a second call does nothing."""
-        llm, self._llm, self._app, self._counters = self._llm, None, None, None
+        llm, self._llm, self._app, self._routes, self._counters = self._llm, None, None, None, None
         if llm is not None:
             await in_thread(llm.shutdown, _SHUTDOWN_SECONDS)
             del llm
             vllm_process.release_memory()
 
+    async def _call_function(self, path: str, body: bytes, priority: int) -> tuple[int, bytes] | None:
+        """Answer a request without the application; None where it must answer."""
+        if self._routes is None:
+            return None
+        try:
+            response = await self._routes.call(path, body, _headers(priority))
+        except Exception as error:
+            if self.state != "ready":
+                raise EngineDiedError(_DIED) from error
+            return None
+        return None if response is None else (response.status_code, bytes(response.body))
+
     async def _call(self, app: asgi.Application, method: str, path: str, body: bytes, priority: int) -> EngineResponse:
         with self._deaths_told():
-            return await asgi.call(app, method, path, body, [(b"x-vllm-priority", str(priority).encode())])
+            return await asgi.call(app, method, path, body, _headers(priority))
 
     @contextlib.contextmanager
     def _deaths_told(self) -> Iterator[None]:
@@ -176,7 +193,7 @@ class VllmEngine(Engine):
             yield
         except Exception as error:
             if self.state != "ready":
-                raise EngineDiedError("The engine died; the request is run again on the next one.") from error
+                raise EngineDiedError(_DIED) from error
             raise
 
     def _live_app(self) -> asgi.Application:
@@ -187,10 +204,8 @@ class VllmEngine(Engine):
         return self._app
 
     def _refuse(self, method: str, path: str, body: bytes) -> EngineResponse | None:
-        if method != "POST" or path not in PATHS:
-            return EngineResponse.of_json(
-                _NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url")
-            )
+        if (refusal := refuse_path(method, path)) is not None:
+            return refusal
         try:
             model = msgspec.json.decode(body, type=_Model).model
         except msgspec.MsgspecError:
@@ -202,22 +217,10 @@ class VllmEngine(Engine):
         return EngineResponse.of_json(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
 
 
+def _headers(priority: int) -> list[tuple[bytes, bytes]]:
+    return [(b"x-vllm-priority", str(priority).encode())]
+
+
 def _discard(building: asyncio.Future[Any]) -> None:
     if not building.cancelled() and building.exception() is None:
         building.result().llm.shutdown()
-
-
-def _openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
-    """Put what vLLM says into OpenAI's envelope: it has its own types, and the HTTP status for a code."""
-    content = msgspec.json.decode(answer)
-    error = content.get("error") if isinstance(content, dict) else None
-    if not isinstance(error, dict):
-        # FastAPI's own words: the route is not there, since the model cannot do it.
-        return error_body(f"The model `{name}` does not serve {path}; load one that does.", param="model")
-    code = error.get("code")
-    return error_body(
-        str(error.get("message", "")),
-        type="server_error" if status >= _SERVER_ERROR else "invalid_request_error",
-        param=error.get("param"),
-        code=code if isinstance(code, str) else None,
-    )

@@ -58,6 +58,7 @@ def requests_of(
     endpoint: str = "chat",
     output: str = "response",
     custom_id: Hashable | None = None,
+    reorder_fields: bool = False,
     **body: Any,
 ) -> tuple[Iterator[bytes], FrameDescription]:
     """Check all that can be wrong, and give the lines of the input file and what the batch keeps of the frame."""
@@ -70,6 +71,7 @@ def requests_of(
         response_format=None if schema is None else response_format(schema),
         custom_id=custom_id,
         body=body,
+        reorder_fields=reorder_fields,
     )
     path = endpoint_path(endpoint)
     return lines, describe(df, endpoint=path, output=output, schema=schema, custom_id=custom_id, body=body)

@@ -25,6 +25,7 @@ import pandas as pd
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.cells import cells_of, is_missing
 from vbatch_jupyter.frames.columns import describe_columns, near_misses, positions_by_label
+from vbatch_jupyter.frames.field_order import Orders, field_orders
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.body import check_body_keys, endpoint_path
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -58,6 +59,7 @@ def render_requests(
     custom_id: Hashable | None = None,
     body: Mapping[str, Any] | None = None,
     variables: Mapping[str, object] | None = None,
+    reorder_fields: bool = False,
 ) -> Iterator[bytes]:
     r"""Write one line of an input file for every row, in order.
 
@@ -85,6 +87,8 @@ def render_requests(
         What else goes into every body, such as ``{"temperature": 0}``.
     variables
         What the template may name besides columns; see `Template`.
+    reorder_fields
+        Put the fields of ``row`` into the order that lets prompts share the longest beginnings; see `field_order`.
 
     Raises
     ------
@@ -107,9 +111,10 @@ def render_requests(
     url = endpoint_path(endpoint)
     if not isinstance(template, Template):
         template = Template(template, df.columns, variables=variables)
+    orders = _field_orders(df, template) if reorder_fields else None
     names = custom_ids(df, custom_id)
     build = _body_builder(url, model=model, system=system, response_format=response_format, body=body or {})
-    return _lines(df, template, names, url, build)
+    return _lines(df, template, names, url, build, orders=orders)
 
 
 def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
@@ -229,6 +234,8 @@ def _lines(
     names: list[str],
     url: str,
     build: Callable[[str], dict[str, Any]],
+    *,
+    orders: Orders | None,
 ) -> Iterator[bytes]:
     for start in range(0, len(names), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(names))
@@ -236,13 +243,23 @@ def _lines(
         # zip of no columns would give no row, but a template that uses none still has one prompt a row.
         rows = zip(*cells, strict=True) if cells else iter([()] * (stop - start))
         for position, row in enumerate(rows, start):
-            prompt = template.render_cells(row, where=functools.partial(describe_row, df, position))
+            order = None if orders is None else orders[position].tolist()
+            prompt = template.render_cells(row, where=functools.partial(describe_row, df, position), order=order)
             try:
                 line = encode_request_line(names[position], url, build(prompt))
             except BadRequestError as error:
                 message = f"The prompt of {describe_row(df, position)} cannot be sent: {error.message}"
                 raise FrameError(message, param="template") from error
             yield line + b"\n"
+
+
+def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
+    if not template.sends_rows:
+        message = "reorder_fields= is for templates that send whole rows, such as {{ row | tojson }}; "
+        raise FrameError(f"{message}the order of a template that names its columns is yours.", param="reorder_fields")
+    names = template.row_names
+    places = template.positions[-len(names) :]
+    return field_orders([cells_of(df.iloc[:, at], df.columns[at]) for at in places], names) if names else None
 
 
 def _body_builder(

@@ -45,6 +45,11 @@ class Template:
         What else the template may name, such as a notebook's variables; columns shadow them. Only those that the
         template uses are looked at, and they must be plain data: text, numbers, dates, lists, dicts.
 
+    Attributes
+    ----------
+    sends_rows
+        Whether the template uses ``row`` as a whole, and not only single columns of it.
+
     Raises
     ------
     TemplateError
@@ -87,7 +92,7 @@ class Template:
         self._reject_unknown_columns(undeclared - names.assigned - {"row"} - set(self._variables), names)
         used: list[Hashable] = [name for name in self._positions if isinstance(name, str) and name in undeclared]
         self._names = [str(label) for label in used]
-        self._row_labels = self._labels_of_row(names)
+        self._row_labels, self.sends_rows = self._labels_of_row(names)
         used += self._row_labels
         self._reject_ambiguous_columns(used)
         self._used = used
@@ -127,7 +132,20 @@ class Template:
             raise self._error(f"The template cannot be rendered: no value for the column {error.args[0]!r}.") from error
         return self.render_cells(cells)
 
-    def render_cells(self, cells: Sequence[Any], *, where: Callable[[], str] = lambda: "this row") -> str:
+    @property
+    def row_names(self) -> list[str]:
+        """Names of the fields of ``row``; their cells are the last of those that `render_cells` takes.
+
+        Examples
+        --------
+        >>> Template("{{ row | tojson }} {{ b }}", ["a", "b"]).row_names
+        ['a', 'b']
+        """
+        return [str(label) for label in self._row_labels]
+
+    def render_cells(
+        self, cells: Sequence[Any], *, where: Callable[[], str] = lambda: "this row", order: Sequence[int] | None = None
+    ) -> str:
         """Render one row from its cells as `cells.cells_of` gives them.
 
         Parameters
@@ -136,6 +154,8 @@ class Template:
             One cell for each of `positions`.
         where
             Gives the row's name, asked for only where there is an error.
+        order
+            In which order ``row`` has its fields, as positions in `row_names`.
 
         Raises
         ------
@@ -145,7 +165,11 @@ class Template:
         count = len(self._names)
         context = dict(self._variables)
         if self._row_is_used:
-            context["row"] = _Row(zip(self._row_labels, cells[count:], strict=True), self._aliases)
+            fields = zip(self._row_labels, cells[count:], strict=True)
+            if order is not None:
+                known = list(fields)
+                fields = (known[place] for place in order)  # type: ignore[assignment]
+            context["row"] = _Row(fields, self._aliases)
         context.update(zip(self._names, cells, strict=False))
         try:
             return self._template.render(context)
@@ -192,13 +216,13 @@ class Template:
             sentences.append(describe_columns(self._columns))
         raise self._error(" ".join(sentences))
 
-    def _labels_of_row(self, found: _Names) -> list[Hashable]:
+    def _labels_of_row(self, found: _Names) -> tuple[list[Hashable], bool]:
         if not self._row_is_used:
-            return []
+            return [], False
         keys = [key for key, attribute in found.row_keys if key in self._positions or key in self._aliases]
         if len(keys) < found.row_loads:
-            return list(self._positions)
-        return list(dict.fromkeys(key if key in self._positions else self._aliases[str(key)] for key in keys))
+            return list(self._positions), True
+        return list(dict.fromkeys(key if key in self._positions else self._aliases[str(key)] for key in keys)), False
 
     def _reject_ambiguous_columns(self, used: Iterable[Hashable]) -> None:
         for label in used:

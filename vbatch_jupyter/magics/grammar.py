@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import keyword
 import shlex
@@ -55,7 +56,12 @@ def line_parser() -> argparse.ArgumentParser:
             added.add_argument(argument)
         return added
 
-    load = verb("load", "load a model: a Hugging Face id, a folder, or demo; then any argument of vllm serve", "model")
+    load = verb(
+        "load",
+        "load a model: a Hugging Face id, a folder, or demo; then any argument of vllm serve. Or use a server as the "
+        "engine: --url http://host:8000/v1, with --api-key-env NAME where it wants a key.",
+        "model",
+    )
     load.add_argument("flags", nargs=argparse.REMAINDER, help="such as --max-model-len 2048")
     verb("unload", "end the engine and its processes")
     verb("engine", "show the engine's figures")
@@ -135,6 +141,9 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", help="the model's name; the loaded engine's by default")
     parser.add_argument("--output", metavar="COLUMN", help="name of the response column; response by default")
     parser.add_argument("--custom-id", metavar="COLUMN", help="column whose values name the requests")
+    parser.add_argument(
+        "--reorder-fields", action="store_true", help="in {{ row }}, put fields first that rows have in common"
+    )
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int, metavar="N")
@@ -169,6 +178,23 @@ def words_of(line: str) -> list[str]:
         return shlex.split(line.rstrip().removesuffix(";"))
     except ValueError as error:
         raise UsageError(f"The line cannot be read: {error}. Quote text with blanks.") from error
+
+
+def with_model(words: list[str]) -> list[str]:
+    """Name what ``load --url …`` loads by its address where no model is named before the flags.
+
+    Examples
+    --------
+    >>> with_model(["load", "--url", "http://host/v1"]), with_model(["load", "-h"])
+    (['load', 'http://host/v1', '--url', 'http://host/v1'], ['load', '-h'])
+    """
+    if words[:1] != ["load"] or not words[1:2] or not words[1].startswith("--"):
+        return words
+    for flag, value in itertools.zip_longest(words, words[1:], fillvalue=""):
+        name, has_value, same_word = flag.partition("=")
+        if name == "--url" and (same_word or value):
+            return ["load", same_word if has_value else value, *words[1:]]
+    return words
 
 
 def _body(text: str) -> dict[str, Any]:

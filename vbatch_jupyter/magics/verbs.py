@@ -24,6 +24,7 @@ from vbatch_jupyter.magics.grammar import (
     description,
     line_parser,
     near_misses,
+    with_model,
     words_of,
 )
 from vbatch_jupyter.protocol.check import Summary, check
@@ -112,7 +113,7 @@ class VBatchMagics(Magics):
             "env": _env,
         }
         check_verb(words, verbs)
-        options = line_parser().parse_args(words or ["-h"])
+        options = line_parser().parse_args(with_model(words) or ["-h"])
         return verbs[options.verb](options)
 
     # Not silenced by a semicolon at the cell's end, which is the prompt's; the first line's counts.
@@ -153,6 +154,7 @@ class VBatchMagics(Magics):
             "output": self._default("output", options.output) or "response",
             "custom_id": options.custom_id,
             "sample": self._default("sample", options.sample),
+            "reorder_fields": options.reorder_fields,
         }
         # A default gives way to --body; a flag is said twice.
         taken = {"df", "template", "target", "fresh", *arguments}

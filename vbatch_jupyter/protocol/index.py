@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from vbatch_jupyter.errors import StoreCorruptError
 
 _HEADER = struct.Struct("<8sQI")
-_MAGIC = b"vbindex1"
+_MAGIC = b"vbindex2"
+_LOWER = (1 << 64) - 1
+
+UNLIMITED = 0xFFFFFFFF
+"""The output limit of a request that names none."""
 
 
 class LineIndex:
     """Where each request of an input file stands, and what planning needs to know of it.
 
-    Columns of equal length, one entry per request in the file's order, 41 bytes per request. Blank lines are no
+    Columns of equal length, one entry per request in the file's order, 53 bytes per request. Blank lines are no
     requests: a request's *position* (its index in the columns, from 0) and the *number* of its line in the file
     (from 1) differ by the blank lines before it.
 
@@ -32,19 +36,31 @@ class LineIndex:
         64-bit hashes of url and body; requests with equal bytes have equal hashes.
     deterministic
         1 where the answer depends on nothing but the request, else 0.
-    prefix_keys
-        Four 16-bit hashes, of the first 128, 512, 2,048 and 8,192 characters of the prompt, the first one uppermost:
-        requests that share a long prefix have keys that share their upper bits.
+    output_limits
+        The most tokens that the answer may have, as far as the request says.
+    prefix_keys, prefix_keys_below
+        The upper and the lower 64 bits of `prefix.prefix_key`: eight 16-bit hashes of ever longer beginnings of the
+        prompt. Requests that share a long one have keys that share their upper bits.
 
     Examples
     --------
     >>> index = LineIndex()
-    >>> index.append(offset=0, length=80, number=1, custom_id_hash=7, request_hash=9, deterministic=True, prefix_key=0)
+    >>> index.append(offset=0, length=80, number=1, custom_id_hash=7, request_hash=9, deterministic=True)
     >>> len(index), LineIndex.from_bytes(index.to_bytes()) == index
     (1, True)
     """
 
-    __slots__ = ("custom_id_hashes", "deterministic", "lengths", "numbers", "offsets", "prefix_keys", "request_hashes")
+    __slots__ = (
+        "custom_id_hashes",
+        "deterministic",
+        "lengths",
+        "numbers",
+        "offsets",
+        "output_limits",
+        "prefix_keys",
+        "prefix_keys_below",
+        "request_hashes",
+    )
 
     def __init__(self) -> None:
         self.offsets = array("Q")
@@ -53,7 +69,9 @@ class LineIndex:
         self.custom_id_hashes = array("Q")
         self.request_hashes = array("Q")
         self.deterministic = array("B")
+        self.output_limits = array("I")
         self.prefix_keys = array("Q")
+        self.prefix_keys_below = array("Q")
 
     def append(
         self,
@@ -64,16 +82,19 @@ class LineIndex:
         custom_id_hash: int,
         request_hash: int,
         deterministic: bool,
-        prefix_key: int,
+        prefix_key: int = 0,
+        output_limit: int = UNLIMITED,
     ) -> None:
-        """Add one request; the parameters are the attributes' entries."""
+        """Add one request; the parameters are the attributes' entries, the prefix key in one piece."""
         self.offsets.append(offset)
         self.lengths.append(length)
         self.numbers.append(number)
         self.custom_id_hashes.append(custom_id_hash)
         self.request_hashes.append(request_hash)
         self.deterministic.append(deterministic)
-        self.prefix_keys.append(prefix_key)
+        self.output_limits.append(output_limit)
+        self.prefix_keys.append(prefix_key >> 64)
+        self.prefix_keys_below.append(prefix_key & _LOWER)
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -320,6 +320,8 @@ def _one_line(text: bytes) -> bytes:
     if b"\n" in text or b"\r" in text:
         # Between tokens is the only place where JSON allows them; `format` keeps numbers digit for digit.
         text = msgspec.json.format(text, indent=-1)
+    if text.isascii():
+        return text
     for bare, escaped in _LINE_BREAKS.items():
         # In valid JSON these can only stand inside a string, where the escape means the same.
         if bare in text:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.protocol.index import UNLIMITED
 from vbatch_jupyter.protocol.profiles import Profile
 
 MAX_DEPTH = 200
@@ -31,6 +32,7 @@ _TITLES = {
     "/v1/embeddings": "Embeddings",
     "/v1/responses": "Responses",
 }
+_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TYPES = {str: "a string", dict: "an object", list: "an array", bool: "a boolean", int: "an integer", float: "a number"}
 
 _QUOTED = 64
@@ -146,6 +148,21 @@ def is_deterministic(body: Mapping[str, Any], url: str) -> bool:
     # False is an int to Python, but neither a temperature nor a seed to the engine.
     greedy = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
     return greedy or (isinstance(seed, int) and not isinstance(seed, bool))
+
+
+def output_limit(body: Mapping[str, Any]) -> int:
+    """Give the most tokens that an answer may have; `index.UNLIMITED` where the request does not say.
+
+    Examples
+    --------
+    >>> output_limit({"max_tokens": 16}), output_limit({"max_output_tokens": None}) == UNLIMITED
+    (16, True)
+    """
+    for key in _OUTPUT_LIMITS:
+        value = body.get(key)
+        if isinstance(value, int) and 0 <= value < UNLIMITED:
+            return int(value)
+    return UNLIMITED
 
 
 def quoted(value: object) -> str:

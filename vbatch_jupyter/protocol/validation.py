@@ -24,8 +24,10 @@ part of no request.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,7 +36,7 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.prefix import prefix_key
+from vbatch_jupyter.protocol.prefix import prefix_key, prefix_lengths
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import (
     NOT_JSON,
@@ -42,6 +44,7 @@ from vbatch_jupyter.protocol.requests import (
     decode_strictly,
     embedding_inputs,
     is_deterministic,
+    output_limit,
     quoted,
 )
 
@@ -50,6 +53,7 @@ MAX_ERRORS = 1000
 
 _STOP_EVERY = 4 * 1024 * 1024
 _SKIP = 1024 * 1024
+_COMPARED_BODIES = 64
 _BLANK = b" \t\r\n"
 # UTF-16 in either order, gzip, zip.
 _NOT_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\x1f\x8b", b"PK\x03\x04")
@@ -284,6 +288,7 @@ class _Validator:
         self._several_models = False
         self._requests = 0
         self._embedding_inputs = 0
+        self._prefix_lengths = prefix_lengths(_first_bodies(input_file, profile))
 
     @property
     def model(self) -> str | None:
@@ -348,7 +353,8 @@ class _Validator:
                 custom_id_hash=_hash(request["custom_id"].encode()),
                 request_hash=_hash(url.encode(), bytes(_RAW_BODY.decode(line).body) if body else b""),
                 deterministic=is_deterministic(body, url),
-                prefix_key=prefix_key(body),
+                prefix_key=prefix_key(body, self._prefix_lengths),
+                output_limit=output_limit(body),
             )
 
     def _check_model(self, model: Any, number: int) -> None:
@@ -372,6 +378,18 @@ class _Validator:
         self._file.seek(self.index.offsets[position])
         custom_id: str = msgspec.json.decode(self._file.read(self.index.lengths[position]))["custom_id"]
         return custom_id
+
+
+def _first_bodies(input_file: BinaryIO, profile: Profile) -> list[dict[str, Any]]:
+    """Look at the first lines before the pass, which says what is wrong with them."""
+    found = []
+    for _, _, _, line in itertools.islice(input_lines(input_file, profile.max_line_bytes), _COMPARED_BODIES):
+        with contextlib.suppress(ValueError, RecursionError):
+            request = msgspec.json.decode(line or b"")
+            if isinstance(request, dict) and isinstance(body := request.get("body"), dict):
+                found.append(body)
+    input_file.seek(0)
+    return found
 
 
 def _hash(*parts: bytes) -> int:

@@ -19,6 +19,7 @@ from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import RequestLine, error_body, output_line, parse_request_line
 from vbatch_jupyter.runner.collector import Collector
 from vbatch_jupyter.runner.latest import Latest
+from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 End = Literal["answered", "ending", "died", "stopped"]
@@ -61,7 +62,7 @@ class Feed:
         order: array[int],
         followers: Mapping[int, array[int]],
         engine: Engine,
-        window: asyncio.Semaphore,
+        window: Window,
         latest: Latest | None = None,
     ) -> None:
         self._store = store

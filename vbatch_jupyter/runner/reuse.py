@@ -10,7 +10,9 @@ from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import output_line, parse_output_line, parse_request_line
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
-_GROUP_LINES = 256
+_GROUP_LINES = 4096
+_GROUP_BYTES = 8 * 1024 * 1024
+"""What is lost with a group costs only another look, so groups are large: each waits for the disk."""
 
 SEVERAL_ENGINES = ""
 """The answers key of a batch that more than one engine has answered: nobody can take its answers again."""
@@ -35,14 +37,15 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
         lease.update(answers_key=SEVERAL_ENGINES)
     if record.fresh:
         return 0
-    count = 0
+    count = size = 0
     group: list[SpoolRecord] = []
     for known in _known(store, record, index, lease.recover().finished, answers_key):
         group.append(known)
         count += 1
-        if len(group) == _GROUP_LINES:
+        size += len(known.line)
+        if len(group) == _GROUP_LINES or size >= _GROUP_BYTES:
             lease.append(group)
-            group = []
+            group, size = [], 0
     if group:
         lease.append(group)
     return count

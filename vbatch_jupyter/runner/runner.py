@@ -30,6 +30,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.runner.feed import End, Feed
 from vbatch_jupyter.runner.latest import Latest
 from vbatch_jupyter.runner.reuse import take_answers
+from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, Store
 
 POLL_SECONDS = 0.2
@@ -39,7 +40,6 @@ _TEND_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
 _CAREFUL_AFTER_DEATHS = 2
 _PAUSED_AFTER_DEATHS = 3
-_MORE_THAN_RUN = 64
 _FEEDS_AT_ONCE = 8
 _ADVICE = "Load an engine again to go on; the engine's log says why it died."
 
@@ -61,7 +61,7 @@ class Runner:
         self._store = store
         self._on_notice = on_notice
         self._engine: Engine | None = None
-        self._window = asyncio.Semaphore(0)
+        self._window = Window(0)
         self._feeds: dict[str, asyncio.Task[None]] = {}
         self._fed: dict[str, Feed] = {}
         self._latest: dict[str, Latest] = {}
@@ -101,7 +101,7 @@ class Runner:
         self._engine = engine
         self._loss = None
         self._suspects.clear()
-        self._window = asyncio.Semaphore(engine.max_num_seqs + _MORE_THAN_RUN)
+        self._window = Window(engine.max_num_seqs)
         self._killers_in_a_row = 0
         self.resumed.clear()
         self.wake()

@@ -17,7 +17,8 @@ ENTRIES = st.fixed_dictionaries(
         "custom_id_hash": U64,
         "request_hash": U64,
         "deterministic": st.booleans(),
-        "prefix_key": U64,
+        "prefix_key": st.integers(0, 2**128 - 1),
+        "output_limit": U32,
     }
 )
 
@@ -40,7 +41,9 @@ def test_an_index_read_back_has_the_same_entries(entries):
     assert list(index.custom_id_hashes) == [entry["custom_id_hash"] for entry in entries]
     assert list(index.request_hashes) == [entry["request_hash"] for entry in entries]
     assert list(index.deterministic) == [entry["deterministic"] for entry in entries]
-    assert list(index.prefix_keys) == [entry["prefix_key"] for entry in entries]
+    assert list(index.output_limits) == [entry["output_limit"] for entry in entries]
+    keys = zip(index.prefix_keys, index.prefix_keys_below, strict=True)
+    assert [upper << 64 | lower for upper, lower in keys] == [entry["prefix_key"] for entry in entries]
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=5), st.data())
@@ -78,7 +81,7 @@ def test_indexes_are_equal_when_their_entries_are():
     assert build([]) != "an index"
 
 
-def test_an_index_says_how_many_requests_it_has_and_takes_41_bytes_for_each():
+def test_an_index_says_how_many_requests_it_has_and_takes_53_bytes_for_each():
     index = LineIndex()
     for position in range(1000):
         index.append(
@@ -92,4 +95,4 @@ def test_an_index_says_how_many_requests_it_has_and_takes_41_bytes_for_each():
         )
 
     assert repr(index) == "<LineIndex of 1,000 requests>"
-    assert len(index.to_bytes()) == 20 + 41 * 1000
+    assert len(index.to_bytes()) == 20 + 53 * 1000

@@ -5,13 +5,14 @@ import gzip
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.protocol.batch import BatchError
-from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import MAX_ERRORS, Validation, duplicates, missing_input_file, validate
@@ -674,19 +675,59 @@ def test_requests_have_equal_hashes_when_their_bytes_after_the_custom_id_are_equ
     assert first == second != third
 
 
+def keys(index: LineIndex) -> list[int]:
+    return [upper << 64 | lower for upper, lower in zip(index.prefix_keys, index.prefix_keys_below, strict=True)]
+
+
+def chat_prefixes(*prompts: Sequence[object]) -> list[int]:
+    """Give the keys of chats of one file; each prompt is the contents of its messages."""
+    messages = ([{"role": "user", "content": content} for content in contents] for contents in prompts)
+    return keys(check(b"\n".join(line(f"row-{i}", messages=each) for i, each in enumerate(messages))).index)
+
+
 def chat_prefix(*contents: object) -> int:
-    messages = [{"role": "user", "content": content} for content in contents]
-    (key,) = check(line(messages=messages)).index.prefix_keys
+    (key,) = chat_prefixes(contents)
     return key
 
 
 def test_prompts_share_the_upper_bits_of_their_keys_as_far_as_they_share_text():
     document = "".join(f"word{i} " for i in range(2_000))
-    for level, shared in enumerate((128, 512, 2048, 8192), start=1):
-        one, other = (chat_prefix(document[:shared] + question + document) for question in ("Who?", "Where?"))
-        kept = 64 - 16 * level
+    for level, shared in enumerate((64, 128, 256, 512, 1024, 2048, 4096, 8192), start=1):
+        # The third one shares nothing, so lengths are counted from the beginning.
+        prompts = (document[:shared] + question + document for question in ("Who?", "Where?"))
+        one, other, _ = chat_prefixes(*([prompt] for prompt in prompts), ["Nothing."])
+        kept = 128 - 16 * level
         assert one >> kept == other >> kept, level
-        assert one != other or level == 4, level
+        assert one != other or level == 8, level
+
+
+def test_documents_are_told_apart_and_kept_together_behind_instructions_of_any_length():
+    for instructions in ("", "Be brief. ", "Think. " * 200, "Think. " * 3_000):
+        texts = [f"{name} {'is a town. ' * 7}" for name in ("Rome", "Paris", "Oslo")]
+        questions = [[instructions + text + ask] for ask in ("Who?", "Where?") for text in texts]
+        found = chat_prefixes(*questions)
+        assert len(set(found)) == 6
+        beginnings = [[key >> shift for key in found] for shift in range(0, 128, 16)]
+        assert any(each[:3] == each[3:] and len(set(each)) == 3 for each in beginnings), len(instructions)
+
+
+def test_lines_that_are_no_requests_do_not_keep_the_first_ones_from_being_compared():
+    good = [line(f"row-{i}", messages=[{"role": "user", "content": "x" * 3_000 + end}]) for i, end in enumerate("ab")]
+    one, other = keys(check(b"\n".join([b"no json", b"[]", b'{"body": 7}', *good])).index)
+
+    assert one != other
+
+
+def test_the_index_has_the_most_tokens_that_each_answer_may_have():
+    lines = [
+        line("a", max_tokens=5),
+        line("b", max_completion_tokens=6, max_tokens=5),
+        line("c"),
+        line("d", max_tokens="7"),
+    ]
+    index = check(b"\n".join(lines)).index
+
+    assert list(index.output_limits) == [5, 6, UNLIMITED, UNLIMITED]
 
 
 def test_a_prompt_has_the_same_key_however_its_text_is_cut_into_messages_and_parts():
@@ -722,7 +763,7 @@ def test_different_prompts_have_different_keys_on_every_endpoint(endpoint, one, 
     validation = check(data, endpoint=endpoint)
 
     assert validation.errors == ()
-    first, second, third = validation.index.prefix_keys
+    first, second, third = keys(validation.index)
     assert first == third != second
 
 

@@ -19,10 +19,11 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.runner.window import LEAST_WAITING
 from vbatch_jupyter.store import Store
 
-MORE_THAN_RUN = 64
-"""Requests that wait in the engine beside those that run, so that it never starves."""
+MORE_THAN_RUN = LEAST_WAITING
+"""Requests that wait in the engine beside those that run, while it is not known to be fast."""
 
 Fault = Exception | tuple[int, bytes]
 

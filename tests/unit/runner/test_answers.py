@@ -23,6 +23,7 @@ from vbatch_jupyter.errors import RequestAbortedError
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import error_body, parse_output_line
+from vbatch_jupyter.runner.window import MOST_WAITING
 from vbatch_jupyter.store.fsck import check
 
 
@@ -222,7 +223,7 @@ async def test_two_batches_share_the_window_and_neither_starves(store):
         first_record = await ended(store, first_id)
     assert answers(store, first_record) == expected(first)
     assert answers(store, second_record) == expected(second)
-    assert engine.peak_running == 1 + MORE_THAN_RUN
+    assert 1 + MORE_THAN_RUN <= engine.peak_running <= 1 + MOST_WAITING
     begun = engine.asked.index("second 0")
     last = engine.asked.index("second 299")
     between = sum(prompt.startswith("first") for prompt in engine.asked[begun:last])

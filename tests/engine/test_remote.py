@@ -1,0 +1,142 @@
+"""vLLM's own server as the engine: one by itself, and two that a proxy sends requests to in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+
+from tests.batches import open_store
+from vbatch_jupyter.kernel import Kernel
+
+pytestmark = pytest.mark.timeout(600)  # two servers start, on whatever else runs here
+
+ROWS = 60
+
+
+@contextlib.contextmanager
+def vllm_server(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start vLLM's server; gives its process and its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
+    command += ["--served-model-name", "tiny", "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "32"]
+    command += ["--kv-cache-memory-bytes", "200M", "--host", "127.0.0.1", "--dtype", "float32"]
+    command += ["--scheduling-policy", "priority"]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            yield process, port
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+
+
+def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until = time.monotonic() + 400
+    while True:
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < until, log.read_text(errors="replace")[-3000:]
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                return
+        time.sleep(0.3)
+
+
+class RoundRobin:
+    """A proxy that knows nothing of HTTP: it joins each connection to the next server."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = itertools.cycle(ports)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._join, "127.0.0.1", 0), self._loop)
+        self._server = starting.result()
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", next(self._ports))
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+
+    def close(self) -> None:
+        async def end() -> None:
+            self._server.close()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+def answered(port: int) -> float:
+    """Count the requests that a server has finished."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    lines = (line for line in text.splitlines() if line.startswith("vllm:request_success_total"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def test_a_vllm_server_is_the_engine_and_two_behind_a_proxy_share_the_work(tiny_model: Path, tmp_path: Path) -> None:
+    logs = [tmp_path / f"server-{number}.log" for number in (1, 2)]
+    frame = pd.DataFrame({"n": range(ROWS)})
+    prompt: dict[str, Any] = {"template": "Say something about {{ n }}.", "max_tokens": 12, "temperature": 0}
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(vllm_server(tiny_model, log)) for log in logs]
+        for (process, port), log in zip(servers, logs, strict=True):
+            wait_for(process, port, log)
+        ports = [port for _, port in servers]
+        proxy = RoundRobin(ports)
+        stack.callback(proxy.close)
+        kernel = Kernel(stack.enter_context(open_store(tmp_path / "store")), say=lambda _: None)
+        stack.callback(kernel.close)
+
+        alone = f"http://127.0.0.1:{ports[0]}/v1"
+        engine = kernel.load(alone, ["--url", alone])
+        assert (engine.served_model_names, engine.counts_tokens) == (("tiny",), True)
+        first = kernel.run(frame, **prompt)
+        assert first["error"].isna().all()
+        assert list(map(answered, ports)) == [ROWS, 0]
+        body = b'{"model": "tiny", "messages": [{"role": "user", "content": "Say something about 7."}]}'
+        batch = kernel.attach(next(kernel.batches()).id)
+        counted = batch.results(full=True)["prompt_tokens"]
+        assert kernel.tokenize(body) == counted[7]
+        refused = kernel.run(frame.head(1), "Hi.", max_tokens=100_000)["error"][0]
+        assert "max_tokens" in refused or "context length" in refused
+
+        both = f"http://127.0.0.1:{proxy.port}/v1"
+        kernel.load(both, ["--url", both, "--max-num-seqs", "32"])
+        second = kernel.run(frame, **prompt)
+        assert list(second["response"]) == list(first["response"])
+        done = list(map(answered, ports))
+        assert done[1] > 10
+        assert sum(done) == 2 * ROWS
+        time.sleep(2.5)  # the figures are as old as two seconds
+        assert kernel.engine_stats() is not None

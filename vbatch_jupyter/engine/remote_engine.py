@@ -1,0 +1,324 @@
+"""Any OpenAI-compatible server, or a cluster behind one address, as the engine.
+
+What differs from an engine in this process: nothing is loaded or ended, a request may be refused for the moment or lost
+on the way and is sent again, and the server may be away for a while. Requests go straight on; so batches, chats and
+streams work as they do here. Tokens are counted and figures read where the server is vLLM's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from http import HTTPStatus
+
+import httpx
+import msgspec
+
+from vbatch_jupyter.engine.base import ABORTED, BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
+from vbatch_jupyter.engine.flags import RemoteFlags
+from vbatch_jupyter.engine.remote_stats import RemoteFigures
+from vbatch_jupyter.errors import (
+    EngineArgumentError,
+    EngineDiedError,
+    EngineError,
+    EngineLoadError,
+    EngineNotLoadedError,
+    RequestAbortedError,
+)
+from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+
+_MORE_CONNECTIONS = 128
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 3600.0
+_METRICS_SECONDS = 2.0
+# A server that has gone without a word is noticed after two minutes, however long its answers may take.
+_KEEP_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+]
+_BUSY = frozenset({429, 502, 503, 504})
+_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server is waited for.
+
+    Parameters
+    ----------
+    attempts
+        How often a request is sent that the server is too busy for.
+    lost
+        How often one is sent that gets lost, or that the server fails at.
+    first_seconds, longest_seconds
+        The first pause between two attempts, which doubles, and the longest.
+    away_seconds
+        How long a server may be away in the middle of a batch.
+    """
+
+    attempts: int = 8
+    lost: int = 4
+    first_seconds: float = 0.5
+    longest_seconds: float = 30.0
+    away_seconds: float = 300.0
+
+    def pause(self, attempt: int, asked: str | None = None) -> float:
+        """Give the seconds after an attempt, counted from 0; as many as the server has asked for, where it has."""
+        if asked is not None and asked.isdecimal():
+            return min(float(asked), self.longest_seconds)
+        # Not all at once again.
+        longest: float = min(self.first_seconds * 2**attempt, self.longest_seconds)
+        return longest * random.uniform(0.5, 1)  # noqa: S311 - not for secrets
+
+
+class _Model(msgspec.Struct):
+    id: str
+    root: str | None = None
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class RemoteEngine(Engine):
+    """An OpenAI-compatible server somewhere else.
+
+    Parameters
+    ----------
+    flags
+        Where it is.
+    on_progress
+        Called with one phrase for each step of a start.
+    patience
+        How long it is waited for.
+
+    Examples
+    --------
+    >>> RemoteEngine(RemoteFlags("http://gpu-box:8000/v1"))
+    <RemoteEngine http://gpu-box:8000/v1: unloaded>
+    """
+
+    def __init__(
+        self,
+        flags: RemoteFlags,
+        *,
+        on_progress: Callable[[str], None] = lambda _: None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.url = flags.url
+        self.served_model_names: Sequence[str] = flags.served_model_names or (flags.url,)
+        self.max_num_seqs = flags.max_num_seqs
+        self.counts_tokens = False
+        self.state: EngineState = "unloaded"
+        self._flags = flags
+        self._on_progress = on_progress
+        self._patience = patience or Patience()
+        self._client: httpx.AsyncClient | None = None
+        self._figures = RemoteFigures()
+        self._watch: asyncio.Task[None] | None = None
+        self._in_flight = 0
+
+    async def start(self) -> None:
+        """Ask the server for its models; after it was lost, wait for it to come back.
+
+        Raises
+        ------
+        EngineArgumentError
+            The variable of the key is not set, or the server does not serve the models that were named.
+        EngineLoadError
+            No such server answers.
+        """
+        was_ready = self.state == "dead"
+        await self.shutdown()
+        self.state = "loading"
+        try:
+            self._client = self._new_client()
+            self._take(await self._models(self._patience.away_seconds if was_ready else 0.0))
+            self.counts_tokens = await self._has_tokenize()
+            self._watch = asyncio.create_task(self._read_metrics())
+        except BaseException:
+            await self.shutdown()
+            self.state = "dead" if was_ready else "unloaded"
+            raise
+        self.state = "ready"
+
+    def _new_client(self) -> httpx.AsyncClient:
+        headers = {}
+        if (name := self._flags.api_key_env) is not None:
+            if not (key := os.environ.get(name)):
+                raise EngineArgumentError(f"--api-key-env: the environment variable {name} is not set.")
+            headers["authorization"] = f"Bearer {key}"
+        most = self.max_num_seqs + _MORE_CONNECTIONS
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            transport=httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEP_ALIVE),
+        )
+
+    async def _models(self, seconds: float) -> list[_Model]:
+        until = time.monotonic() + seconds
+        attempt = 0
+        while True:
+            self._on_progress(f"asking {self.url} for its models")
+            try:
+                response = await self._connected().get(f"{self.url}/models", timeout=_CONNECT_SECONDS)
+                if response.status_code == HTTPStatus.OK:
+                    return msgspec.json.decode(response.content, type=_Models).data
+                message = f"it answers {response.status_code} to a question for its models"
+                # A wrong key or address gets no better by waiting.
+                is_final = response.status_code not in _BUSY and response.status_code < _SERVER_ERROR
+            except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError) as error:
+                message, is_final = str(error) or type(error).__name__, False
+            pause = self._patience.pause(min(attempt, self._patience.attempts))
+            if is_final or time.monotonic() + pause > until:
+                raise EngineLoadError(f"No OpenAI-compatible server can be used at {self.url}: {message}.")
+            await asyncio.sleep(pause)
+            attempt += 1
+
+    def _take(self, models: Sequence[_Model]) -> None:
+        served = [model.id for model in models]
+        names = self._flags.served_model_names or tuple(served)
+        if missing := [name for name in names if name not in served]:
+            raise EngineArgumentError(f"{self.url} serves {', '.join(served) or 'no model'}, not {missing[0]}.")
+        if not names:
+            raise EngineLoadError(f"{self.url} serves no model.")
+        self.served_model_names = names
+        # All that a server tells of what it holds: other weights under the same name are the same to us.
+        told = sorted((model.id, model.root, model.max_model_len) for model in models if model.id in names)
+        self.answers_key = hashlib.sha256(msgspec.json.encode(["remote", self.url, told])).hexdigest()
+
+    async def _has_tokenize(self) -> bool:
+        body = msgspec.json.encode({"model": self.served_model_names[0], "prompt": "a"})
+        try:
+            return await self._count(body) > 0
+        except (httpx.HTTPError, EngineError):
+            return False
+
+    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
+        if (refusal := refuse_path(method, path)) is not None:
+            return refusal
+        response = await self._send(f"{self.url}{path.removeprefix('/v1')}", body, priority)
+        if not response.is_closed:
+            return EngineResponse(status=response.status_code, headers=response.headers, chunks=_stream(response))
+        answer = response.content
+        if ABORTED in answer:
+            raise RequestAbortedError(RequestAbortedError.__doc__)
+        if response.status_code >= _CLIENT_ERROR:
+            answer = openai_error(response.status_code, answer, path, self.served_model_names[0])
+        return EngineResponse.of_json(response.status_code, answer)
+
+    async def _send(self, url: str, body: bytes, priority: int) -> httpx.Response:
+        """Send a request until there is an answer that is not to be tried again: read, or the beginning of a stream."""
+        headers = {"content-type": "application/json", "x-vllm-priority": str(priority)}
+        busy = lost = 0
+        self._in_flight += 1
+        try:
+            while True:
+                client = self._connected()
+                request = client.build_request("POST", url, content=body, headers=headers)
+                try:
+                    response = await client.send(request, stream=True)
+                    if not _is_stream(response):
+                        await _read(response)
+                except httpx.HTTPError as error:
+                    lost += 1
+                    if lost >= self._patience.lost:
+                        self._lose(error)
+                    await asyncio.sleep(self._patience.pause(lost - 1))
+                    continue
+                if response.status_code in _BUSY:
+                    busy += 1
+                elif response.status_code == _SERVER_ERROR:
+                    lost += 1
+                else:
+                    return response
+                # Who chats decides for themselves whether to wait.
+                if priority < BATCH_PRIORITY or busy >= self._patience.attempts or lost >= self._patience.lost:
+                    return response
+                await asyncio.sleep(self._patience.pause(busy + lost - 1, response.headers.get("retry-after")))
+        finally:
+            self._in_flight -= 1
+
+    def _lose(self, error: Exception) -> None:
+        self.state = "dead"
+        reason = str(error) or type(error).__name__
+        raise EngineDiedError(
+            f"The server at {self.url} does not answer: {reason}. The request is sent again."
+        ) from error
+
+    def _connected(self) -> httpx.AsyncClient:
+        if self._client is None or self.state == "unloaded":
+            raise EngineNotLoadedError
+        if self.state == "dead":
+            raise EngineDiedError(f"The server at {self.url} does not answer.")
+        return self._client
+
+    async def tokenize(self, body: bytes) -> int:
+        """Count the prompt tokens that a chat or completion request would have; `EngineError` where it cannot."""
+        try:
+            return await self._count(body)
+        except httpx.HTTPError as error:
+            raise EngineError(f"The server at {self.url} has not counted the tokens of a request: {error}.") from error
+
+    async def _count(self, body: bytes) -> int:
+        # It is no endpoint of OpenAI's, and stands beside them.
+        url = f"{self.url.removesuffix('/v1')}/tokenize"
+        response = await self._connected().post(url, content=body, headers={"content-type": "application/json"})
+        with contextlib.suppress(msgspec.MsgspecError, KeyError, TypeError):
+            if response.status_code == HTTPStatus.OK:
+                return int(msgspec.json.decode(response.content)["count"])
+        raise EngineError(f"The server at {self.url} cannot count the tokens of a request: {response.text[:200]}")
+
+    async def _read_metrics(self) -> None:
+        url = f"{self.url.removesuffix('/v1')}/metrics"
+        while True:
+            with contextlib.suppress(httpx.HTTPError, EngineError):
+                response = await self._connected().get(url, timeout=_CONNECT_SECONDS)
+                if response.status_code != HTTPStatus.OK or not self._figures.observe(response.text):
+                    return  # it is not vLLM's
+            await asyncio.sleep(_METRICS_SECONDS)
+
+    def stats(self) -> EngineStats:
+        """Give the server's figures, as new as two seconds; of one that is not vLLM's only what this process asks."""
+        return self._figures.stats(self.served_model_names[0], self.state, in_flight=self._in_flight)
+
+    async def shutdown(self) -> None:
+        """Leave the server, which goes on; a second call does nothing."""
+        watch, self._watch = self._watch, None
+        client, self._client = self._client, None
+        self.state = "unloaded"
+        if watch is not None:
+            watch.cancel()
+        if client is not None:
+            await client.aclose()
+
+
+def _is_stream(response: httpx.Response) -> bool:
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    return response.status_code < _CLIENT_ERROR and not is_json
+
+
+async def _read(response: httpx.Response) -> None:
+    try:
+        await response.aread()
+    finally:
+        await response.aclose()
+
+
+async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.aiter_bytes():
+            yield chunk
+    finally:
+        await response.aclose()

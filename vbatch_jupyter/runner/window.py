@@ -1,0 +1,65 @@
+"""How many requests of batches are with the engine at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+LEAST_WAITING = 64
+MOST_WAITING = 256
+_WAITING_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
+
+
+class Window:
+    """Admits requests to the engine, those of all batches in turn.
+
+    As many are with the engine as it runs at once, and beside them as many as it finishes in half a second, from
+    `LEAST_WAITING` to `MOST_WAITING`: enough that it does not run dry while this process is kept from feeding it, and
+    few enough that a cancel has little to abort.
+
+    Parameters
+    ----------
+    slots
+        Requests that the engine runs at once.
+    clock
+        Monotonic seconds.
+
+    Examples
+    --------
+    >>> Window(8).size
+    72
+    """
+
+    def __init__(self, slots: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = slots
+        self._clock = clock
+        self.size = slots + LEAST_WAITING
+        self._free = asyncio.Semaphore(self.size)
+        self._too_many = 0
+        self._finished = 0
+        self._since = clock()
+
+    async def acquire(self) -> None:
+        """Wait for a place."""
+        await self._free.acquire()
+
+    def release(self) -> None:
+        """Give a place back, when its request has ended or was not sent at all."""
+        if self._too_many > 0:
+            self._too_many -= 1
+        else:
+            self._free.release()
+        if self._too_many < 0:
+            # One at a time, or the batch whose turn it is would have all that are new.
+            self._too_many += 1
+            self._free.release()
+        self._finished += 1
+        seconds = self._clock() - self._since
+        if seconds >= _LOOK_SECONDS:
+            waiting = round(self._finished / seconds * _WAITING_SECONDS)
+            size = self._slots + min(max(waiting, LEAST_WAITING), MOST_WAITING)
+            self._too_many += self.size - size
+            self.size = size
+            self._finished, self._since = 0, self._clock()
