@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.batches import ENDPOINT, begin, input_lines, make_batch, open_store
 from tests.servers import JupyterServer, assert_envelope
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.store import Store
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @pytest.fixture(scope="module")
