@@ -7,8 +7,8 @@ import { ABCWidgetFactory, DocumentWidget, type DocumentRegistry } from '@jupyte
 import { linesOf, type LineSource } from './lines';
 import type { LinesTable } from './table';
 
-/** What the file type and the kind of view are called. */
-export const FILE_TYPE = 'vbatch-jsonl';
+/** What the file type is called, which JupyterLab has since 4.6, and the kind of view. */
+export const FILE_TYPE = 'jsonl';
 export const FACTORY = 'JSON Lines Table';
 
 /**

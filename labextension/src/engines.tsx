@@ -41,10 +41,13 @@ function EngineItem(props: {
 }): React.ReactElement {
   const { engine, commands, trans } = props;
   const name = engineName(engine);
+  // One that the server would start has neither kernel nor process.
   const kernel =
-    engine.kernel_id === null
-      ? trans.__('process %1', engine.pid ?? '–')
-      : trans.__('kernel %1', engine.kernel_id.slice(0, 8));
+    engine.kernel_id !== null
+      ? trans.__('kernel %1', engine.kernel_id.slice(0, 8))
+      : engine.pid !== null
+        ? trans.__('process %1', engine.pid)
+        : null;
   const isLoaded = engine.state === 'ready';
   const command = isLoaded ? CommandIDs.unload : CommandIDs.load;
   return (
@@ -58,7 +61,7 @@ function EngineItem(props: {
           <button
             className="vb-Button"
             aria-label={
-              isLoaded ? trans.__('Unload %1', name) : trans.__('Load a model in %1', kernel)
+              isLoaded ? trans.__('Unload %1', name) : trans.__('Load a model in %1', kernel ?? name)
             }
             onClick={() =>
               void commands.execute(command, {
@@ -71,9 +74,8 @@ function EngineItem(props: {
           </button>
         )}
       </div>
-      <div className="vb-Small" title={engine.kernel_id ?? undefined}>
-        {kernel}
-        {engine.note !== null && ` · ${engine.note}`}
+      <div className="vb-Small" title={engine.note ?? engine.kernel_id ?? undefined}>
+        {[kernel, engine.note].filter(Boolean).join(' · ')}
       </div>
       {engine.stats !== null && <Figures stats={engine.stats} trans={trans} />}
     </li>

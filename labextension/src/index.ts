@@ -183,15 +183,16 @@ const files: JupyterFrontEndPlugin<void> = {
     tracker: INotebookTracker | null
   ) => {
     const trans = transOf(translator);
-    app.docRegistry.addFileType({
-      name: FILE_TYPE,
-      displayName: trans.__('JSON Lines'),
-      extensions: ['.jsonl'],
-      mimeTypes: ['application/jsonl'],
-      contentType: 'file',
-      fileFormat: 'text',
-      icon: batchesIcon
-    });
+    if (app.docRegistry.getFileType(FILE_TYPE) === undefined) {
+      app.docRegistry.addFileType({
+        name: FILE_TYPE,
+        displayName: trans.__('JSON Lines'),
+        extensions: ['.jsonl'],
+        mimeTypes: ['application/jsonl'],
+        contentType: 'file',
+        fileFormat: 'text'
+      });
+    }
     const factory = new TableFactory(
       {
         name: FACTORY,

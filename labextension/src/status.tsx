@@ -41,11 +41,11 @@ export class StatusItem extends ReactWidget {
 
 /** Say how many batches have not ended, and how many tokens the engines generate. */
 export function statusText(model: BatchesModel, trans: TranslationBundle): string {
-  if (!model.isKnown) {
-    return trans.__('Batches');
-  }
-  const running = model.unfinished.length;
-  const batches = trans._n('%1 batch', '%1 batches', running, running);
+  const { length } = model.unfinished;
+  const batches =
+    length === 0
+      ? trans.__('Batches')
+      : trans._n('%1 batch in progress', '%1 batches in progress', length, length);
   return model.tokensPerSecond > 0
     ? trans.__('%1 · %2 tokens/s', batches, rate(model.tokensPerSecond))
     : batches;

@@ -61,7 +61,7 @@ class LabPanel:
     def run_file(self, name: str) -> Locator:
         """Choose "Run as Batch…" in a file's menu; give the dialog when the file has been checked."""
         self.page.locator(".jp-SideBar .lm-TabBar-tab[data-id='filebrowser']").click()
-        self.page.locator(f".jp-DirListing-item[data-file-type='vbatch-jsonl'] >> text={name}").click(button="right")
+        self.page.locator(f".jp-DirListing-item[data-file-type='jsonl'] >> text={name}").click(button="right")
         self.page.locator(".lm-Menu-itemLabel", has_text="Run as Batch…").click()
         dialog = self.page.locator(".jp-Dialog")
         expect(dialog.locator(".vb-Run")).to_have_attribute("data-would-run", "true")
@@ -87,3 +87,9 @@ class LabPanel:
         table = self.page.locator(".vb-Table:visible")
         expect(table).to_have_attribute("data-total", str(lines))
         return table
+
+    def choose_line(self, place: int) -> Self:
+        """Choose a line of the table, by its place among those that are seen."""
+        grid = self.page.locator(".vb-Table:visible .lm-DataGrid")
+        grid.click(position={"x": 200, "y": 14 + 24 * place})
+        return self

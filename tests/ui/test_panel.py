@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from playwright.sync_api import expect
 
-from tests.batches import ENDPOINT, begin, content, hold, open_store
+from tests.batches import ENDPOINT, content, make_batch, open_store
 from tests.servers import JupyterServer
+from tests.ui.conftest import SCREENSHOTS
 from tests.ui.lab import configure, until, watching, write_notebook
 from tests.ui.panel import LabPanel, write_requests
 from vbatch_jupyter import lifecycle
@@ -21,7 +24,7 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import encode_request_line, output_line
-from vbatch_jupyter.store import SpoolRecord, Store
+from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 ENGINE = "--max-model-len 512 --enforce-eager --kv-cache-memory-bytes 200M --max-num-seqs 64"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
@@ -46,19 +49,44 @@ def store(server: JupyterServer) -> Iterator[Store]:
         yield store
 
 
+@pytest.fixture
+def settings(server: JupyterServer) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """Give what changes JupyterLab's settings for the time of a test."""
+    changed: set[str] = set()
+
+    def put(plugin: str, values: dict[str, Any]) -> None:
+        with server.http() as http:
+            http.put(f"lab/api/settings/{plugin}", json={"raw": json.dumps(values)}).raise_for_status()
+        changed.add(plugin)
+
+    yield put
+    for plugin in sorted(changed):
+        put(plugin, {})
+
+
 def newest(store: Store) -> BatchRecord:
     return store.batches.list(limit=1).data[0]
 
 
+def held(store: Store, batch_id: str) -> Lease:
+    """Take the lease of a batch, when the server has done with it what needs no engine."""
+    end = time.monotonic() + 30
+    while (lease := store.batches.acquire(batch_id)) is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    lifecycle.validate(store, lease)
+    return lease
+
+
 def finished(store: Store, custom_ids: list[str], answers: list[str]) -> BatchRecord:
     """Make a batch that has ended with these answers."""
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Say something."}]}
+    # No engine holds that model, and none takes the batch away.
+    body = {"model": "other", "messages": [{"role": "user", "content": "Say something."}]}
     lines = [encode_request_line(custom_id, ENDPOINT, body) + b"\n" for custom_id in custom_ids]
     manager = Manager(store, profile="local", origin="/home/ann/reviews.ipynb")
     file = manager.files.create(lines, filename="in.jsonl", purpose="batch")
     made = manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT, metadata={"retry_of": HOSTILE})
-    lease = hold(store, made.id)
-    lifecycle.validate(store, lease)
+    lease = held(store, made.id)
     records = []
     for position, (custom_id, answer) in enumerate(zip(custom_ids, answers, strict=True)):
         choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
@@ -67,17 +95,11 @@ def finished(store: Store, custom_ids: list[str], answers: list[str]) -> BatchRe
             custom_id=custom_id,
             status_code=200,
             request_id=f"req-{position}",
-            body=_json({"object": "chat.completion", "choices": [choice], "usage": {"total_tokens": 7}}),
+            body=msgspec.json.encode({"object": "chat.completion", "choices": [choice], "usage": {"total_tokens": 7}}),
         )
         records.append(SpoolRecord(position, False, answered))
     lease.append(records)
     return lifecycle.finish(store, lease)
-
-
-def _json(value: Any) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(value)
 
 
 def test_a_file_of_the_file_browser_runs_as_a_batch_that_is_watched_to_its_end_and_read(server, store, page, figures):
@@ -106,15 +128,15 @@ def test_a_file_of_the_file_browser_runs_as_a_batch_that_is_watched_to_its_end_a
     panel.press("Output").table(40)
     with_text = page.locator(".vb-Table-line:visible")
     expect(with_text).to_have_text("Choose a line to read all of it.")
-    page.locator(".vb-Table:visible canvas").first.click(position={"x": 200, "y": 60})
+    panel.choose_line(2)
     expect(with_text).to_contain_text("custom_id: row-1")
     expect(with_text).to_contain_text("status_code: 200")
-    page.screenshot(path=Path("build/screenshots/panel.png"))
+    page.screenshot(path=SCREENSHOTS / "panel.png")
 
 
 def test_a_change_in_the_store_is_seen_within_a_second(server, store, page, figures):
     panel = LabPanel(page, server)
-    with begin(store, 4) as lease:
+    with held(store, make_batch(store, 4).id) as lease:
         row = panel.row(lease.id)
         expect(row).to_have_attribute("data-status", "in_progress")
         page.evaluate(
@@ -144,7 +166,10 @@ def test_a_running_batch_is_cancelled_with_the_button(server, store, page, figur
         expect(row).to_have_attribute("data-status", "in_progress", timeout=60_000)
         until(lambda: watcher.newest.request_counts.completed > 0, page, timeout=60)
         expect(row).to_contain_text(re.compile(r"\d left|h \d+ min left|s left"))
-        expect(page.locator(".vb-Status")).to_contain_text(re.compile(r"1 batch · [\d.,]+ tokens/s"))
+        expect(page.locator(".vb-Status")).to_contain_text(re.compile(r"1 batch in progress · [\d.,]+ tokens/s"))
+        panel.press("Input").table(2000)
+        page.set_viewport_size({"width": 1280, "height": 800})
+        page.screenshot(path=SCREENSHOTS / "panel_running.png")
         # JupyterLab's own list of what runs has it too.
         page.locator(".lm-TabBar-tab[data-id='jp-running-sessions']").click()
         expect(page.locator("#jp-running-sessions")).to_contain_text(re.compile(r"in progress · [\d,]+/2,000"))
@@ -182,7 +207,7 @@ def test_what_a_file_would_be_refused_for_is_seen_before_and_after_it_has_run(se
     dialog = page.locator(".jp-Dialog")
     expect(dialog).to_contain_text("It would be refused.")
     expect(dialog.locator("li")).to_contain_text([re.compile("^refused line 2: invalid_json_line"), "line 3", "line 4"])
-    page.screenshot(path=Path("build/screenshots/run_dialog.png"))
+    page.screenshot(path=SCREENSHOTS / "run_dialog.png")
     dialog.get_by_role("button", name="Run", exact=True).click()
     record = until(lambda: newest(store).status == "failed" and newest(store), page)
     expect(panel.row(record.id)).to_have_attribute("data-status", "failed")
@@ -201,7 +226,7 @@ def test_text_of_models_and_names_of_requests_are_shown_as_text(server, store, p
     expect(details).to_contain_text("/home/ann/reviews.ipynb")
     expect(panel.row(record.id)).to_contain_text("reviews.ipynb")
     panel.press("Output").table(2)
-    page.locator(".vb-Table:visible canvas").first.click(position={"x": 200, "y": 36})
+    panel.choose_line(1)
     expect(page.locator(".vb-Table-line:visible")).to_contain_text(f"custom_id: {HOSTILE}\n\nstatus_code: 200")
     assert page.locator("img[src=x]").count() == 0
     assert page.title() != "owned"
@@ -222,37 +247,31 @@ def test_a_batch_is_taken_into_the_notebook_and_its_id_onto_the_clipboard(server
     assert until(lambda: page.evaluate("navigator.clipboard.readText()"), page) == record.id
 
 
-def test_a_file_of_fifty_thousand_lines_is_read_page_by_page_in_the_dark_theme(server, store, page):
+def test_a_file_of_fifty_thousand_lines_is_read_page_by_page_in_the_dark_theme(server, store, page, settings):
     count = 50_000
+    settings("@jupyterlab/apputils-extension:themes", {"theme": "JupyterLab Dark"})
     record = finished(store, [f"row-{n}" for n in range(count)], [f"Answer {n}" for n in range(count)])
     panel = LabPanel(page, server)
-    page.evaluate("window.jupyterapp?.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.get_by_role("menuitem", name="Theme", exact=True).hover()
-    page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
     expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
     panel.choose(record.id)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     panel.press("Output").table(count)
-    canvas = page.locator(".vb-Table:visible canvas").first
-    canvas.click(position={"x": 200, "y": 36})
-    page.keyboard.press("Control+End")
+    panel.choose_line(1)
     page.mouse.wheel(0, 24 * count)
-    canvas.click(position={"x": 200, "y": 300})
+    panel.choose_line(12)
     expect(page.locator(".vb-Table-line:visible")).to_contain_text(re.compile(r"response: Answer 49\d\d\d"))
     pages = [url for url in requests if "/lines?" in url]
     assert 2 <= len(pages) <= 8, pages
-    page.screenshot(path=Path("build/screenshots/panel_dark.png"))
+    page.screenshot(path=SCREENSHOTS / "panel_dark.png")
 
 
 def test_a_jsonl_file_opens_as_a_table(server, page):
-    LabPanel(page, server)
+    panel = LabPanel(page, server)
     page.locator(".jp-SideBar .lm-TabBar-tab[data-id='filebrowser']").click()
     page.locator(".jp-DirListing-item >> text=long.jsonl").dblclick()
-    table = page.locator(".vb-Table:visible")
-    expect(table).to_have_attribute("data-total", "2000")
-    page.locator(".vb-Table:visible canvas").first.click(position={"x": 200, "y": 36})
+    panel.table(2000)
+    panel.choose_line(1)
     expect(page.locator(".vb-Table-line:visible")).to_contain_text("prompt: Count to 0.")
 
 
@@ -306,10 +325,13 @@ def test_ten_thousand_batches_are_scrolled_and_walked_through_with_the_keyboard(
 def test_the_panel_says_that_the_server_is_gone_and_recovers_when_it_is_back(server, store, page, figures):
     panel = LabPanel(page, server)
     line = panel.node.locator(".vb-Connection")
+    # JupyterLab says it too, over everything.
+    dialog = page.locator(".jp-Dialog")
+    page.add_locator_handler(dialog, lambda: dialog.locator("button").last.click())
     server.kill()
     expect(line).to_have_attribute("data-connection", "lost")
     expect(line).to_contain_text("The server does not answer")
-    page.screenshot(path=Path("build/screenshots/server_lost.png"))
+    page.screenshot(path=SCREENSHOTS / "server_lost.png")
     record = finished(store, ["a"], ["A"])
     server.start()
     back = time.time()
@@ -319,23 +341,18 @@ def test_the_panel_says_that_the_server_is_gone_and_recovers_when_it_is_back(ser
     expect(panel.row(record.id)).to_have_attribute("data-status", "completed")
 
 
-def test_a_panel_that_is_not_seen_asks_for_nothing(server, page):
-    with server.http() as http:
-        http.put("lab/api/settings/vbatch-jupyter:plugin", json={"raw": '{"statusBar": false}'}).raise_for_status()
-    try:
-        panel = LabPanel(page, server)
-        page.locator(".jp-SideBar .lm-TabBar-tab[data-id='filebrowser']").click()
-        expect(panel.node).to_be_hidden()
-        requests: list[str] = []
-        page.on("request", lambda request: requests.append(request.url))
-        page.wait_for_timeout(3000)
-        assert [url for url in requests if "/vbatch/" in url] == []
-        expect(page.locator(".vb-Status")).to_have_count(0)
-        panel.open()
-        assert [url for url in requests if "/vbatch/events" in url]
-    finally:
-        with server.http() as http:
-            http.put("lab/api/settings/vbatch-jupyter:plugin", json={"raw": "{}"}).raise_for_status()
+def test_a_panel_that_is_not_seen_asks_for_nothing(server, page, settings):
+    settings("vbatch-jupyter:plugin", {"statusBar": False})
+    panel = LabPanel(page, server)
+    page.locator(".jp-SideBar .lm-TabBar-tab[data-id='filebrowser']").click()
+    expect(panel.node).to_be_hidden()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.wait_for_timeout(3000)
+    assert [url for url in requests if "/vbatch/" in url] == []
+    expect(page.locator(".vb-Status")).to_have_count(0)
+    panel.open()
+    assert [url for url in requests if "/vbatch/events" in url]
 
 
 def add_ended_batches(store: Store, count: int) -> None:
