@@ -122,15 +122,19 @@ const status: JupyterFrontEndPlugin<void> = {
   id: 'vbatch-jupyter:status',
   description: 'Running batches and tokens per second in the status bar.',
   autoStart: true,
-  requires: [IBatches, IStatusBar],
-  optional: [ITranslator, ISettingRegistry],
+  requires: [IBatches],
+  // Notebook 7 has no status bar, and on most of its pages no list of what runs.
+  optional: [IStatusBar, ITranslator, ISettingRegistry],
   activate: async (
     app: JupyterFrontEnd,
     { model, feed }: IBatches,
-    statusBar: IStatusBar,
+    statusBar: IStatusBar | null,
     translator: ITranslator | null,
     registry: ISettingRegistry | null
   ) => {
+    if (statusBar === null) {
+      return;
+    }
     const trans = transOf(translator);
     let shown: IDisposable[] = [];
     const show = (isWanted: boolean): void => {
@@ -156,16 +160,16 @@ const running: JupyterFrontEndPlugin<void> = {
   id: 'vbatch-jupyter:running',
   description: 'Running batches in the list of what runs.',
   autoStart: true,
-  requires: [IBatches, IRunningSessionManagers],
-  optional: [ITranslator],
+  requires: [IBatches],
+  optional: [IRunningSessionManagers, ITranslator],
   activate: (
     app: JupyterFrontEnd,
     { model, client, feed }: IBatches,
-    managers: IRunningSessionManagers,
+    managers: IRunningSessionManagers | null,
     translator: ITranslator | null
   ) => {
     const open = (id: string): void => void app.commands.execute(CommandIDs.open, { id });
-    managers.add(runningBatches(model, client, open, feed.lookNow, transOf(translator)));
+    managers?.add(runningBatches(model, client, open, feed.lookNow, transOf(translator)));
   }
 };
 

@@ -136,7 +136,9 @@ export class LinesTable extends Widget {
         columnHeaderHeight: 26
       }
     });
-    this._grid.node.setAttribute('role', 'img');
+    // It is drawn, not made of elements: its line is read below it.
+    this._grid.node.setAttribute('role', 'application');
+    this._grid.node.tabIndex = 0;
     this._grid.keyHandler = new BasicKeyHandler();
     this._grid.mouseHandler = new BasicMouseHandler();
     this._line = new Widget();
@@ -176,7 +178,6 @@ export class LinesTable extends Widget {
   }
 
   protected override onActivateRequest(): void {
-    this._grid.node.querySelector<HTMLElement>('[tabindex]')?.focus();
     this._grid.node.focus();
   }
 

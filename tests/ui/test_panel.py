@@ -327,7 +327,7 @@ def test_the_panel_says_that_the_server_is_gone_and_recovers_when_it_is_back(ser
     line = panel.node.locator(".vb-Connection")
     # JupyterLab says it too, over everything.
     dialog = page.locator(".jp-Dialog")
-    page.add_locator_handler(dialog, lambda: dialog.locator("button").last.click())
+    page.add_locator_handler(dialog, dialog.locator("button").last.click)
     server.kill()
     expect(line).to_have_attribute("data-connection", "lost")
     expect(line).to_contain_text("The server does not answer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -34,7 +35,11 @@ def test_retry_failed_runs_what_has_no_answer_in_a_new_batch(server: JupyterServ
     summary = notebook.run(1)
     expect(summary).to_contain_text("2 completed, 1 failed, 0 left")
     with open_store(server.store) as store:
-        (first,) = (record.id for record in store.batches.list().data)
+        (record,) = store.batches.list().data
+    first = record.id
+    # The panel names the notebook that made it.
+    assert record.origin is not None
+    assert Path(record.origin).name == "retry.ipynb"
     with watching(server.store) as watcher:
         summary.get_by_role("button", name="Retry failed", exact=True).click()
         expect(summary).to_contain_text(re.compile(r"runs as batch_\w+: %vbatch attach batch_\w+"))
