@@ -31,13 +31,18 @@ export interface IActionOptions {
 type Args = Readonly<Record<string, unknown>>;
 
 /** Put a cell below the active one of the notebook that was used last; tell whether there is one. */
-export function insertCell(tracker: INotebookTracker | null, source: string): boolean {
-  const notebook = tracker?.currentWidget?.content;
-  if (notebook === undefined) {
+export async function insertCell(
+  tracker: INotebookTracker | null,
+  source: string
+): Promise<boolean> {
+  const panel = tracker?.currentWidget;
+  if (!panel) {
     return false;
   }
-  NotebookActions.insertBelow(notebook);
-  notebook.activeCell?.model.sharedModel.setSource(source);
+  // What is inserted while it is being read would be lost.
+  await panel.context.ready;
+  NotebookActions.insertBelow(panel.content);
+  panel.content.activeCell?.model.sharedModel.setSource(source);
   return true;
 }
 

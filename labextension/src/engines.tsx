@@ -61,7 +61,9 @@ function EngineItem(props: {
           <button
             className="vb-Button"
             aria-label={
-              isLoaded ? trans.__('Unload %1', name) : trans.__('Load a model in %1', kernel ?? name)
+              isLoaded
+                ? trans.__('Unload %1', name)
+                : trans.__('Load a model in %1', kernel ?? name)
             }
             onClick={() =>
               void commands.execute(command, {

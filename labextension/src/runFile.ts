@@ -50,7 +50,7 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
     }
     const { endpoint, target } = answer.value;
     if (target !== 'here') {
-      if (!insertCell(tracker, runCell(path, target))) {
+      if (!(await insertCell(tracker, runCell(path, target)))) {
         Notification.warning(
           trans.__('Open a notebook first: its kernel has the key of %1.', target)
         );
