@@ -18,32 +18,17 @@ from statistics import mean
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.kernels import NotebookKernel  # noqa: E402 - of this checkout
+from tests.kernels import BEGIN_BATCH, NotebookKernel  # noqa: E402 - of this checkout
 
 ROWS = 400
 PREPARE = f"""
-import json, subprocess, sys, threading, time
-import pandas as pd
-df = pd.DataFrame({{"n": range({ROWS})}})
-rounds = iter(range(1_000_000))
-
-def begin():
-    # Other words each time: nothing is known, and no prefix is cached.
-    batch = vb.submit(df, "%d Say {{{{ n }}}} again and again." % next(rounds), max_tokens=16, ignore_eos=True)
-    ended = threading.Event()
-    def wait():
-        batch.wait()
-        ended.at = time.monotonic()
-        ended.set()
-    threading.Thread(target=wait, daemon=True).start()
-    while not batch.request_counts.completed:
-        time.sleep(0.01)
-    return ended, time.monotonic()
+{BEGIN_BATCH}
+import subprocess, sys
 
 BUSY = "count = 0\\nwhile not ended.is_set():\\n    for _ in range(1000): count += 1"
 
 def idle():
-    ended, begun = begin()
+    ended, begun = begin({ROWS})
     ended.wait()
     return ended.at - begun
 
@@ -56,12 +41,9 @@ def beside_a_busy_process():
         busy.wait()
 
 def beside_a_busy_cell():
-    ended, begun = begin()
+    ended, begun = begin({ROWS})
     exec(compile(BUSY, "cell", "exec"), {{"ended": ended}})
     return ended.at - begun
-
-def show(value):
-    print("JSON" + json.dumps(value))
 """
 
 

@@ -32,14 +32,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 TEN_LOADS = """
-import gc, json, psutil
+import gc, json, os, psutil, sys
+sys.path.insert(0, ROOT)
+from tests.kernels import engine_processes, is_alive
 figures = []
 for _ in range(10):
     vb.load(MODEL, served_model_name="tiny", max_model_len=512, kv_cache_memory_bytes="200M")
-    processes = psutil.Process().children(recursive=True)
+    processes = engine_processes(os.getpid())
     vb.unload()
     gc.collect()
-    alive = [one.pid for one in processes if one.is_running() and "resource_tracker" not in " ".join(one.cmdline())]
+    alive = [one.pid for one in processes if is_alive(one)]
     figures.append([len(processes), len(alive), psutil.Process().memory_info().rss])
 print("JSON" + json.dumps(figures))
 """
@@ -58,5 +60,5 @@ def ten_loads(
     tiny_model = request.getfixturevalue("tiny_model")
     kernel = NotebookKernel(tmp_path_factory.mktemp("ten-loads") / "store")
     kernel.run("import vbatch_jupyter as vb").checked()
-    yield kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\n{TEN_LOADS}")
+    yield kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\nROOT = {str(Path(__file__).parents[1])!r}\n{TEN_LOADS}")
     kernel.close()

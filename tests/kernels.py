@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,6 +15,31 @@ from typing import Any
 import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
+
+BEGIN_BATCH = """
+import json, threading, time
+import pandas as pd
+import vbatch_jupyter as vb
+rounds = iter(range(1_000_000))
+
+def begin(rows):
+    # Other words each time: nothing is known, and no prefix is cached.
+    df = pd.DataFrame({"n": range(rows)})
+    batch = vb.submit(df, "%d Say {{ n }} again and again." % next(rounds), max_tokens=16, ignore_eos=True)
+    ended = threading.Event()
+    def wait():
+        batch.wait()
+        ended.at = time.monotonic()
+        ended.set()
+    threading.Thread(target=wait, daemon=True).start()
+    while not batch.request_counts.completed:
+        time.sleep(0.01)
+    return ended, time.monotonic()
+
+def show(value):
+    print("JSON" + json.dumps(value))
+"""
+"""Code for a kernel: `begin` starts a batch and gives, once its first answer is there, its end and the time."""
 
 
 @dataclasses.dataclass
@@ -106,8 +132,15 @@ def engine_processes(pid: int) -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process(pid).children(recursive=True)
-        if "resource_tracker" not in " ".join(process.cmdline())
+        if is_alive(process) and "resource_tracker" not in " ".join(process.cmdline())
     ]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended; one that has stays as a zombie until somebody takes note of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def lines_of(text: str) -> list[str]:

@@ -232,10 +232,10 @@ def compare(a: Batch | str, b: Batch | str, *, names: tuple[str, str] = ("a", "b
 
 
 def register_accessor() -> None:
-    """Give every DataFrame ``df.vbatch.run`` and ``df.vbatch.submit``."""
+    """Give every DataFrame ``df.vbatch`` with its ``run``, ``submit`` and ``dry_run``."""
     from vbatch_jupyter.frames.accessor import register
 
-    register(submit, run)
+    register(submit=submit, run=run, dry_run=dry_run)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -330,20 +330,7 @@ class Kernel:
             raise EngineNotLoadedError(f"{message}make a batch that waits for it (submit, or -b).")
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
-        """Wait for a batch and show how it gets on; an interrupt cancels it, a second one only ends the wait.
-
-        Parameters
-        ----------
-        batch
-            The batch.
-        cancels
-            Whether the first interrupt cancels; False for a batch that another cell has made to run by itself.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
-        """
+        """Wait for a batch and show how it gets on, as `following.follow` says; give the batch."""
         self._line = Line()
         follow(batch, line=self._line, style=self.progress, say_notices=self._say_notices, cancels=cancels)
         return batch

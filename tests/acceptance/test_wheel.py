@@ -37,6 +37,12 @@ def call(*command, cwd=None, environment=None):
     return done.stdout
 
 
+def install(python, *packages):
+    """Install from the package index with uv, which takes seconds where pip takes minutes of both cores."""
+    pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
+    call(sys.executable, "-m", "uv", "pip", "install", "--quiet", f"--python={python}", *pins, *packages)
+
+
 def interpreter(version):
     """Find a CPython of that version that starts; None where this machine has none."""
     candidates = [Path(sys.executable)] if version == f"3.{sys.version_info[1]}" else []
@@ -71,8 +77,7 @@ def pythons(wheel, tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"python{version}")
         call(interpreter(version), "-m", "venv", folder)
         inside = folder / "bin" / "python"
-        pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
-        call(inside, "-m", "pip", "install", "--quiet", *pins, wheel)
+        install(inside, wheel)
         return inside
 
     found = [version for version in VERSIONS if interpreter(version)]
@@ -86,11 +91,10 @@ def pythons(wheel, tmp_path_factory):
 @pytest.fixture(scope="module")
 def unit_test_runs(pythons, tmp_path_factory):
     """Run the unit tests in all environments at once; give what each has printed."""
-    pins = [f"--constraint={ROOT / 'requirements' / file}" for file in ("base.txt", "dev.txt")]
 
     def run(version):
         folder = tmp_path_factory.mktemp("unit")
-        call(pythons[version], "-m", "pip", "install", "--quiet", *pins, "pytest", "pytest-timeout", "hypothesis")
+        install(pythons[version], "pytest", "pytest-timeout", "hypothesis")
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         return call(pythons[version], "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", cwd=folder)
@@ -134,7 +138,7 @@ def test_the_wheel_carries_its_licence_its_type_marker_and_its_entry_point_and_n
 @pytest.mark.timeout(900)
 def test_jupyterlab_finds_the_panel_enabled_by_nothing_but_the_installation(pythons):
     python = in_environment("3.11", pythons)
-    call(python, "-m", "pip", "install", "--quiet", f"--constraint={ROOT / 'requirements' / 'base.txt'}", "jupyterlab")
+    install(python, "jupyterlab")
     # No Node on the path. The list goes where a log goes.
     command = f"exec '{python}' -m jupyter labextension list 2>&1"
     listed = call("/bin/sh", "-c", command, environment={"PATH": str(python.parent)})

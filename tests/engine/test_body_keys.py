@@ -5,17 +5,22 @@ import subprocess
 import sys
 
 import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
 
+from vbatch_jupyter.magics.serve_flags import serve_flags
 from vbatch_jupyter.protocol.body import OPENAI_KEYS, VLLM_KEYS
 
 # In a process of its own: vLLM's import warns, and a warning is an error here. EmbeddingRequest is an annotated union:
 # one class for each way to write the input.
 LIST_KEYS = """
 import json, typing
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 requests = {
     "/v1/chat/completions": (ChatCompletionRequest,),
     "/v1/completions": (CompletionRequest,),
@@ -23,7 +28,8 @@ requests = {
     "/v1/responses": (ResponsesRequest,),
 }
 keys = {path: sorted(set().union(*(one.model_fields for one in classes))) for path, classes in requests.items()}
-print("KEYS", json.dumps(keys))
+flags = list(make_arg_parser(FlexibleArgumentParser(add_help=False))._option_string_actions)
+print("KEYS", json.dumps({**keys, "flags": flags}))
 """
 
 
@@ -39,3 +45,16 @@ def test_the_table_has_the_keys_that_vllm_adds_to_openais_and_no_others(vllm_key
     theirs = set(vllm_keys[endpoint])
     assert len(theirs) > 10
     assert theirs - OPENAI_KEYS[endpoint] == VLLM_KEYS[endpoint]
+
+
+def test_tab_offers_the_flags_that_vllm_serve_has(vllm_keys):
+    theirs = {flag for flag in vllm_keys["flags"] if flag.startswith("--") and not flag.startswith("--no-")}
+    assert theirs > {"--max-model-len", "--served-model-name", "--tool-call-parser", "--port"}
+    assert set(serve_flags()) == theirs
+    shell = InteractiveShell()
+    shell.run_cell("%load_ext vbatch_jupyter")
+    code = "%vbatch load demo --enforce-eager --max-num-b"
+    with provisionalcompleter():
+        (offered,) = shell.Completer.completions(code, len(code))
+    assert code[: offered.start] + offered.text == "%vbatch load demo --enforce-eager --max-num-batched-tokens"
+    assert "vllm" not in sys.modules

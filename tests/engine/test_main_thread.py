@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import NotebookKernel
+from tests.kernels import BEGIN_BATCH, NotebookKernel
 
 StartKernel = Callable[[Path], NotebookKernel]
 
@@ -20,35 +20,15 @@ pytestmark = pytest.mark.timeout(900)
 
 ROWS = 1000
 PREPARE = f"""
-import json, threading, time
-import pandas as pd
-df = pd.DataFrame({{"n": range({ROWS})}})
-rounds = iter(range(1_000_000))
-
-def begin():
-    # Other words each time: nothing is known, and no prefix is cached.
-    batch = vb.submit(df, "%d Say {{{{ n }}}} again and again." % next(rounds), max_tokens=16, ignore_eos=True)
-    ended = threading.Event()
-    def wait():
-        batch.wait()
-        ended.at = time.monotonic()
-        ended.set()
-    threading.Thread(target=wait, daemon=True).start()
-    while not batch.request_counts.completed:
-        time.sleep(0.01)
-    return ended, time.monotonic()
-
+{BEGIN_BATCH}
 def lateness():
-    ended, _ = begin()
+    ended, _ = begin({ROWS})
     late = []
     while not ended.is_set():
         begun = time.monotonic()
         time.sleep(0.001)
         late.append(time.monotonic() - begun - 0.001)
     return sorted(late)
-
-def show(value):
-    print("JSON" + json.dumps(value))
 """
 
 

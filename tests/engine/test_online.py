@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.server
 import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import openai
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
+from tests import waiting
 from tests.batches import open_store
 from tests.servers import JupyterServer
 from vbatch_jupyter.protocol.socket import SECRET_HEADER
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.timeout(600)
 MODEL = "tiny"
 CHATS = 10
 BATCH = 500
+wait_for = functools.partial(waiting.wait_for, seconds=60)
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
 
 
@@ -105,15 +108,6 @@ def stats(store: Store) -> dict[str, Any]:
         return figures
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
-
-
 def first_tokens(client: openai.OpenAI, chats: int) -> list[float]:
     """Give the seconds to the first token of chats, one after the other."""
     seconds = []
@@ -179,7 +173,9 @@ def test_a_client_that_leaves_ends_the_engines_work(kernel, client, store):
         stream = client.chat.completions.create(
             model=MODEL, messages=HELLO, max_tokens=900, stream=True, extra_body={"ignore_eos": True}
         )
-        next(iter(stream))
+        # The iterator is kept: openai closes the response when it is collected.
+        events = iter(stream)
+        next(events)
         before = wait_for(lambda: (now := stats(store))["running"] == 1 and now)
         stream.close()
         after = wait_for(lambda: (now := stats(store))["running"] == 0 and now)
@@ -214,7 +210,7 @@ def test_a_batch_that_made_room_is_answered_as_if_it_had_not(kernel, client):
 
 
 def answers(client: openai.OpenAI, batch: str) -> dict[str, str]:
-    ended = wait_for(lambda: (now := client.batches.retrieve(batch)).status == "completed" and now, 200)
+    ended = wait_for(lambda: (now := client.batches.retrieve(batch)).status == "completed" and now, seconds=200)
     assert ended.request_counts.failed == 0
     lines = map(json.loads, client.files.content(ended.output_file_id).content.splitlines())
     return {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in lines}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels import Cell, NotebookKernel, lines_of
+from tests.kernels import Cell, NotebookKernel, is_alive, lines_of
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -295,18 +295,6 @@ show({
     }
 
 
-def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed(session: Session) -> None:
-    processes = session.kernel.engine_processes()
-    assert len(processes) == 2
-    unloaded = session.kernel.run("%vbatch unload").checked()
-    assert [unloaded.stdout, unloaded.stderr] == ["", ""]
-    assert [process.pid for process in processes if process.is_running()] == []
-    time.sleep(1)
-    session.kernel.run("pass").checked()
-    assert session.kernel.stray == ""
-    assert session.ask("show(dict(os.environ) == before)") is True
-
-
 @pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])
 def test_a_dry_run_counts_the_prompt_tokens_that_the_engine_then_reports(session: Session, endpoint: str) -> None:
     limit = "max_output_tokens" if endpoint == "responses" else "max_tokens"
@@ -336,6 +324,18 @@ show([
     assert all(1 <= length <= 4 for length in lengths)
     assert has_cached is True
     assert known == [4, 0]
+
+
+def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed(session: Session) -> None:
+    processes = session.kernel.engine_processes()
+    assert len(processes) == 2
+    unloaded = session.kernel.run("%vbatch unload").checked()
+    assert [unloaded.stdout, unloaded.stderr] == ["", ""]
+    assert [process.pid for process in processes if is_alive(process)] == []
+    time.sleep(1)
+    session.kernel.run("pass").checked()
+    assert session.kernel.stray == ""
+    assert session.ask("show(dict(os.environ) == before)") is True
 
 
 def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vectors(session: Session) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests import waiting
 from tests.batches import open_store
 from tests.kernels import engine_processes
 from tests.servers import JupyterServer
@@ -20,12 +20,7 @@ from vbatch_jupyter.protocol.lines import encode_request_line
 
 REQUESTS = 240
 
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.2)
+wait_for = functools.partial(waiting.wait_for, seconds=240)
 
 
 def body(text: str) -> dict[str, Any]:
@@ -54,12 +49,12 @@ def test_a_request_starts_the_engine_that_survives_a_kill_and_a_batch_survives_t
         assert first["state"] == "ready"
         assert first["stats"]["generation_tokens"] == answer.usage.completion_tokens
         assert [each["id"] for each in http.get("api/kernels").json()] == [first["kernel_id"]]
-        wait_until(lambda: f'kernel_id="{first["kernel_id"]}"' in vllm_lines(http.get("metrics").text), 20)
+        wait_for(lambda: f'kernel_id="{first["kernel_id"]}"' in vllm_lines(http.get("metrics").text), seconds=20)
 
         processes = engine_processes(first["pid"])
         assert processes
         os.kill(first["pid"], signal.SIGKILL)
-        wait_until(lambda: engine()["state"] == "ready" and engine()["pid"] != first["pid"])
+        wait_for(lambda: engine()["state"] == "ready" and engine()["pid"] != first["pid"])
         gone, alive = psutil.wait_procs(processes, timeout=20)
         assert (len(gone), alive) == (len(processes), [])
         assert client.chat.completions.create(**body("Say more.")).choices[0].finish_reason in {"stop", "length"}
@@ -69,11 +64,11 @@ def test_a_request_starts_the_engine_that_survives_a_kill_and_a_batch_survives_t
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
         with open_store(server.store) as store:
             counts = lambda: Manager(store).batches.retrieve(batch.id).request_counts  # noqa: E731 - read again and again
-            wait_until(lambda: counts().completed >= 40)
+            wait_for(lambda: counts().completed >= 40)
             server.kill()
             assert counts().completed < REQUESTS
             server.start()
-            wait_until(lambda: client.batches.retrieve(batch.id).status == "completed")
+            wait_for(lambda: client.batches.retrieve(batch.id).status == "completed")
             assert (counts().completed, counts().failed) == (REQUESTS, 0)
         output = client.batches.retrieve(batch.id).output_file_id
         assert output is not None

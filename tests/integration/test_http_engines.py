@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ import openai
 import psutil
 import pytest
 
+from tests import waiting
 from tests.batches import open_store
 from tests.servers import JupyterServer
 from vbatch_jupyter.manager import Manager
@@ -52,6 +54,9 @@ def say(server: JupyterServer, model: str, text: str = "hello") -> str | None:
         return answer.choices[0].message.content
 
 
+wait_for = functools.partial(waiting.wait_for, seconds=60)
+
+
 def engine(http: httpx.Client, name: str) -> dict[str, Any]:
     (found,) = [each for each in http.get("vbatch/engines").json()["data"] if each["name"] == name]
     return dict(found)
@@ -59,13 +64,6 @@ def engine(http: httpx.Client, name: str) -> dict[str, Any]:
 
 def kernels(http: httpx.Client) -> list[str]:
     return [each["id"] for each in http.get("api/kernels").json() if each["name"] == "vbatch-engine"]
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def make_batch(server: JupyterServer, model: str, requests: int) -> str:
@@ -81,7 +79,7 @@ def make_batch(server: JupyterServer, model: str, requests: int) -> str:
 
 def await_batch(server: JupyterServer, batch_id: str) -> openai.types.Batch:
     with server.client() as client:
-        wait_until(lambda: client.batches.retrieve(batch_id).status == "completed")
+        wait_for(lambda: client.batches.retrieve(batch_id).status == "completed")
         return client.batches.retrieve(batch_id)
 
 
@@ -123,7 +121,7 @@ def test_the_first_request_starts_a_kernel_and_is_answered_by_it(server, http):
 def test_a_kernel_that_is_killed_is_started_again(server, http):
     before = engine(http, "echo")
     os.kill(before["pid"], signal.SIGKILL)
-    wait_until(lambda: engine(http, "echo")["state"] == "ready" and engine(http, "echo")["pid"] != before["pid"])
+    wait_for(lambda: engine(http, "echo")["state"] == "ready" and engine(http, "echo")["pid"] != before["pid"])
     assert say(server, "echo", "again") == "again"
     assert len(kernels(http)) == 1
 
@@ -142,7 +140,7 @@ def test_a_model_is_loaded_and_unloaded_in_a_kernel_of_a_notebook(server, http):
     # The notebook's first cell.
     with open_store(server.store) as store:
         run_cell(server, started, "import vbatch_jupyter.kernel; vbatch_jupyter.kernel.current()")
-        wait_until(lambda: any(each.kernel_id == started for each in store.engines.live()))
+        wait_for(lambda: any(each.kernel_id == started for each in store.engines.live()))
     body = {"model": "fast", "flags": ["--served-model-name", "mine"]}
     answer = http.post(f"vbatch/engines/{started}/load", json=body)
     assert (answer.status_code, answer.json()["state"]) == (200, "ready")
@@ -188,9 +186,9 @@ def test_figures_of_engines_and_batches_are_on_jupyters_metrics(http):
         return set(http.get("metrics").text.splitlines())
 
     kernel_id = engine(http, "echo")["kernel_id"]
-    wait_until(lambda: f'vbatch_engine_up{{kernel_id="{kernel_id}",model="echo"}} 1.0' in lines(), 20)
+    wait_for(lambda: f'vbatch_engine_up{{kernel_id="{kernel_id}",model="echo"}} 1.0' in lines(), seconds=20)
     assert f'vbatch_engine_requests_running{{kernel_id="{kernel_id}",model="echo"}} 0.0' in lines()
-    wait_until(lambda: 'vbatch_batches{status="in_progress"} 1.0' in lines(), 20)
+    wait_for(lambda: 'vbatch_batches{status="in_progress"} 1.0' in lines(), seconds=20)
     assert any(line.startswith("vbatch_store_free_bytes ") for line in lines())
 
 
@@ -198,7 +196,7 @@ def test_a_batch_starts_its_kernel_and_is_resumed_after_the_server_was_killed(se
     batch_id = make_batch(server, "slow", 6_000)
     with open_store(server.store) as store:
         manager = Manager(store)
-        wait_until(lambda: manager.batches.retrieve(batch_id).request_counts.completed > 300)
+        wait_for(lambda: manager.batches.retrieve(batch_id).request_counts.completed > 300)
         server.kill()
         done = manager.batches.retrieve(batch_id).request_counts.completed
         assert 300 < done < 6_000
@@ -221,7 +219,7 @@ def test_a_kernel_that_nothing_needs_is_ended_by_its_owner_and_comes_back_when_n
         # Jupyter would have culled it by now.
         time.sleep(4)
         assert len(kernels(http)) == 1
-        wait_until(lambda: kernels(http) == [], 20)
+        wait_for(lambda: kernels(http) == [], seconds=20)
         assert not psutil.pid_exists(pid)
         assert engine(http, "echo")["state"] == "unloaded"
         assert say(server, "echo") == "hello"

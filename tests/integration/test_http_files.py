@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import sys
@@ -15,10 +16,12 @@ import psutil
 import pytest
 from openai.types import FileDeleted, FileObject
 
+from tests import waiting
 from tests.servers import JupyterServer, assert_envelope, assert_strict
 from vbatch_jupyter.store import Store, fsck
 
 MIB = 2**20
+wait_for = functools.partial(waiting.wait_for, seconds=10)
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 
 
@@ -43,7 +46,7 @@ def http(server):
 @pytest.fixture(autouse=True)
 def nothing_left_behind(server):
     yield
-    assert eventually(lambda: not arriving(server))
+    assert wait_for(lambda: not arriving(server))
 
 
 def names(server):
@@ -52,13 +55,6 @@ def names(server):
 
 def arriving(server):
     return [name for name in names(server) if name.startswith(".tmp")]
-
-
-def eventually(holds, seconds=10):
-    until = time.monotonic() + seconds
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.01)
-    return holds()
 
 
 # ------------------------------------------------------------------------------------------------------------ the verbs
@@ -335,8 +331,8 @@ def test_a_client_that_leaves_at_99_percent_leaves_nothing(server):
     body = b"".join(pieces(20))
     with Connection(server, length=len(body)) as connection:
         connection.socket.sendall(body[: len(body) * 99 // 100])
-        assert eventually(lambda: arriving(server))
-    assert eventually(lambda: not arriving(server))
+        assert wait_for(lambda: arriving(server))
+    assert wait_for(lambda: not arriving(server))
     with Store(server.store, floor_bytes=0) as store:
         assert fsck.check(store) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ import openai
 import pytest
 from openai.types import Model
 
+from tests import waiting
 from tests.batches import open_store
 from tests.kernels import NotebookKernel
 from tests.servers import JupyterServer
@@ -46,6 +48,8 @@ def make(model, flags, **_):
 LATENCY = 0.05
 current()._loader._make_engine = make
 """
+
+wait_for = functools.partial(waiting.wait_for, seconds=10)
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +90,6 @@ def kernel(new_kernel) -> NotebookKernel:
 def client(server) -> Iterator[openai.OpenAI]:
     with server.client() as client:
         yield client
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def engine_of(store: Store, model: str) -> EngineRecord:
@@ -154,11 +149,11 @@ def test_a_client_that_leaves_ends_the_engines_work(kernel, client, store):
     next(iter(stream))
     assert running(store) == 1
     stream.close()
-    wait_for(lambda: running(store) == 0, 2)
+    wait_for(lambda: running(store) == 0, seconds=2)
 
 
 def test_a_client_that_leaves_before_the_first_word_ends_the_engines_work(kernel, server, store):
-    kernel.run("current().engine._latency_seconds = 30").checked()
+    kernel.run("current().engine.latency_seconds = 30").checked()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
             f"{server.url}/chat/completions",
@@ -166,8 +161,8 @@ def test_a_client_that_leaves_before_the_first_word_ends_the_engines_work(kernel
             headers={"Authorization": f"Bearer {server.token}"},
             timeout=0.5,
         )
-    wait_for(lambda: running(store) == 0, 2)
-    kernel.run("current().engine._latency_seconds = 0.05").checked()
+    wait_for(lambda: running(store) == 0, seconds=2)
+    kernel.run("current().engine.latency_seconds = 0.05").checked()
 
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -380,7 +375,7 @@ def test_a_kernel_that_is_killed_in_mid_stream_breaks_the_stream_off(new_kernel,
 
 
 def test_a_batch_reaches_a_loaded_engine_and_a_cancel_the_batch_at_once(kernel, client):
-    kernel.run("current().engine._latency_seconds = 30; asked = current().engine.requests").checked()
+    kernel.run("current().engine.latency_seconds = 30; asked = current().engine.requests").checked()
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
     body = {"model": "echo", "messages": saying("poked")}
     file = client.files.create(file=("in.jsonl", json.dumps({**line, "body": body}).encode()), purpose="batch")
@@ -394,5 +389,5 @@ def test_a_batch_reaches_a_loaded_engine_and_a_cancel_the_batch_at_once(kernel, 
     cancelled_at = time.time()
     client.batches.cancel(batch.id)
     assert float(kernel.finish(cancelled).checked().stdout) - cancelled_at < 0.3
-    kernel.run("current().engine._latency_seconds = 0.05").checked()
+    kernel.run("current().engine.latency_seconds = 0.05").checked()
     wait_for(lambda: client.batches.retrieve(batch.id).status == "cancelled")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -301,8 +302,9 @@ def test_a_cell_and_a_frame_take_a_target(kernel, monkeypatch, capsys):
     assert "completed 25/25 completed" in capsys.readouterr().out
     shell.run_cell("again = df.vbatch.run('Say {{ n }}', target='ours', model='echo')")
     assert_answered(shell.user_ns["again"])
+    assert "completed 25/25 completed" in capsys.readouterr().out
     shell.run_cell("%vbatch list")
-    assert capsys.readouterr().out.count("completed 25/25 completed") >= 2
+    assert len(re.findall(r"completed +25/25 +echo", capsys.readouterr().out)) == 2
 
 
 def test_what_the_service_would_refuse_is_said_before_anything_is_sent(kernel, proxy, tmp_path):

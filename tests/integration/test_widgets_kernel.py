@@ -74,8 +74,23 @@ def end_of(sent: str) -> Callable[[Message], bool]:
     )
 
 
-def is_summary(message: Message) -> bool:
+def is_update(message: Message) -> bool:
     return bool(message["msg_type"] == "update_display_data")
+
+
+def is_summary(message: Message) -> bool:
+    return is_update(message) and bool(message["content"]["data"]["text/plain"])
+
+
+def comms(messages: list[Message]) -> dict[str, str]:
+    """Give the widgets that kernel and front end have to keep, with their kind."""
+    opened = {
+        message["content"]["comm_id"]: message["content"]["data"]["state"].get("_model_name", "")
+        for message in messages
+        if message["msg_type"] == "comm_open"
+    }
+    closed = {message["content"]["comm_id"] for message in messages if message["msg_type"] == "comm_close"}
+    return {comm: kind for comm, kind in opened.items() if comm not in closed}
 
 
 def heads(messages: list[Message]) -> list[tuple[float, str]]:
@@ -90,9 +105,10 @@ def heads(messages: list[Message]) -> list[tuple[float, str]]:
 
 def test_a_cell_that_waits_shows_a_widget_that_moves_and_leaves_its_summary_in_that_place(kernel, store):
     messages = told(kernel, end_of(kernel.start(RUN)))
-    (shown,) = (message for message in messages if message["msg_type"] == "display_data")
+    shown, hint = (message for message in messages if message["msg_type"] == "display_data")
     (ended,) = filter(is_summary, messages)
     assert WIDGET in shown["content"]["data"]
+    assert set(hint["content"]["data"]) == {"text/plain", "text/html"}
     assert ended["content"]["transient"]["display_id"] == shown["content"]["transient"]["display_id"]
     assert set(ended["content"]["data"]) == {"text/plain", "text/html"}
     (record,) = store.batches.list().data
@@ -108,23 +124,45 @@ def test_a_cell_that_waits_shows_a_widget_that_moves_and_leaves_its_summary_in_t
     assert sorted(pauses)[len(pauses) // 2] < 0.5
     answers = [message for message in messages if "last answers" in str(message["content"].get("data"))]
     assert "Say " in str(answers[-1]["content"]["data"])
-    # Nothing is left that kernel and front end would have to keep.
-    opened = {message["content"]["comm_id"] for message in messages if message["msg_type"] == "comm_open"}
-    closed = {message["content"]["comm_id"] for message in messages if message["msg_type"] == "comm_close"}
-    assert opened == closed
+    # A page that is opened now finds the widget, with the summary in it; one that was open, no hint any more.
+    left = comms(messages)
+    assert sorted(kind for kind in left.values() if "Layout" not in kind and "Style" not in kind) == [
+        "HTMLModel",
+        "VBoxModel",
+    ]
+    (said,) = [comm for comm, kind in left.items() if kind == "HTMLModel"]
+    values = [m["content"]["data"]["state"].get("value") for m in messages if m["content"].get("comm_id") == said]
+    assert values[-1] == ended["content"]["data"]["text/html"]
+    assert hint["content"]["data"]["text/plain"] == f"%vbatch attach {record.id} shows this batch again"
+    (taken,) = (message for message in messages if is_update(message) and not is_summary(message))
+    assert taken["content"]["transient"]["display_id"] == hint["content"]["transient"]["display_id"]
+    assert taken["content"]["data"] == {"text/plain": "", "text/html": ""}
     assert all(message["msg_type"] != "stream" for message in messages)
+
+
+def test_of_batches_that_have_ended_the_last_keep_their_widgets(kernel):
+    kernel.run("from vbatch_jupyter.widgets import live\nlive._KEPT = 2").checked()
+    messages = [
+        message
+        for _ in range(4)
+        for message in told(kernel, end_of(kernel.start("%%vbatch df --fresh --sample 1 -o out\nSay {{ n }}")))
+    ]
+    assert list(comms(messages).values()).count("VBoxModel") == 2
+    assert list(comms(messages).values()).count("HTMLModel") == 2
+    assert "AnyModel" not in comms(messages).values()
 
 
 def test_a_background_batch_is_redrawn_while_a_cell_computes(kernel):
     sent = kernel.start("%%vbatch df -b\nSay {{ n }}")
     begun = told(kernel, end_of(sent))
     assert [WIDGET in message["content"]["data"] for message in begun if message["msg_type"] == "display_data"] == [
-        True
+        True,
+        False,
     ]
     assert all(message["msg_type"] != "execute_result" for message in begun)
     busy = kernel.start("until = time.monotonic() + 2\nwhile time.monotonic() < until: pass\nprint('done')")
     messages = told(kernel, end_of(busy))
-    assert len(heads(messages)) >= 4
+    assert len(heads(messages)) >= 2
     (ended,) = filter(is_summary, messages if any(map(is_summary, messages)) else told(kernel, is_summary))
     assert "1,499/1,500 completed" in ended["content"]["data"]["text/plain"]
 
@@ -152,6 +190,8 @@ def test_a_batch_that_was_followed_is_not_shown_twice_in_its_cell_and_is_shown_i
     messages = told(kernel, end_of(kernel.start("batch = %vbatch attach\nbatch")))
     assert [message["msg_type"] for message in messages if "data" in message["msg_type"]] == [
         "display_data",
+        "display_data",
+        "update_display_data",
         "update_display_data",
     ]
     (result,) = (m for m in told(kernel, end_of(kernel.start("batch"))) if m["msg_type"] == "execute_result")

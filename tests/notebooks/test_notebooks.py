@@ -1,4 +1,7 @@
-"""The notebooks, each run from top to bottom as ``make demo`` runs one, with a kernel and an engine of its own."""
+"""The notebooks, each run from top to bottom as ``make demo`` runs one, with a kernel and an engine of its own.
+
+The quick start is here too, though `tests/ui` runs it in a browser: outside one it shows text and no widget.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,15 @@ import nbformat
 import pandas as pd
 import pytest
 
+from vbatch_jupyter.engine.demo_model import demo_model_path
+
 ROOT = Path(__file__).parents[2]
 CAPITALS = ["Peru", "Kenya", "Norway", "Japan", "Chile"]
 
-pytestmark = pytest.mark.timeout(400)
+AT_A_TIME = 2
+CELL_SECONDS = 300
+
+pytestmark = pytest.mark.timeout(3 * CELL_SECONDS)
 
 
 class Executed:
@@ -74,42 +83,55 @@ def _read_table(text: str) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header).set_index(header[0])
 
 
-@pytest.fixture
-def execute(tmp_path: Path) -> Iterator[Any]:
+def run(name: str, folder: Path) -> Executed:
     """Run one notebook in a folder and with a store of its own, where no Jupyter server runs."""
+    shutil.copy(ROOT / "notebooks" / name, folder)
+    saved = folder / "saved.ipynb"
+    words = [str(ROOT / "tools" / "run_notebook.py"), str(folder / name), "--save", str(saved)]
+    # A socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="vb") as runtime:
-        environment = {
-            **os.environ,
-            "VBATCH_STORE": str(tmp_path / "store"),
-            # A socket's path must be short.
-            "JUPYTER_RUNTIME_DIR": runtime,
-            "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
-            "IPYTHONDIR": str(tmp_path / "ipython"),
-        }
-
-        def run(name: str) -> Executed:
-            shutil.copy(ROOT / "notebooks" / name, tmp_path)
-            saved = tmp_path / "saved.ipynb"
-            words = [str(ROOT / "tools" / "run_notebook.py"), str(tmp_path / name), "--save", str(saved)]
-            done = subprocess.run(
-                [sys.executable, *words, "--timeout", "300"],
-                env=environment,
-                cwd=tmp_path,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=380,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert done.stderr == ""
-            return Executed(saved)
-
-        yield run
+        done = subprocess.run(
+            [sys.executable, *words, "--timeout", str(CELL_SECONDS)],
+            env={
+                **os.environ,
+                "VBATCH_STORE": str(folder / "store"),
+                "JUPYTER_RUNTIME_DIR": runtime,
+                "JUPYTER_CONFIG_DIR": str(folder / "config"),
+                "IPYTHONDIR": str(folder / "ipython"),
+            },
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=2 * CELL_SECONDS,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return Executed(saved)
 
 
-def test_the_quick_start(execute):
-    shown = execute("01_quickstart.ipynb")
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Begin to run the notebooks of the chosen tests, two at a time: to load a model keeps one core busy."""
+    demo_model_path()  # or two of them would wait for each other
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    names = [call.params["shown"] for call in calls if call is not None and "shown" in call.params]
+    # The longest first, so that no core waits for it at the end.
+    names.sort(key=lambda name: -(ROOT / "notebooks" / name).read_text(encoding="utf-8").count("%vbatch load"))
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        yield {name: pool.submit(run, name, tmp_path_factory.mktemp(name.partition(".")[0])) for name in names}
+
+
+@pytest.fixture
+def shown(request: pytest.FixtureRequest, running: dict[str, Any]) -> Executed:
+    """Give what the cells of a notebook show."""
+    executed: Executed = running[request.param].result()
+    return executed
+
+
+@pytest.mark.parametrize("shown", ["01_quickstart.ipynb"], indirect=True)
+def test_the_quick_start(shown):
     assert "12/12 completed" in shown.text("cell-07")
     labelled = shown.frame("cell-08")
     assert list(labelled.columns) == ["product", "text", "response", "error"]
@@ -123,8 +145,8 @@ def test_the_quick_start(execute):
     assert re.search(r"^generation tokens +[1-9]", shown.text("cell-11"), re.MULTILINE)
 
 
-def test_prompt_experiments(execute):
-    shown = execute("02_prompt_experiments.ipynb")
+@pytest.mark.parametrize("shown", ["02_prompt_experiments.ipynb"], indirect=True)
+def test_prompt_experiments(shown):
     compared = shown.frame("compare")
     assert list(compared.columns) == ["customer", "text", "plain", "context", "changed"]
     assert compared["plain"].str.len().min() > 0
@@ -157,8 +179,8 @@ def test_prompt_experiments(execute):
     assert statuses == ["completed", "cancelled", "completed", "completed", "completed"]
 
 
-def test_structured_outputs_and_embeddings(execute):
-    shown = execute("03_structured_outputs_and_embeddings.ipynb")
+@pytest.mark.parametrize("shown", ["03_structured_outputs_and_embeddings.ipynb"], indirect=True)
+def test_structured_outputs_and_embeddings(shown):
     filed = shown.frame("filed")
     assert list(filed.columns) == ["customer", "topic", "urgent", "mood", "error"]
     assert len(filed) == 8
@@ -179,8 +201,8 @@ def test_structured_outputs_and_embeddings(execute):
     assert 0.3 < float(alike[0]) < 1
 
 
-def test_the_openai_sdk(execute):
-    shown = execute("04_openai_sdk.ipynb")
+@pytest.mark.parametrize("shown", ["04_openai_sdk.ipynb"], indirect=True)
+def test_the_openai_sdk(shown):
     assert shown.text("server") == "started one"
     assert re.fullmatch(r"\.env\.local has BATCH_BASE_URL=http://\S+/vbatch/v1 and \S+, .*", last(shown.text("env")))
     assert shown.text("client") == "['demo']"
@@ -197,8 +219,8 @@ def test_the_openai_sdk(execute):
     assert set(same["error"]) == {"<NA>"}
 
 
-def test_from_here_to_parasail(execute):
-    shown = execute("05_from_here_to_parasail.ipynb")
+@pytest.mark.parametrize("shown", ["05_from_here_to_parasail.ipynb"], indirect=True)
+def test_from_here_to_parasail(shown):
     cost = shown.text("cost")
     assert "parasail" in cost.lower()
     assert "$" in cost

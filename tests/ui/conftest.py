@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.ui.lab import SCREENSHOTS
 from tools import bring_chromium
 
-SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 REQUIRED = "VBATCH_TEST_BROWSER"
 """Set where a missing browser is a failure and no reason to skip a test."""
 
@@ -42,7 +41,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """Give a page of a fresh visitor; what it shows at the end of the test is kept as a picture."""
     page = browser.new_page(viewport={"width": 1280, "height": 1400})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     yield page
     page.screenshot(path=SCREENSHOTS / f"{request.node.name}.png")

@@ -38,6 +38,37 @@ class RefusingEngine(EchoEngine):
 kernel.current()._loader._make_engine = lambda *_, **__: RefusingEngine(["echo"], latency_seconds=LATENCY)
 """
 
+_NOTE_BARS = """() => {
+  window.notedBars = [];
+  new MutationObserver(() => {
+    const bar = document.querySelector(".jp-Notebook [role=img][aria-label*=' completed, ']");
+    const label = bar && bar.getAttribute("aria-label");
+    if (label && label !== window.notedBars.at(-1)) window.notedBars.push(label);
+  }).observe(document.body, {childList: true, subtree: true, attributes: true});
+}"""
+
+CANCEL_SECONDS = 0.5
+"""From the click on Cancel to the batch's being so in the store."""
+
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+
+_NOTE_START = """prompt => {
+  window.hasStarted = false;
+  new MutationObserver((_, observer) => {
+    if (!prompt.textContent.includes("*")) return;
+    window.hasStarted = true;
+    observer.disconnect();
+  }).observe(prompt, {childList: true, subtree: true, characterData: true});
+}"""
+
+_NOTE_NOT_IDLE = """() => {
+  const bar = document.querySelector("#jp-main-statusbar");
+  window.notIdle = false;
+  new MutationObserver(() => {
+    if (!bar.textContent.includes("| Idle")) window.notIdle = true;
+  }).observe(bar, {childList: true, subtree: true, characterData: true});
+}"""
+
 # What JupyterLab asks a user at the first visit would lie over the page.
 _NO_NEWS = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 
@@ -78,22 +109,27 @@ class LabNotebook:
 
     def __init__(self, page: Page, server: JupyterServer, name: str) -> None:
         self.page = page
-        expect.set_options(timeout=15_000)
+        expect.set_options(timeout=60_000)
         self._server = server
         self._url = f"{server.root}lab/tree/{quote(name)}"
         page.goto(f"{self._url}?token={server.token}&reset")
-        self._wait_until_idle()
+        self.wait_until_idle()
 
-    def _wait_until_idle(self) -> Self:
+    def wait_until_idle(self) -> Self:
+        """Wait until the kernel is there and has nothing to do."""
         # Not the notebook's own sign, which is idle too while there is no kernel yet.
-        expect(self.page.locator("#jp-main-statusbar")).to_contain_text("(ipykernel) | Idle", timeout=60_000)
+        expect(self.page.locator("#jp-main-statusbar")).to_contain_text("(ipykernel) | Idle", timeout=120_000)
         return self
 
-    def visit_again(self) -> Self:
-        """Leave the page and come back, as a user does who has closed the tab."""
+    def leave(self) -> Self:
+        """Leave the page, as a user does who closes the tab."""
         self.page.goto("about:blank")
+        return self
+
+    def come_back(self) -> Self:
+        """Open the page again."""
         self.page.goto(self._url)
-        expect(self.cells.first).to_be_visible(timeout=60_000)
+        expect(self.cells.first).to_be_visible()
         return self
 
     @property
@@ -109,18 +145,33 @@ class LabNotebook:
         """Give what stands below a cell."""
         return self.cell(number).locator(".jp-Cell-outputArea")
 
+    def add(self, source: str) -> int:
+        """Type a new cell below the last one; give its number."""
+        number = self.cells.count()
+        self.cells.last.locator(".jp-InputPrompt").click()
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("b")
+        expect(self.cells).to_have_count(number + 1)
+        self.cell(number).locator(".jp-InputArea-editor").click()
+        # Not typed key by key: the editor would close each quote and bracket by itself.
+        self.page.keyboard.insert_text(source)
+        return number
+
     def start(self, number: int) -> Self:
-        """Run a cell, and do not wait for it."""
+        """Run a cell, and wait until it has begun or is in the queue."""
+        self.cell(number).locator(".jp-InputPrompt").evaluate(_NOTE_START)
         self.cell(number).locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+Enter")
+        # Until then it may have a number, from before.
+        self.page.wait_for_function("window.hasStarted", timeout=60_000)
         return self
 
-    def run(self, number: int, *, timeout: float = 60) -> Locator:
+    def run(self, number: int, *, timeout: float = 120) -> Locator:
         """Run a cell to its end; give what stands below it."""
         self.start(number).wait_for(number, timeout=timeout)
         return self.output(number)
 
-    def wait_for(self, number: int, *, timeout: float = 60) -> Self:
+    def wait_for(self, number: int, *, timeout: float = 120) -> Self:
         """Wait until a cell has its number, and its kernel is idle again."""
         prompt = self.cell(number).locator(".jp-InputPrompt")
         expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=1000 * timeout)
@@ -139,11 +190,12 @@ class LabNotebook:
 
     def restart(self) -> Self:
         """Restart the kernel, and say yes when asked."""
+        self.page.evaluate(_NOTE_NOT_IDLE)
         self.press("restart-kernel")
         self.page.locator(".jp-Dialog .jp-mod-accept").click()
         # It is idle from before, for a moment.
-        time.sleep(1)
-        return self._wait_until_idle()
+        self.page.wait_for_function("window.notIdle", timeout=60_000)
+        return self.wait_until_idle()
 
     def save(self) -> Self:
         """Save the notebook, and wait until it is."""
@@ -151,14 +203,47 @@ class LabNotebook:
         expect(self.page.locator(".lm-TabBar-tab.jp-mod-current.jp-mod-dirty")).to_have_count(0)
         return self
 
+    def picture(self, name: str, first: int, last: int) -> None:
+        """Keep a picture of some cells, with the text above them."""
+        self.page.mouse.move(0, 0)  # what it points at looks otherwise
+        left, top = self.cell(first).evaluate(
+            """cell => {
+              const above = cell.previousElementSibling;
+              const begin = above && above.classList.contains("jp-MarkdownCell") ? above : cell;
+              begin.scrollIntoView();
+              const {left, top} = begin.getBoundingClientRect();
+              return [left, top];
+            }"""
+        )
+        right, bottom = self.output(last).evaluate(
+            "output => { const {right, bottom} = output.getBoundingClientRect(); return [right, bottom]; }"
+        )
+        self.page.screenshot(
+            path=SCREENSHOTS / f"{name}.png",
+            clip={"x": left, "y": top, "width": right - left, "height": bottom - top},
+        )
+
     def counts(self, number: int) -> list[int] | None:
         """Give completed, failed and left as the bar below a cell says them; None where there is none."""
         bar = self.output(number).locator("[role=img][aria-label*=' completed, ']")
         label = bar.first.get_attribute("aria-label") if bar.count() else None
-        return None if label is None else [int(number) for number in re.findall(r"\d+", label.replace(",", ""))]
+        return None if label is None else _numbers(label)
+
+    def note_bars(self) -> Self:
+        """Have the page note from now on what its first bar says, each time that it says another thing."""
+        self.page.evaluate(_NOTE_BARS)
+        return self
+
+    def noted_bars(self) -> list[list[int]]:
+        """Give completed, failed and left of each bar that the page has noted."""
+        return [_numbers(label) for label in self.page.evaluate("window.notedBars")]
 
 
-def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 30) -> Any:
+def _numbers(label: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", label.replace(",", ""))]
+
+
+def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 60) -> Any:
     """Wait until something is so; give what it was found to be."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -167,6 +252,25 @@ def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 30) -> Any:
         # Not time.sleep: the page's events come only while its own wait runs.
         page.wait_for_timeout(50)
     raise AssertionError(f"not so within {timeout} s: {is_so}")
+
+
+def end_kernels(server: JupyterServer) -> None:
+    """Shut down all kernels of a server."""
+    with server.http() as http:
+        for session in http.get("api/sessions").json():
+            http.delete(f"api/sessions/{session['id']}").raise_for_status()
+
+
+def press_cancel(page: Page, watcher: Watcher) -> float:
+    """Press the widget's button; give how many seconds later the batch was seen to be cancelling."""
+    page.evaluate("document.addEventListener('click', () => window.clickedAt = Date.now() / 1000, true)")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    at = until(lambda: watcher.first(_is_cancelled), page)
+    return float(at - page.evaluate("window.clickedAt"))
+
+
+def _is_cancelled(record: BatchRecord) -> bool:
+    return record.status in {"cancelling", "cancelled"}
 
 
 class Watcher:

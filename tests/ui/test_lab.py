@@ -1,4 +1,7 @@
-"""JupyterLab in a real browser, with an engine that says back what it is told: watching, cancelling, coming back."""
+"""JupyterLab in a real browser, with an engine that says back what it is told, slowly, and refuses what asks for it.
+
+What a user does with the real engine is in `test_quickstart`; here is what takes long there, or never happens.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from playwright.sync_api import Page, expect
 
 from tests.servers import JupyterServer
 from tests.ui.lab import (
+    CANCEL_SECONDS,
     LabNotebook,
-    Watcher,
     configure,
     echo_in_every_kernel,
+    end_kernels,
+    press_cancel,
     until,
     watching,
     write_notebook,
@@ -29,7 +34,6 @@ import vbatch_jupyter as vb
 df = pd.DataFrame({{"n": range({ROWS})}})"""
 # Anew, because the answers of one test would be those of the next.
 RUN = "%%vbatch df --fresh -o out\nSay {{ n }}"
-CANCEL_SECONDS = 0.5
 
 Open = Callable[[Sequence[str]], LabNotebook]
 
@@ -54,25 +58,11 @@ def open_notebook(server: JupyterServer, page: Page, request: pytest.FixtureRequ
         return LabNotebook(page, server, name)
 
     yield open_it
-    with server.http() as http:
-        for session in http.get("api/sessions").json():
-            http.delete(f"api/sessions/{session['id']}").raise_for_status()
-
-
-def is_cancelled(record: BatchRecord) -> bool:
-    return record.status in {"cancelling", "cancelled"}
+    end_kernels(server)
 
 
 def has_ended(record: BatchRecord) -> bool:
     return record.status in TERMINAL_STATUSES
-
-
-def press_cancel(page: Page, watcher: Watcher) -> float:
-    """Press the widget's button; give how many seconds later the batch was seen to be cancelling."""
-    page.evaluate("document.addEventListener('click', () => window.clickedAt = Date.now() / 1000, true)")
-    page.get_by_role("button", name="Cancel", exact=True).click()
-    at = until(lambda: watcher.first(is_cancelled), page)
-    return float(at - page.evaluate("window.clickedAt"))
 
 
 def test_the_bar_moves_and_answers_are_shown_as_they_come(open_notebook: Open, server, page, figures):
@@ -104,46 +94,37 @@ def test_the_bar_moves_and_answers_are_shown_as_they_come(open_notebook: Open, s
     assert first is not None
     delay = page.evaluate("window.answeredAt") - first
     figures.append(f"from the first answer to the first shown answer: {delay:.2f} s")
-    assert delay < 1
     assert all(sum(counts) == ROWS and counts[1] == 0 for counts in seen), seen
     completed = [counts[0] for counts in seen]
     assert completed == sorted(completed)
-    assert len(set(completed)) >= 5
+    assert len(set(completed)) >= 3
     notebook.wait_for(1)
     expect(notebook.output(1)).to_contain_text("3,000 completed, 0 failed, 0 left")
     expect(notebook.output(1).get_by_role("button")).to_have_count(0)
     expect(notebook.run(2)).to_contain_text("('Say 2999', 0)")
 
 
-@pytest.mark.parametrize("where", ["blocked", "sleeping", "free"])
-def test_cancel_reaches_the_batch(open_notebook: Open, server, page, figures, where):
-    in_background = [RUN.replace("-o out", "-b -o batch"), "batch", "time.sleep(8)"]
-    notebook = open_notebook([PREPARE, *([RUN] if where == "blocked" else in_background)])
+def test_cancel_reaches_the_batch_whatever_the_kernel_does(open_notebook: Open, server, page, figures):
+    notebook = open_notebook([PREPARE, RUN.replace("-o out", "-b -o batch"), "batch", "time.sleep(8)"])
     notebook.run(0)
-    shown = 1
-    with watching(server.store) as watcher:
-        if where == "blocked":
-            notebook.start(1)
-        else:
+    for kernel_is in ("free", "sleeping"):
+        with watching(server.store) as watcher:
             notebook.run(1)
             notebook.run(2)
-            shown = 2
-        until(lambda: (counts := notebook.counts(shown)) and counts[0], page)
-        if where == "sleeping":
-            notebook.start(3)
-            expect(notebook.cell(3).locator(".jp-InputPrompt")).to_have_text("[*]:")
-        delay = press_cancel(page, watcher)
-        figures.append(f"Cancel to cancelling ({where}): {delay:.2f} s")
-        assert delay < CANCEL_SECONDS
-        if where == "blocked":
-            notebook.wait_for(1)
-        expect(notebook.output(shown)).to_contain_text(re.compile("cancelled"), timeout=15_000)
-        until(lambda: watcher.newest.status == "cancelled", page)
-        counts = watcher.newest.request_counts
-    assert 0 < counts.completed < ROWS
-    assert counts.failed == 0
-    expect(notebook.output(shown)).to_contain_text(f"{counts.completed:,} completed")
-    expect(notebook.output(shown).get_by_role("button", name="Cancel")).to_have_count(0)
+            until(lambda: (counts := notebook.counts(2)) and counts[0], page)
+            if kernel_is == "sleeping":
+                notebook.start(3)
+                expect(notebook.cell(3).locator(".jp-InputPrompt")).to_have_text("[*]:")
+            delay = press_cancel(page, watcher)
+            figures.append(f"Cancel to cancelling ({kernel_is}): {delay:.2f} s")
+            assert delay < CANCEL_SECONDS
+            expect(notebook.output(2)).to_contain_text(re.compile("cancelled"))
+            until(lambda: watcher.newest.status == "cancelled", page)
+            counts = watcher.newest.request_counts
+        assert 0 < counts.completed < ROWS
+        assert counts.failed == 0
+        expect(notebook.output(2)).to_contain_text(f"{counts.completed:,} completed")
+        expect(notebook.output(2).get_by_role("button", name="Cancel")).to_have_count(0)
 
 
 def test_the_interrupt_button_cancels_and_the_answers_so_far_are_there(open_notebook: Open, server, page):
@@ -160,56 +141,26 @@ def test_the_interrupt_button_cancels_and_the_answers_so_far_are_there(open_note
     expect(notebook.run(2)).to_contain_text(re.compile(rf"\D{ROWS - completed}\D.*\D{completed}\D"))
 
 
-def test_a_batch_outlives_a_restart_is_attached_and_its_summary_stays(open_notebook: Open, server, page):
-    notebook = open_notebook([PREPARE, RUN, "%vbatch attach", "%vbatch results -d df -o out\nout['response'].iloc[-1]"])
+def test_retry_failed_runs_what_has_no_answer_in_a_new_batch(open_notebook: Open, server, page):
+    prepare = PREPARE.replace(f'{{"n": range({ROWS})}}', '{"n": ["a", "refuse me", "c"]}')
+    notebook = open_notebook([prepare, RUN, "%vbatch attach"])
     notebook.run(0)
     with watching(server.store) as watcher:
-        notebook.start(1)
-        until(lambda: (counts := notebook.counts(1)) and counts[0], page)
-        notebook.restart()
-        assert watcher.first(has_ended) is None
-        left = ROWS - watcher.newest.request_counts.completed
-        assert 0 < left < ROWS
-        expect(notebook.run(0)).to_contain_text(f"Resuming batch {watcher.newest.id}")
-        notebook.start(2)
-        until(lambda: (counts := notebook.counts(2)) and counts[2], page)
-        notebook.wait_for(2)
-        until(lambda: watcher.first(has_ended), page)
-        batch_id = watcher.newest.id
-    expect(notebook.output(2)).to_contain_text(batch_id)
-    expect(notebook.output(2)).to_contain_text("3,000 completed, 0 failed, 0 left")
-    expect(notebook.run(3)).to_contain_text("Say 2999")
-
-    # Saved, closed and opened again, without a kernel to ask.
-    notebook.save()
-    with server.http() as http:
-        for session in http.get("api/sessions").json():
-            http.delete(f"api/sessions/{session['id']}").raise_for_status()
-    notebook.visit_again()
-    expect(notebook.output(2)).to_contain_text("3,000 completed, 0 failed, 0 left")
-
-
-def test_a_batch_is_built_by_clicks_and_can_be_kept_as_a_cell(open_notebook: Open, page):
-    prepare = PREPARE.replace(f"range({ROWS})", "range(20)")
-    notebook = open_notebook([prepare, "%vbatch build df", "len(out), out['response'].iloc[-1]"])
-    notebook.run(0)
-    builder = notebook.run(1)
-    prompt = builder.get_by_label("prompt", exact=True)
-    expect(builder.get_by_role("button", name="Run all")).to_be_disabled()
-    prompt.fill("Say")
-    builder.get_by_role("button", name="n", exact=True).click()
-    expect(prompt).to_have_value("Say {{ n }}")
-    for row in range(3):
-        expect(builder).to_contain_text(f"Say {row}")
-    expect(builder).to_contain_text("2 prompt tokens")
-    builder.get_by_role("button", name="Run a sample of 5").click()
-    expect(builder).to_contain_text("5 completed, 0 failed, 0 left")
-    expect(builder.locator("tbody tr")).to_have_count(5)
-    builder.get_by_role("button", name="Run all").click()
-    expect(builder).to_contain_text("20 completed, 0 failed, 0 left")
-    expect(builder).to_contain_text("20 rows, in the variable out")
-    expect(builder.get_by_label("as a cell")).to_have_value(re.compile(r"%%vbatch df -o out.*\nSay \{\{ n \}\}\s*"))
-    expect(notebook.run(2)).to_contain_text("(20, 'Say 19')")
+        summary = notebook.run(1)
+        expect(summary).to_contain_text("2 completed, 1 failed, 0 left")
+        first = watcher.newest.id
+        # The panel names the notebook that made it.
+        assert watcher.newest.origin is not None
+        assert watcher.newest.origin.endswith("test_retry_failed_runs_what_has_no_answer_in_a_new_batch.ipynb")
+        summary.get_by_role("button", name="Retry failed", exact=True).click()
+        expect(summary).to_contain_text(re.compile(r"runs as batch_\w+: %vbatch attach batch_\w+"))
+        until(lambda: watcher.newest.id != first and has_ended(watcher.newest), page)
+        retried = watcher.newest
+    assert retried.status == "completed"
+    assert retried.metadata == {"retry_of": first}
+    assert retried.request_counts.total == 1
+    expect(summary).to_contain_text(f"%vbatch attach {retried.id}")
+    expect(notebook.run(2)).to_contain_text("0 completed, 1 failed, 0 left")
 
 
 HARM = "<img src=x onerror=window.harmed=1>"

@@ -16,8 +16,7 @@ from playwright.sync_api import expect
 
 from tests.batches import ENDPOINT, content, make_batch, open_store
 from tests.servers import JupyterServer
-from tests.ui.conftest import SCREENSHOTS
-from tests.ui.lab import configure, until, watching, write_notebook
+from tests.ui.lab import SCREENSHOTS, configure, until, watching, write_notebook
 from tests.ui.panel import LabPanel, write_requests
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.manager import Manager

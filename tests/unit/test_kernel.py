@@ -25,6 +25,7 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     TemplateError,
 )
+from vbatch_jupyter.kernel import Kernel
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
@@ -285,8 +286,13 @@ def has_answers(record: BatchRecord) -> bool:
     return record.request_counts.completed > 0
 
 
+def hurry(kernel: Kernel) -> None:
+    assert isinstance(kernel.engine, EchoEngine)
+    kernel.engine.latency_seconds = 0
+
+
 def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
-    kernel = open_kernel(tmp_path, latency_seconds=0.4)
+    kernel = open_kernel(tmp_path, latency_seconds=1.5)
     df = pd.DataFrame({"text": range(3000)})
     interrupt(kernel, when=has_answers)
     out = kernel.run(df, "{{ text }}")
@@ -299,19 +305,20 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
 
 
 def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
-    kernel = open_kernel(tmp_path, latency_seconds=0.4)
+    kernel = open_kernel(tmp_path, latency_seconds=1.5)
     interrupt(kernel, when=has_answers, again_after=0.1)
     with pytest.raises(KeyboardInterrupt):
         kernel.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
     record = next(kernel.batches())
     assert record.status == "in_progress"
+    hurry(kernel)
     assert kernel.attach(record.id).wait(30).request_counts.completed == 3000
     kernel.close()
 
 
 def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_result(tmp_path, monkeypatch):
     monkeypatch.setattr("vbatch_jupyter.following._GRACE_SECONDS", 4)
-    kernel = open_kernel(tmp_path, latency_seconds=1)
+    kernel = open_kernel(tmp_path, latency_seconds=2.5)
     interrupt(kernel, when=is_running)
     out = kernel.run(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
     assert next(kernel.batches()).status == "completed"
@@ -320,7 +327,7 @@ def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_resu
 
 
 def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone(tmp_path, capsys):
-    kernel = open_kernel(tmp_path, latency_seconds=3)
+    kernel = open_kernel(tmp_path, latency_seconds=60)
     batch = kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
     interrupt(kernel, when=is_running)
     with pytest.raises(KeyboardInterrupt):
@@ -329,6 +336,7 @@ def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone
     assert kernel.follow(batch, cancels=False) is batch
     assert f"{batch.id}: no longer followed; it goes on\n" in capsys.readouterr().out
     assert batch.status == "in_progress"
+    hurry(kernel)
     assert batch.wait(10).request_counts.completed == 1
     kernel.close()
 

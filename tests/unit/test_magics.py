@@ -253,12 +253,13 @@ def test_a_waiting_batch_is_cancelled_by_its_id(shell, kernel):
 
 
 def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_running(shell, kernel):
-    kernel.engine._latency_seconds = 2
+    kernel.engine.latency_seconds = 60
     shell.run("%%vbatch df -b --sample 1\n{{ text }}")
     threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
     out, err, batch = shell.run("%vbatch attach")
     assert f"{batch.id}: no longer followed; it goes on\n" in out
     assert err == ""
+    kernel.engine.latency_seconds = 0
     assert batch.wait(20).status == "completed"
 
 

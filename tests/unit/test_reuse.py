@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -82,6 +83,15 @@ def test_another_parameter_is_another_request(kernels: Kernels) -> None:
     kernel, engine = kernels.start()
     kernel.run(words("one"), TEMPLATE, max_tokens=5)
     kernel.run(words("one"), TEMPLATE, max_tokens=6)
+    assert engine.requests == 2
+
+
+def test_a_number_is_the_same_however_it_is_written(kernels: Kernels) -> None:
+    kernel, engine = kernels.start()
+    for temperature in (0, 0.0, np.float32(0)):
+        kernel.run(words("one"), TEMPLATE, temperature=temperature, top_p=1.0)
+    assert engine.requests == 1
+    kernel.run(words("one"), TEMPLATE, temperature=0.5, top_p=1)
     assert engine.requests == 2
 
 

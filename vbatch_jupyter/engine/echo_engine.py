@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 
 _OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
+
+_LOOK_SECONDS = 0.25
 
 
 class EchoEngine(Engine):
@@ -38,6 +41,8 @@ class EchoEngine(Engine):
 
     Attributes
     ----------
+    latency_seconds
+        As above; a change concerns the requests that are running, too.
     requests
         How many requests it has been given.
     peak_running
@@ -69,7 +74,7 @@ class EchoEngine(Engine):
         self.requests = 0
         self.peak_running = 0
         self._running = 0
-        self._latency_seconds = latency_seconds
+        self.latency_seconds = latency_seconds
         self._killer = None if killer is None else killer.encode()
         self._refusing = None if refusing is None else refusing.encode()
         self._starts_left = starts
@@ -132,9 +137,10 @@ class EchoEngine(Engine):
         death = self._death
         if self._killer is not None and self._killer in body:
             self.die()
-        elif self._latency_seconds:
-            sleep = asyncio.ensure_future(death.wait())
-            await asyncio.wait({sleep}, timeout=self._latency_seconds)
+        elif self.latency_seconds:
+            begun, sleep = time.monotonic(), asyncio.ensure_future(death.wait())
+            while not sleep.done() and (left := begun + self.latency_seconds - time.monotonic()) > 0:
+                await asyncio.wait({sleep}, timeout=min(left, _LOOK_SECONDS))
             sleep.cancel()
         if death.is_set():
             raise EngineDiedError("The echo engine died under the request.")

@@ -9,7 +9,7 @@ import pandas as pd
 
 
 class VBatchAccessor:
-    """Sends this DataFrame through a batch: ``df.vbatch.run(template)``, ``df.vbatch.submit(template)``.
+    """Sends this DataFrame through a batch: ``df.vbatch.run(template)``, ``submit`` and ``dry_run``.
 
     Parameters
     ----------
@@ -19,6 +19,7 @@ class VBatchAccessor:
 
     _submit: ClassVar[Callable[..., Any]]
     _run: ClassVar[Callable[..., Any]]
+    _dry_run: ClassVar[Callable[..., Any]]
 
     def __init__(self, df: pd.DataFrame) -> None:
         self._df = df
@@ -31,22 +32,28 @@ class VBatchAccessor:
         """Send this frame through a batch and return the result; the arguments are those of `vbatch_jupyter.run`."""
         return type(self)._run(self._df, template, **options)  # noqa: SLF001 - its own class
 
+    def dry_run(self, template: str, **options: Any) -> Any:
+        """Say what a batch of this frame would ask, compute and cost; the arguments are those of `run`."""
+        return type(self)._dry_run(self._df, template, **options)  # noqa: SLF001 - its own class
 
-def register(submit: Callable[..., Any], run: Callable[..., Any]) -> None:
+
+def register(*, submit: Callable[..., Any], run: Callable[..., Any], dry_run: Callable[..., Any]) -> None:
     """Give every DataFrame its ``vbatch``.
 
     Parameters
     ----------
-    submit, run
+    submit, run, dry_run
         Called as ``submit(df, template, **options)``; they come from above, so that this room never looks up.
 
     Examples
     --------
-    >>> register(submit=lambda df, template: len(df), run=lambda df, template: template)
+    >>> register(submit=lambda df, template: len(df), run=print, dry_run=print)
     >>> pd.DataFrame({"a": [1, 2]}).vbatch.submit("{{ a }}")
     2
     """
-    VBatchAccessor._submit, VBatchAccessor._run = staticmethod(submit), staticmethod(run)  # noqa: SLF001
+    VBatchAccessor._submit = staticmethod(submit)  # noqa: SLF001
+    VBatchAccessor._run = staticmethod(run)  # noqa: SLF001
+    VBatchAccessor._dry_run = staticmethod(dry_run)  # noqa: SLF001
     # pandas warns when a name is registered again, which a reloaded extension does.
     if getattr(pd.DataFrame, "vbatch", None) is not VBatchAccessor:
         pd.api.extensions.register_dataframe_accessor("vbatch")(VBatchAccessor)

@@ -38,6 +38,9 @@ _CHAT, _COMPLETIONS, _EMBEDDINGS, _RESPONSES = (
 )
 _PROMPT_KEYS = {_CHAT: "messages", _COMPLETIONS: "prompt", _EMBEDDINGS: "input", _RESPONSES: "input"}
 
+_EXACT = 2**53
+"""Below it a float that is a whole number is no other number."""
+
 _CUSTOM_ID_BYTES = PROFILES["local"].max_custom_id_bytes
 
 _ROWS_AT_ONCE = 8_192
@@ -302,7 +305,15 @@ def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = msgspec.to_builtins(dict(body), enc_hook=_plain_value)
     except (TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
-    return plain
+    # Equal requests are to be equal bytes, so that they share their answers. Not further down: what stands in a tool or
+    # a schema may be shown to the model as it is written.
+    return {name: _shortest(value) for name, value in plain.items()}
+
+
+def _shortest(value: object) -> object:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
 
 
 def _plain_value(value: object) -> object:

@@ -19,6 +19,7 @@ from vbatch_jupyter import kernel
 from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.loader import DEMO_MODELS
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
+from vbatch_jupyter.magics.serve_flags import serve_flags
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.targets.configuration import targets
@@ -90,9 +91,11 @@ class Completer:
         asked = flags.get(words[-1]) if words else None
         if asked is not None and asked.nargs != 0:
             return _result(text, self._values(asked, words))
-        if current.startswith("-"):
-            return _result(text, flags)
         positional = list(parser._get_positional_actions())  # noqa: SLF001
+        if current.startswith("-"):
+            # Whatever follows the model is vLLM's.
+            are_vllms = words and any(action.nargs == argparse.REMAINDER for action in positional)
+            return _result(text, serve_flags() if are_vllms else flags)
         place = sum(not _belongs_to_flag(words, number, flags) for number in range(len(words)))
         return _result(text, self._values(positional[place], words) if place < len(positional) else ())
 

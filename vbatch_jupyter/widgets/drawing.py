@@ -110,7 +110,7 @@ def answers_list(answers: Iterable[tuple[str, str]]) -> str:
         f'<tr><td style="text-align:left">{text(name)}</td><td style="text-align:left">{text(answer)}</td></tr>'
         for name, answer in answers
     )
-    return f"<div>{faint('last answers')}<table>{rows}</table></div>" if rows else ""
+    return f"<div>{faint('last answers')}{_table(rows)}</div>" if rows else ""
 
 
 def errors_list(errors: Mapping[str, int], *, looked_at: str = "") -> str:
@@ -132,4 +132,9 @@ def errors_list(errors: Mapping[str, int], *, looked_at: str = "") -> str:
     )
     more = len(frequent) - _SHOWN_ERRORS
     left_out = f"<div>{faint(f'… and {more:,} other messages')}</div>" if more > 0 else ""
-    return f"<div>{faint('errors' + looked_at)}<table>{rows}</table>{left_out}</div>"
+    return f"<div>{faint('errors' + looked_at)}{_table(rows)}{left_out}</div>"
+
+
+def _table(rows: str) -> str:
+    # JupyterLab puts a table into the middle, where it stands in a widget.
+    return f'<table style="margin:0">{rows}</table>'

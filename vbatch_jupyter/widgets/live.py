@@ -3,10 +3,15 @@
 A thread looks at the batch a few times a second and sets the values of stock widgets; it needs nothing of the kernel's
 main thread, which a cell may be blocking. The summary takes the widget's place in the same output, so that a notebook
 that is saved shows it without a kernel.
+
+An output is replaced in a page that is open, and in no file: a page that is opened after the batch's end has the
+widget still. So the widget shows the summary too and is kept for a while; where its kernel is gone, a line below it
+says what to type.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import weakref
@@ -28,7 +33,11 @@ _REDRAW_SECONDS = 0.22
 _END_SECONDS = 5.0
 _CANCELLABLE = frozenset({"validating", "in_progress"})
 
+_KEPT = 8
+"""How many widgets stay after the end of their batches."""
+
 _running: weakref.WeakSet[Live] = weakref.WeakSet()
+_ended: collections.deque[Live] = collections.deque()
 
 
 class Live:
@@ -89,13 +98,15 @@ class Live:
         self._stopped = True
         self.finish()
 
+    def settle(self, summary: str) -> None:
+        """Show the summary, as HTML, in the place of all else."""
+        self._head.value = summary
+        self.box.children = (self._head,)
+        _close(self._answers, self._errors, self._button)
+
     def close(self) -> None:
         """Let the front end forget the widget."""
-        for widget in (*self.box.children, self.box):
-            # ipywidgets leaves these open, in the kernel and in the browser.
-            for part in (getattr(widget, "style", None), widget.layout, widget):
-                if part is not None:
-                    part.close()
+        _close(*self.box.children, self.box)
 
     def _run(self) -> None:
         while not self._stopped:
@@ -173,11 +184,17 @@ def show(
     """
 
     def end(live: Live) -> None:
-        handle.update(summary(), raw=True)
-        live.close()
+        left = summary()
+        live.settle(left["text/html"])
+        handle.update(left, raw=True)
+        hint.update({"text/plain": "", "text/html": ""}, raw=True)
+        _ended.append(live)
+        if len(_ended) > _KEPT:
+            _ended.popleft().close()
 
     live = Live(batch_id, snapshot=snapshot, cancel=cancel, on_end=end)
     handle = display(live.box, display_id=True)
+    hint = display(_hint(batch_id), raw=True, display_id=True)
     live.start()
     return live
 
@@ -191,6 +208,20 @@ def stop_all() -> None:
     """Redraw nothing any more; the store is about to be closed."""
     for live in list(_running):
         live.stop()
+
+
+def _hint(batch_id: str) -> dict[str, str]:
+    said = f"%vbatch attach {batch_id}"
+    again = "shows this batch again"
+    return {"text/plain": f"{said} {again}", "text/html": f"<code>{drawing.text(said)}</code> {drawing.faint(again)}"}
+
+
+def _close(*widgets: ipywidgets.DOMWidget) -> None:
+    for widget in widgets:
+        # ipywidgets leaves these open, in the kernel and in the browser.
+        for part in (getattr(widget, "style", None), widget.layout, widget):
+            if part is not None:
+                part.close()
 
 
 def _said(line: bytes) -> tuple[str, str]:

@@ -126,7 +126,7 @@ def test_a_batch_draws_itself(tmp_path):
     kernel = open_kernel(tmp_path, refusing="refuse")
     batch = kernel.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), "{{ text }}").wait(10)
     drawn = batch._repr_mimebundle_()
-    assert drawn["text/plain"].startswith(f"{batch.id} completed 1/2 completed, 1 failed · under 1 s")
+    assert drawn["text/plain"].startswith(f"{batch.id} completed 1/2 completed, 1 failed · ")
     assert "This request is refused, as it asked to be." in Page(drawn["text/html"]).text
     kernel.manager.files.delete(batch.to_openai().error_file_id)
     assert "1 failed" in batch._repr_mimebundle_()["text/html"]

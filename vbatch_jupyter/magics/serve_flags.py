@@ -1,0 +1,44 @@
+"""The flags of ``vllm serve``, read in the source of the vLLM that is installed: to import it takes ten seconds."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+_SOURCES = ("engine/arg_utils.py", "entrypoints/launchers/cli_args.py")
+
+
+@functools.cache
+def serve_flags() -> tuple[str, ...]:
+    """Give the long flags in alphabetical order; none where no vLLM is installed, or one that is built otherwise."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or not found.submodule_search_locations:
+        return ()
+    folder = Path(found.submodule_search_locations[0])
+    try:
+        sources = [(folder / name).read_text(encoding="utf-8") for name in _SOURCES]
+    except OSError:
+        return ()
+    return tuple(sorted({flag for source in sources for flag in _flags_in(source)}))
+
+
+def _flags_in(source: str) -> Iterator[str]:
+    r"""Give the flags that a module adds to a parser, by name or one for each field of its classes for that.
+
+    Examples
+    --------
+    >>> source = "class FrontendArgs:\n    port: int\nparser.add_argument('--seed', '-s')"
+    >>> sorted(_flags_in(source))
+    ['--port', '--seed']
+    """
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="add_argument")):
+                words = [word.value for word in node.args if isinstance(word, ast.Constant)]
+                yield from (word for word in words if isinstance(word, str) and word.startswith("--"))
+            case ast.ClassDef(name="BaseFrontendArgs" | "FrontendArgs"):
+                fields = [field.target for field in node.body if isinstance(field, ast.AnnAssign)]
+                yield from ("--" + field.id.replace("_", "-") for field in fields if isinstance(field, ast.Name))
