@@ -67,5 +67,5 @@ wheel: $(READY)
 	@ls dist/*.whl
 
 clean:
-	@rm -rf $(VENV) dist build labextension/lib labextension/node_modules vbatch_jupyter/labextension .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) dist build labextension/lib labextension/node_modules labextension/.yarn vbatch_jupyter/labextension .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@echo "Removed $(VENV), dist and caches; the store and the demo model in Jupyter's data directory are kept."

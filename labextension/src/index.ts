@@ -31,7 +31,7 @@ import { Feed } from './feed';
 import { batchesIcon } from './icon';
 import { BatchesModel } from './model';
 import { BatchesPanel } from './panel';
-import { VBatchClient } from './request';
+import { RefusedError, VBatchClient } from './request';
 import { runFile } from './runFile';
 import { runningBatches } from './running';
 import { StatusItem } from './status';
@@ -40,6 +40,7 @@ import { IBatches } from './tokens';
 
 /** How many older batches are asked for at once. */
 const PAGE_BATCHES = 500;
+const NOT_FOUND = 404;
 
 const transOf = (translator: ITranslator | null): TranslationBundle =>
   (translator ?? nullTranslator).load('vbatch_jupyter');
@@ -247,8 +248,13 @@ function pageLoader({ model, client }: IBatches): () => void {
     client
       .batches(model.cursor, PAGE_BATCHES)
       .then(page => model.addPage(page))
-      // The line of the connection says it; a while later it is tried again.
-      .catch(() => new Promise(resolve => setTimeout(resolve, 3000)))
+      .catch((error: unknown) => {
+        if (error instanceof RefusedError && error.status === NOT_FOUND) {
+          model.forgetCursor();
+        }
+        // The line of the connection says what else it is; a while later it is tried again.
+        return new Promise(resolve => setTimeout(resolve, 3000));
+      })
       .finally(() => (isLoading = false))
       .catch(() => undefined);
   };

@@ -127,6 +127,8 @@ export class BatchesModel {
         this._engines = event.data.engines;
         break;
       case 'batch':
+        // The first page has said how many there are; a new one makes one more.
+        this._total += this._total > 0 && !this._byId.has(event.data.batch.id) ? 1 : 0;
         this._keep(event.data, 'newest');
         break;
       case 'engine':
@@ -154,6 +156,11 @@ export class BatchesModel {
   /** The batch after which the next page of older ones begins; null for the first page. */
   get cursor(): string | null {
     return this._cursor;
+  }
+
+  /** Begin with the first page again: the batch after which the next one begins has been deleted. */
+  forgetCursor(): void {
+    this._cursor = null;
   }
 
   private _restart(views: IBatchView[]): void {

@@ -29,6 +29,20 @@ test('a change of a batch takes its place, and a page does not overwrite what ev
   expect(model.unfinished.map(one => one.batch.id)).toEqual(['b']);
 });
 
+test('a new batch makes one more, and pages are read anew where the last batch of one was deleted', () => {
+  const model = new BatchesModel();
+  snapshot(model, ['b', 2]);
+  expect(model.total).toBe(1);
+  model.addPage({ data: [view('a', 1)], total: 900, has_more: true });
+  model.apply({ name: 'batch', data: view('c', 3) });
+  model.apply({ name: 'batch', data: view('c', 3, 'completed') });
+  expect(model.total).toBe(901);
+  model.forgetCursor();
+  expect(model.cursor).toBeNull();
+  model.addPage({ data: [view('c', 3), view('b', 2)], total: 900, has_more: true });
+  expect(ids(model)).toEqual(['c', 'b', 'a']);
+});
+
 test('a snapshot after an interruption drops what has gone and keeps what has ended', () => {
   const model = new BatchesModel();
   snapshot(model, ['c', 3], ['b', 2]);
