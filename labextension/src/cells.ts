@@ -14,11 +14,12 @@ export const COLUMNS: Readonly<Record<FileKind, readonly string[]>> = {
   error: ['custom_id', 'status_code', 'code', 'message', 'line']
 };
 
-/** The longest text of a cell; a grid measures all of it. */
-const MOST = 2000;
+/** The longest text of a cell in a grid, which measures all of it. */
+export const CELL_LENGTH = 2000;
 
-/** Give the cells of a line, in the order of the columns. */
-export function cellsOf(line: ILine, kind: FileKind): string[] {
+/** Give the cells of a line, in the order of the columns; each at most so long. */
+export function cellsOf(line: ILine, kind: FileKind, most = Infinity): string[] {
+  const cut = (value: string): string => (value.length > most ? `${value.slice(0, most)}…` : value);
   const raw = cut(line.text ?? JSON.stringify(line.json)) + (line.truncated ? ' …' : '');
   const json = line.json;
   const customId = text(at(json, 'custom_id'));
@@ -49,8 +50,8 @@ export function cellsOf(line: ILine, kind: FileKind): string[] {
 }
 
 /** Guess what a file is by one of its lines. */
-export function kindOf(line: ILine | undefined): FileKind {
-  const json = line?.json;
+export function kindOf(line: ILine): FileKind {
+  const json = line.json;
   if (at(json, 'response') === undefined && at(json, 'error') === undefined) {
     return 'input';
   }
@@ -93,10 +94,6 @@ function text(value: unknown): string {
     return '';
   }
   return typeof value === 'string' ? value : JSON.stringify(value);
-}
-
-function cut(value: string): string {
-  return value.length > MOST ? `${value.slice(0, MOST)}…` : value;
 }
 
 /** Follow keys into a value; undefined where they lead nowhere. */

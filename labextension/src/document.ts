@@ -27,7 +27,7 @@ export class TableFactory extends ABCWidgetFactory<DocumentWidget<LinesTable>> {
     const content = this._table(linesOf(''));
     const widget = new DocumentWidget({ content, context });
     void context.ready.then(() => {
-      const show = (): void => content.show_(linesOf(context.model.toString()));
+      const show = (): void => content.setSource(linesOf(context.model.toString()));
       show();
       context.fileChanged.connect(show);
       content.disposed.connect(() => context.fileChanged.disconnect(show));

@@ -15,7 +15,7 @@ import {
 import type { Message } from '@lumino/messaging';
 import { BoxLayout, Widget } from '@lumino/widgets';
 
-import { cellsOf, COLUMNS, kindOf, type FileKind } from './cells';
+import { CELL_LENGTH, cellsOf, COLUMNS, kindOf, type FileKind } from './cells';
 import { count } from './format';
 import { Lines, type LineSource } from './lines';
 
@@ -75,7 +75,9 @@ export class LinesModel extends DataModel {
     switch (region) {
       case 'body': {
         const line = this._lines.get(row + 1);
-        return line === null ? '…' : (cellsOf(line, this._kind ?? 'input')[column] ?? '');
+        return line === null
+          ? '…'
+          : (cellsOf(line, this._kind ?? 'input', CELL_LENGTH)[column] ?? '');
       }
       case 'column-header':
         return this.column(column);
@@ -86,12 +88,20 @@ export class LinesModel extends DataModel {
     }
   }
 
+  /** All of a line, each of its cells with its name; null where it is not there yet. */
+  text(row: number): string | null {
+    const line = this._lines.get(row + 1);
+    const cells = line === null ? null : cellsOf(line, this._kind ?? 'input');
+    return cells?.map((cell, index) => `${this.column(index)}: ${cell}`).join('\n\n') ?? null;
+  }
+
   private get _columns(): readonly string[] {
     return COLUMNS[this._kind ?? 'input'];
   }
 
   private _arrived(start: number, arrived: number): void {
-    this._kind ??= kindOf(this._lines.get(1) ?? undefined);
+    const first = arrived > 0 ? this._lines.get(1) : null;
+    this._kind ??= first === null ? null : kindOf(first);
     if (this._rows !== this._lines.total) {
       this._rows = this._lines.total;
       this.emitChanged({ type: 'model-reset' });
@@ -152,13 +162,14 @@ export class LinesTable extends Widget {
     BoxLayout.setStretch(this._grid, 3);
     BoxLayout.setStretch(this._line, 1);
     this.layout = layout;
-    this.show_(_options.source);
+    this.setSource(_options.source);
     themes?.themeChanged.connect(this._style);
     this.disposed.connect(() => themes?.themeChanged.disconnect(this._style));
   }
 
   /** Show other lines. */
-  show_(source: LineSource): void {
+  setSource(source: LineSource): void {
+    this._isSized = false;
     this._model = new LinesModel(source, this._options.kind, error => this._changed(error));
     this._grid.dataModel = this._model;
     const selection = new BasicSelectionModel({ dataModel: this._model, selectionMode: 'row' });
@@ -215,15 +226,20 @@ export class LinesTable extends Widget {
       trans._n('A table of %1 line', 'A table of %1 lines', total, count(total))
     );
     this.node.dataset.total = String(total);
-    for (let index = 0; index < this._model.columnCount('body'); index++) {
-      const width = WIDTHS[this._model.column(index)] ?? TEXT_WIDTH;
-      if (this._sized < this._model.columnCount('body')) {
-        this._grid.resizeColumn('body', index, width);
-        this._sized += 1;
-      }
-    }
+    this._sizeColumns();
     this._goToWanted();
     this._showLine();
+  }
+
+  private _sizeColumns(): void {
+    // Once, because the user may size them too; which there are is known with the first line.
+    if (this._isSized || this._model.total === 0) {
+      return;
+    }
+    this._isSized = true;
+    for (let index = 0; index < this._model.columnCount('body'); index++) {
+      this._grid.resizeColumn('body', index, WIDTHS[this._model.column(index)] ?? TEXT_WIDTH);
+    }
   }
 
   private _showLine(): void {
@@ -232,12 +248,8 @@ export class LinesTable extends Widget {
       this._line.node.textContent = this._options.trans.__('Choose a line to read all of it.');
       return;
     }
-    const row = selection.r1;
-    const columns = Array.from({ length: this._model.columnCount('body') }, (_, index) => index);
     // As text, whatever a model has written.
-    this._line.node.textContent = columns
-      .map(index => `${this._model.column(index)}: ${this._model.data('body', row, index)}`)
-      .join('\n\n');
+    this._line.node.textContent = this._model.text(selection.r1) ?? '…';
   }
 
   private readonly _style = (): void => {
@@ -274,6 +286,6 @@ export class LinesTable extends Widget {
   private readonly _grid: DataGrid;
   private readonly _line: Widget;
   private _model!: LinesModel;
-  private _sized = 0;
+  private _isSized = false;
   private _wanted: number | null = null;
 }

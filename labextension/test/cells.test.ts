@@ -1,4 +1,4 @@
-import { cellsOf, kindOf } from '../src/cells';
+import { CELL_LENGTH, cellsOf, kindOf } from '../src/cells';
 import type { ILine } from '../src/types';
 
 function line(json: unknown): ILine {
@@ -57,11 +57,13 @@ test('what is no JSON, no object or too long is shown all the same', () => {
   for (const json of [1, 'a', [], null]) {
     expect(cellsOf(line(json), 'error').at(-1)).toBe(JSON.stringify(json));
   }
-  expect(cellsOf(line('x'.repeat(5000)), 'input').at(-1)).toHaveLength(2001);
+  expect(cellsOf(line('x'.repeat(5000)), 'input', CELL_LENGTH).at(-1)).toHaveLength(
+    CELL_LENGTH + 1
+  );
+  expect(cellsOf(line('x'.repeat(5000)), 'input').at(-1)).toHaveLength(5002);
 });
 
 test('what a file is, is guessed by its first line', () => {
-  expect(kindOf(undefined)).toBe('input');
   expect(kindOf(line({ custom_id: 'a', body: {} }))).toBe('input');
   expect(kindOf(ended({}))).toBe('output');
   expect(kindOf(line({ error: { code: 'batch_expired' } }))).toBe('error');
