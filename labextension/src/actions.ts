@@ -12,7 +12,7 @@ import { CommandIDs } from './commandIds';
 import { shortId } from './format';
 import type { BatchesModel } from './model';
 import { hasFailures, isCancellable } from './model';
-import type { VBatchClient } from './request';
+import { RefusedError, type VBatchClient } from './request';
 import { attachCell, openAICell } from './snippets';
 import type { FileKind } from './cells';
 import type { IBatchView } from './types';
@@ -27,6 +27,8 @@ export interface IActionOptions {
   /** Show a file of the store as a table. */
   openFile: (fileId: string, title: string, kind: FileKind, line: number | null) => void;
 }
+
+const SERVICE_UNAVAILABLE = 503;
 
 type Args = Readonly<Record<string, unknown>>;
 
@@ -159,6 +161,12 @@ export function addBatchCommands(options: IActionOptions): void {
   );
 }
 
+function unlessStarting(error: unknown): void {
+  if (!(error instanceof RefusedError && error.status === SERVICE_UNAVAILABLE)) {
+    throw error;
+  }
+}
+
 /** Add the commands of engines; their arguments name the engine. */
 export function addEngineCommands(options: IActionOptions): void {
   const { app, client, trans } = options;
@@ -169,8 +177,8 @@ export function addEngineCommands(options: IActionOptions): void {
       orSay(async () => {
         const engine = args.engine as string;
         if (typeof args.name === 'string') {
-          // The server starts this one itself, and knows its model.
-          await client.load(engine, null);
+          // The server starts this one itself, and knows its model; how far it is, is shown anyway.
+          await client.load(engine, null).catch(unlessStarting);
           return;
         }
         const asked = await InputDialog.getText({

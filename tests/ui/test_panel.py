@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     folder = tmp_path_factory.mktemp("panel")
     configure(folder)
     models = {"tiny": f"{tiny_model} {ENGINE}"}
-    with JupyterServer(folder, application="lab", config={"models": models}) as server:
+    with JupyterServer(folder, application="lab", config={"models": models, "load_wait_seconds": 240.0}) as server:
         notebooks = folder / "notebooks"
         write_requests(notebooks / "requests.jsonl", [f"Say {n}." for n in range(40)], max_tokens=16)
         write_requests(notebooks / "long.jsonl", [f"Count to {n}." for n in range(2000)], max_tokens=200)
@@ -118,7 +118,7 @@ def test_a_file_of_the_file_browser_runs_as_a_batch_that_is_watched_to_its_end_a
     expect(row).to_have_attribute("data-status", "in_progress")
     # Why it waits is said, as long as it does; then the engine is there.
     expect(row).to_contain_text(re.compile(r"tiny"))
-    expect(panel.node.locator(".vb-Engine")).to_have_attribute("data-state", "ready", timeout=120_000)
+    expect(panel.node.locator(".vb-Engine")).to_have_attribute("data-state", "ready", timeout=240_000)
     expect(row).to_have_attribute("data-status", "completed", timeout=60_000)
     expect(row.get_by_role("img")).to_have_attribute("aria-label", "40 completed, 0 failed, 0 left")
     expect(panel.node.locator(".vb-Engine")).to_contain_text("KV cache usage")
