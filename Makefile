@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test lint bench figures wheel clean
+.PHONY: help demo lab panel test lint bench figures wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,8 +14,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 help:
 	@echo "make demo    set up, run the quick-start notebook on the real engine, print what it made"
 	@echo "make lab     set up, open JupyterLab in notebooks/"
+	@echo "make panel   set up, build the JupyterLab panel"
 	@echo "make test    set up, run every test"
-	@echo "make lint    set up, run ruff, mypy and import-linter"
+	@echo "make lint    set up, run ruff, mypy and import-linter, and tsc, eslint and prettier on the panel"
 	@echo "make bench   set up, compare vb.run with LLM.chat and run-batch; BENCH=a,b picks workloads, ROUNDS=5 how often"
 	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, one-token chats, a chat beside a batch, a busy cell"
 	@echo "make wheel   set up, build dist/*.whl"
@@ -31,11 +32,16 @@ demo: $(READY)
 	@store=$$(mktemp -d); VBATCH_STORE=$$store $(BIN)/python tools/run_notebook.py notebooks/01_quickstart.ipynb; \
 		status=$$?; rm -rf $$store; exit $$status
 
-lab: $(READY)
+lab: panel
 	@cd notebooks && ../$(BIN)/jupyter lab
 
-test: $(READY)
+panel: $(READY)
+	@$(BIN)/python tools/build_panel.py build
+
+test: panel
 	@$(BIN)/python tools/bring_chromium.py
+	@echo "== jest"
+	@$(BIN)/python tools/build_panel.py test
 	@echo "== pytest: unit, repository, integration, acceptance, engine, notebooks, ui"
 	@$(BIN)/python -m pytest
 
@@ -48,6 +54,8 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@echo "== lint-imports"
 	@$(BIN)/lint-imports
+	@echo "== tsc, eslint, prettier"
+	@$(BIN)/python tools/build_panel.py lint
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/bench.py
@@ -64,5 +72,5 @@ wheel: $(READY)
 	@ls dist/*.whl
 
 clean:
-	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) dist build labextension/lib labextension/node_modules labextension/.yarn vbatch_jupyter/labextension .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@echo "Removed $(VENV), dist and caches; the store and the demo model in Jupyter's data directory are kept."

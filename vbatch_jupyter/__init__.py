@@ -285,3 +285,8 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     from vbatch_jupyter.server.app import VBatch
 
     return [{"module": "vbatch_jupyter", "app": VBatch}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Tell JupyterLab where the panel is, and under which name."""
+    return [{"src": "labextension", "dest": "vbatch-jupyter"}]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import collections
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -84,7 +85,9 @@ class Kernel:
         self._running: Future[None] = self._thread.submit(self._runner.run())
         self._targets = self._thread.call(self._new_target_runner())
         self._following: Future[None] = self._thread.submit(self._targets.run())
-        self.manager = Manager(store, profile="local", wake=self._wake)
+        # So does a Jupyter server call the notebook that it has started this kernel for.
+        origin = os.environ.get("JPY_SESSION_NAME")
+        self.manager = Manager(store, profile="local", wake=self._wake, origin=origin)
         self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine)
         verbs = Verbs(
             engine=lambda: self.engine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,10 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("IPython", "jinja2", "openai", "pandas", "pydantic", "torch", "vllm")
 
 
-def call(*command, cwd=None):
+def call(*command, cwd=None, environment=None):
     # No PYTHONPATH, and nothing of the environment that runs this test: only the wheel may answer.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    if environment is None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -123,9 +125,28 @@ def test_the_wheel_carries_its_licence_its_type_marker_and_its_entry_point_and_n
     assert "[vllm.general_plugins]\nvbatch = vbatch_jupyter.engine.vllm_child:register\n" in entry_points
     top = {"vbatch_jupyter", "vbatch_jupyter-0.1.0.dist-info", "vbatch_jupyter-0.1.0.data"}
     assert {name.partition("/")[0] for name in names} == top
-    # Installing it enables the server extension, and adds nothing else to the environment.
-    etc = "vbatch_jupyter-0.1.0.data/data/etc/jupyter/jupyter_server_config.d/vbatch_jupyter.json"
-    assert [name for name in names if ".data/" in name] == [etc]
+    # Installing it enables the server extension and the JupyterLab panel, and adds nothing else to the environment.
+    data = "vbatch_jupyter-0.1.0.data/data/"
+    etc = f"{data}etc/jupyter/jupyter_server_config.d/vbatch_jupyter.json"
+    panel = f"{data}share/jupyter/labextensions/vbatch-jupyter/"
+    assert [name for name in names if ".data/" in name and not name.startswith(panel)] == [etc]
+    assert {f"{panel}package.json", f"{panel}install.json", f"{panel}schemas/vbatch-jupyter/plugin.json"} <= set(names)
+    assert any(name.startswith(f"{panel}static/remoteEntry.") for name in names)
+    assert not [name for name in names if name.endswith((".map", ".ts", ".tsx"))]
+
+
+@pytest.mark.timeout(900)
+def test_jupyterlab_finds_the_panel_enabled_by_nothing_but_the_installation(pythons):
+    python = in_environment("3.11", pythons)
+    install(python, "jupyterlab")
+    # No Node on the path. The list goes where a log goes.
+    command = f"exec '{python}' -m jupyter labextension list 2>&1"
+    listed = call("/bin/sh", "-c", command, environment={"PATH": str(python.parent)})
+
+    (line,) = [line for line in listed.splitlines() if "vbatch-jupyter" in line]
+    assert re.sub("\x1b\\[[0-9;]*m", "", line).split() == [
+        *("vbatch-jupyter", "v0.1.0", "enabled", "OK", "(python,", "vbatch-jupyter)")
+    ]
 
 
 @pytest.mark.timeout(600)

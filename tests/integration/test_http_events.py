@@ -75,6 +75,7 @@ def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http
             "batch": http.get(f"vbatch/v1/batches/{old.id}").json(),
             "waiting": None,
             "paused": False,
+            "origin": None,
         }
         with begin(store, 5) as lease:
             assert next_of(events, lease.id, "in_progress")["waiting"] == WAITS
@@ -135,6 +136,33 @@ def test_a_reader_that_does_not_read_is_dropped_and_holds_nobody_up(server, http
                 received += len(chunk)
         assert 0 < received < 16_000_000
     assert http.get("vbatch/readyz").json()["status"] == "ready"
+
+
+def test_who_does_not_listen_is_given_the_same_snapshot(http, store):
+    with begin(store, 3) as lease, listening(http) as events:
+        name, snapshot = next(events)
+        assert name == "snapshot"
+        assert http.get("vbatch/snapshot").json() == snapshot
+        assert snapshot["batches"][0]["batch"]["id"] == lease.id
+        lease.append(group(lease.id, range(3)))
+        lifecycle.finish(store, lease)
+        # The listener misses nothing that another was given meanwhile.
+        assert http.get("vbatch/snapshot").json()["batches"][0]["batch"]["status"] == "completed"
+        assert next_of(events, lease.id, "completed")["batch"]["request_counts"]["completed"] == 3
+
+
+# Late: its hundred batches are tended when another test cancels one.
+def test_an_old_batch_that_ends_is_told_though_a_hundred_newer_ones_are_shown(http, store):
+    with begin(store, 2) as lease:
+        for _ in range(100):
+            make_batch(store, 1)
+        with listening(http) as events:
+            name, snapshot = next(events)
+            assert name == "snapshot"
+            assert [view["batch"]["id"] for view in snapshot["batches"][100:]].count(lease.id) == 1
+            lease.append(group(lease.id, range(2)))
+            lifecycle.finish(store, lease)
+            assert next_of(events, lease.id, "completed")["batch"]["request_counts"]["completed"] == 2
 
 
 def test_the_stream_needs_the_key(server):

@@ -149,6 +149,9 @@ def test_retry_failed_runs_what_has_no_answer_in_a_new_batch(open_notebook: Open
         summary = notebook.run(1)
         expect(summary).to_contain_text("2 completed, 1 failed, 0 left")
         first = watcher.newest.id
+        # The panel names the notebook that made it.
+        assert watcher.newest.origin is not None
+        assert watcher.newest.origin.endswith("test_retry_failed_runs_what_has_no_answer_in_a_new_batch.ipynb")
         summary.get_by_role("button", name="Retry failed", exact=True).click()
         expect(summary).to_contain_text(re.compile(r"runs as batch_\w+: %vbatch attach batch_\w+"))
         until(lambda: watcher.newest.id != first and has_ended(watcher.newest), page)

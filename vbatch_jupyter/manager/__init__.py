@@ -28,6 +28,8 @@ class Manager:
         Whose limits a batch is held to where it does not say, and whose defaults files have; a key of `PROFILES`.
     wake
         Called after each commit that gives a runner something to do.
+    origin
+        The notebook whose batches these are, where it is one's.
 
     Attributes
     ----------
@@ -48,7 +50,14 @@ class Manager:
     'validating'
     """
 
-    def __init__(self, store: Store, *, profile: str = "openai", wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        profile: str = "openai",
+        wake: Callable[[], None] = lambda: None,
+        origin: str | None = None,
+    ) -> None:
         self.files = FilesManager(store, profile=PROFILES[profile])
         self.uploads = UploadsManager(store, files=self.files)
-        self.batches = BatchesManager(store, profile=profile, wake=wake)
+        self.batches = BatchesManager(store, profile=profile, wake=wake, origin=origin)

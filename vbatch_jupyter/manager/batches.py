@@ -46,12 +46,15 @@ class BatchesManager:
         Whose limits a batch is held to where it does not say; a key of `PROFILES`.
     wake
         Called after each commit that gives a runner something to do.
+    origin
+        The notebook whose batches these are, where it is one's.
     """
 
-    def __init__(self, store: Store, *, profile: str, wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, *, profile: str, wake: Callable[[], None], origin: str | None = None) -> None:
         self._store = store
         self._profile = profile
         self._wake = wake
+        self._origin = origin
 
     def create(
         self,
@@ -124,6 +127,7 @@ class BatchesManager:
             fresh=fresh,
             frame=frame,
             target=target,
+            origin=self._origin,
         )
         record = self._store.batches.create(new)
         if any(getattr(record, name) != getattr(new, name) for name in _SENT):

@@ -167,6 +167,8 @@ class BatchRecord:
     """The batch service that runs it, as JSON that `targets` reads; None where an engine here does."""
     remote: str | None = None
     """What stands at that service of the batch, as JSON that `targets` reads."""
+    origin: str | None = None
+    """The notebook that made it, as its kernel's session is called; None where it was made over HTTP."""
 
     def to_openai(self) -> Batch:
         """Build the object that OpenAI's clients see, every field present.

@@ -24,6 +24,7 @@ from vbatch_jupyter.server import (
     openapi,
     retries,
     uploads,
+    views,
 )
 from vbatch_jupyter.server.base import UnknownHandler
 from vbatch_jupyter.server.events import EVENTS_KEY, Events
@@ -43,6 +44,7 @@ ROUTES = (
     *uploads.ROUTES,
     *batches.ROUTES,
     *retries.ROUTES,
+    *views.ROUTES,
     *lines.ROUTES,
     *check.ROUTES,
     *engines.ROUTES,

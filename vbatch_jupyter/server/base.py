@@ -199,6 +199,14 @@ class VBatchHandler(ReceivingHandler):
             message = f"Invalid type for '{name}': expected an integer, but got {text!r} instead."
             raise RefusedError(400, message, param=name, code="invalid_type") from error
 
+    def within(self, name: str, default: int, most: int | None) -> int:
+        """Give an integer of the query that is at least 1, and at most so much."""
+        value = self.integer(name, default)
+        if value < 1 or (most is not None and value > most):
+            bounds = f"at least 1 and at most {most:,}" if most else "at least 1"
+            raise RefusedError(400, f"Invalid '{name}': expected {bounds}, but got {value}.", param=name)
+        return value
+
     # ------------------------------------------------------------------------------------------------- the answer
 
     def send(self, answer: object) -> None:

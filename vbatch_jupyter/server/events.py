@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,11 @@ import msgspec
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from vbatch_jupyter.errors import StoreBusyError
-from vbatch_jupyter.lifecycle import why_waiting
-from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.errors import NotFoundError, StoreBusyError
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.server.base import VBatchHandler
 from vbatch_jupyter.server.services import Services
+from vbatch_jupyter.server.views import BatchView, served_by
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
 EVENTS_KEY = "vbatch_events"
@@ -65,19 +64,7 @@ class Listener:
         return event
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _BatchView:
-    """A batch as listeners see it."""
-
-    record: BatchRecord
-    waiting: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        batch = self.record.to_openai().model_dump(mode="json")
-        return {"batch": batch, "waiting": self.waiting, "paused": self.record.paused}
-
-
-View = _BatchView | EngineView
+View = BatchView | EngineView
 
 
 class Events:
@@ -104,16 +91,24 @@ class Events:
         listener = Listener()
         async with self._lock:
             await self._look()
-            views = list(self._seen.values())
-            snapshot = {
-                "batches": [view.to_json() for view in views if isinstance(view, _BatchView)],
-                "engines": [view.to_json() for view in views if isinstance(view, EngineView)],
-            }
-            listener.tell(encoded("snapshot", snapshot))
+            listener.tell(encoded("snapshot", self._shown()))
             self._listeners.add(listener)
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look_again_and_again())
         return listener
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Give what a listener is told first."""
+        async with self._lock:
+            await self._look()
+            return self._shown()
+
+    def _shown(self) -> dict[str, Any]:
+        views = list(self._seen.values())
+        return {
+            "batches": [view.to_json() for view in views if isinstance(view, BatchView)],
+            "engines": [view.to_json() for view in views if isinstance(view, EngineView)],
+        }
 
     def leave(self, listener: Listener) -> None:
         """Stop listening."""
@@ -153,8 +148,7 @@ class Events:
 
     async def _look(self) -> None:
         engines = await self._engines.look()
-        served = {model for engine in engines if engine.state == "ready" for model in engine.models}
-        batches = await self._services.call(lambda: self._batches(served))
+        batches = await self._services.call(lambda: self._batches(served_by(engines)))
         seen: dict[str, View] = {**batches, **{engine.id: engine for engine in engines}}
         changed = [view for id_, view in seen.items() if view != self._seen.get(id_)]
         # Batches that are only too old to be shown have not gone.
@@ -163,7 +157,7 @@ class Events:
         if not self._listeners:
             return
         for view in changed:
-            self._tell("batch" if isinstance(view, _BatchView) else "engine", view.to_json())
+            self._tell("batch" if isinstance(view, BatchView) else "engine", view.to_json())
         for id_ in gone:
             self._tell("engine_gone", {"id": id_})
 
@@ -171,10 +165,15 @@ class Events:
         recent = self._services.store.batches.list(limit=_RECENT_BATCHES).data
         older = [record for record in self._services.store.batches.unfinished() if record not in recent]
         notes = self._engines.notes
-        return {
-            record.id: _BatchView(record, why_waiting(record, served=served, notes=notes))
-            for record in (*recent, *reversed(older))
-        }
+        records = (*recent, *reversed(older))
+        views: dict[str, View] = {record.id: BatchView.of(record, served=served, notes=notes) for record in records}
+        # One that was shown only because it had not ended is told once more.
+        for id_, view in self._seen.items():
+            if id_ not in views and isinstance(view, BatchView) and view.record.status not in TERMINAL_STATUSES:
+                with contextlib.suppress(NotFoundError):
+                    ended = self._services.store.batches.get(id_)
+                    views[id_] = BatchView.of(ended, served=served, notes=notes)
+        return views
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
         event = encoded(name, data)
@@ -256,4 +255,16 @@ class EventsHandler(VBatchHandler):
         await self.flush()
 
 
-ROUTES = ((r"/vbatch/events", EventsHandler),)
+class SnapshotHandler(VBatchHandler):
+    """``/vbatch/snapshot``."""
+
+    auth_resource = "vbatch_batches"
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Give what a stream of events begins with: for who looks now and then, or is behind a proxy that gathers."""
+        events: Events = self.settings[EVENTS_KEY]
+        self.send(await events.snapshot())
+
+
+ROUTES = ((r"/vbatch/events", EventsHandler), (r"/vbatch/snapshot", SnapshotHandler))

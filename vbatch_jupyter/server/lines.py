@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import msgspec
 from tornado import web
 
-from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+from vbatch_jupyter.server.base import VBatchHandler
 from vbatch_jupyter.server.services import Services
 
 PAGES_KEY = "vbatch_line_pages"
@@ -207,19 +207,12 @@ class LinesHandler(VBatchHandler):
     @web.authenticated
     async def get(self, file_id: str) -> None:
         """Give a page of a file's lines."""
-        start, limit = self._within("start", 1, None), self._within("limit", 100, MAX_LIMIT)
+        start, limit = self.within("start", 1, None), self.within("limit", 100, MAX_LIMIT)
         pages: LinePages = self.settings[PAGES_KEY]
         total, lines = await pages.read(file_id, start, limit)
         items = await self.services.call(lambda: [line_item(*line) for line in lines])
         has_more = start + len(lines) <= total
         self.send({"object": "list", "data": items, "total": total, "has_more": has_more})
-
-    def _within(self, name: str, default: int, most: int | None) -> int:
-        value = self.integer(name, default)
-        if value < 1 or (most is not None and value > most):
-            bounds = f"at least 1 and at most {most:,}" if most else "at least 1"
-            raise RefusedError(400, f"Invalid '{name}': expected {bounds}, but got {value}.", param=name)
-        return value
 
 
 ROUTES = ((r"/vbatch/files/([^/]+)/lines", LinesHandler),)

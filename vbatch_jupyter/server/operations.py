@@ -116,6 +116,11 @@ _READY = _object(
     engines={"type": "array", "items": {"type": "object"}},
 )
 _LINES = list_of("Line", total=_COUNT, has_more={"type": "boolean"})
+_SNAPSHOT = _object(
+    ("batches", "engines"),
+    batches={"type": "array", "items": ref("BatchView")},
+    engines={"type": "array", "items": ref("Engine")},
+)
 _CHECK = _object(("object", "target", "would_run", "counts", "findings"), would_run={"type": "boolean"})
 
 
@@ -201,6 +206,14 @@ _OF_OURS = (
         _TEXT,
         answer_type="text/event-stream",
     ),
+    Operation("get", "/vbatch/snapshot", "Give what the events begin with, and end.", _SNAPSHOT),
+    Operation(
+        "get",
+        "/vbatch/batches",
+        "List the batches as they are shown, the newest first: with why one waits, and the notebook that made it.",
+        list_of("BatchView", total=_COUNT, has_more={"type": "boolean"}),
+        {"limit": _integer(1, 1000, 100), "after": _AFTER},
+    ),
     Operation(
         "post",
         "/vbatch/batches/{batch_id}/retry",
@@ -246,6 +259,13 @@ SCHEMAS: Mapping[str, Schema] = {
             param=_ID_OR_NULL,
             code=_ID_OR_NULL,
         ),
+    ),
+    "BatchView": _object(
+        ("batch", "waiting", "paused", "origin"),
+        batch=ref("Batch"),
+        waiting=_ID_OR_NULL,
+        paused={"type": "boolean"},
+        origin=_ID_OR_NULL,
     ),
     "Line": _object(
         ("number", "json", "text", "truncated"),

@@ -145,6 +145,10 @@ class Batches:
         )
         return Page(tuple(batch_from_row(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
+    def count(self) -> int:
+        """Tell how many there are."""
+        return int(self._database.read("SELECT count(*) AS batches FROM batch")[0]["batches"])
+
     def unfinished(self) -> builtins.list[BatchRecord]:
         """Give the batches that have not ended, the oldest first."""
         rows = self._database.read(

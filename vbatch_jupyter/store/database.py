@@ -30,8 +30,11 @@ from vbatch_jupyter.store.disk import Space, full_message
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What ``PRAGMA user_version`` says in a store of this release."""
+
+_UPGRADES = {1: "ALTER TABLE batch ADD COLUMN origin TEXT"}
+"""By version, what makes the next one of it."""
 
 _ATTEMPTS = 3
 
@@ -81,6 +84,8 @@ class Database:
         self.read("PRAGMA foreign_keys = ON")
         if self._version() == 0:
             self.write(self._create)
+        if self._version() in _UPGRADES:
+            self.write(self._upgrade)
         version = self._version()
         if version > SCHEMA_VERSION:
             message = (
@@ -102,6 +107,12 @@ class Database:
         for statement in _statements(schema):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        # Another process may have done it since it was seen missing.
+        while (version := connection.execute("PRAGMA user_version").fetchall()[0][0]) in _UPGRADES:
+            connection.execute(_UPGRADES[version])
+            connection.execute(f"PRAGMA user_version = {version + 1}")
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """Give all rows of one query.

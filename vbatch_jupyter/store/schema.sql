@@ -97,6 +97,7 @@ CREATE TABLE batch (
     remote TEXT CHECK (remote IS NULL OR json_valid(remote)),
     -- Bytes of spool that the counts stand for; more than that on the disk means answers that are not counted yet.
     spool_bytes INTEGER NOT NULL DEFAULT 0 CHECK (spool_bytes >= 0),
+    origin TEXT,
     -- No request is counted twice.
     CHECK (completed + failed <= total),
     -- Only a batch that completed may call itself so.

@@ -1,0 +1,215 @@
+/**
+ * What can be done with batches and engines: one command each.
+ */
+
+import type { JupyterFrontEnd } from '@jupyterlab/application';
+import { Clipboard, InputDialog, Notification, showDialog, Dialog } from '@jupyterlab/apputils';
+import type { INotebookTracker } from '@jupyterlab/notebook';
+import { NotebookActions } from '@jupyterlab/notebook';
+import type { TranslationBundle } from '@jupyterlab/translation';
+
+import { CommandIDs } from './commandIds';
+import { shortId } from './format';
+import type { BatchesModel } from './model';
+import { hasFailures, isCancellable } from './model';
+import { RefusedError, type VBatchClient } from './request';
+import { attachCell, openAICell } from './snippets';
+import type { FileKind } from './cells';
+import type { IBatchView } from './types';
+
+/** What the commands work on. */
+export interface IActionOptions {
+  app: JupyterFrontEnd;
+  model: BatchesModel;
+  client: VBatchClient;
+  tracker: INotebookTracker | null;
+  trans: TranslationBundle;
+  /** Show a file of the store as a table. */
+  openFile: (fileId: string, title: string, kind: FileKind, line: number | null) => void;
+}
+
+const SERVICE_UNAVAILABLE = 503;
+
+type Args = Readonly<Record<string, unknown>>;
+
+/** Put a cell below the active one of the notebook that was used last; tell whether there is one. */
+export async function insertCell(
+  tracker: INotebookTracker | null,
+  source: string
+): Promise<boolean> {
+  const panel = tracker?.currentWidget;
+  if (!panel) {
+    return false;
+  }
+  // What is inserted while it is being read would be lost.
+  await panel.context.ready;
+  NotebookActions.insertBelow(panel.content);
+  panel.content.activeCell?.model.sharedModel.setSource(source);
+  return true;
+}
+
+/** Do something that the server may refuse, and say what it says then. */
+export async function orSay(action: () => Promise<unknown>): Promise<void> {
+  try {
+    await action();
+  } catch (error) {
+    Notification.error(error instanceof Error ? error.message : String(error), {
+      autoClose: 10000
+    });
+  }
+}
+
+/** Add the commands of batches. */
+export function addBatchCommands(options: IActionOptions): void {
+  const { app, model, client, tracker, trans, openFile } = options;
+  const viewOf = (args: Args): IBatchView | null =>
+    typeof args.id === 'string' ? model.find(args.id) : model.selected;
+  const add = (
+    id: string,
+    label: string,
+    caption: string,
+    execute: (view: IBatchView, args: Args) => unknown,
+    isEnabled: (view: IBatchView) => boolean = () => true,
+    isVisible: (view: IBatchView) => boolean = () => true
+  ): void => {
+    app.commands.addCommand(id, {
+      label: args => (args.isPalette ? trans.__('%1 (chosen batch)', label) : label),
+      caption,
+      isEnabled: args => {
+        const view = viewOf(args);
+        return view !== null && isVisible(view) && isEnabled(view);
+      },
+      isVisible: args => {
+        const view = viewOf(args);
+        return view !== null && isVisible(view);
+      },
+      execute: args => {
+        const view = viewOf(args);
+        return view === null ? undefined : execute(view, args);
+      }
+    });
+  };
+  const hasNotebook = (): boolean => Boolean(tracker?.currentWidget);
+  const tabOf = (view: IBatchView, kind: FileKind): string =>
+    `${shortId(view.batch.id)} ${{ input: trans.__('input'), output: trans.__('output'), error: trans.__('errors') }[kind]}`;
+
+  add(
+    CommandIDs.cancel,
+    trans.__('Cancel'),
+    trans.__('Cancel the batch; finished answers are kept'),
+    view => orSay(() => client.cancel(view.batch.id)),
+    view => isCancellable(view.batch),
+    view => isCancellable(view.batch)
+  );
+  add(
+    CommandIDs.retry,
+    trans.__('Retry failed'),
+    trans.__('Run the requests that have no answer in a new batch'),
+    view =>
+      orSay(async () => {
+        const made = await client.retry(view.batch.id);
+        Notification.success(trans.__('Runs again as %1.', made.id), { autoClose: 5000 });
+      }),
+    view => hasFailures(view.batch),
+    view => hasFailures(view.batch)
+  );
+  add(
+    CommandIDs.openInput,
+    trans.__('Input'),
+    trans.__('Show the input file as a table'),
+    (view, args) =>
+      openFile(
+        view.batch.input_file_id,
+        tabOf(view, 'input'),
+        'input',
+        typeof args.line === 'number' ? args.line : null
+      )
+  );
+  add(
+    CommandIDs.openOutput,
+    trans.__('Output'),
+    trans.__('Show the output file as a table'),
+    view => openFile(view.batch.output_file_id ?? '', tabOf(view, 'output'), 'output', null),
+    view => Boolean(view.batch.output_file_id)
+  );
+  add(
+    CommandIDs.openErrors,
+    trans.__('Errors'),
+    trans.__('Show the error file as a table'),
+    view => openFile(view.batch.error_file_id ?? '', tabOf(view, 'error'), 'error', null),
+    view => Boolean(view.batch.error_file_id)
+  );
+  add(
+    CommandIDs.copyId,
+    trans.__('Copy id'),
+    trans.__('Put the id of the batch on the clipboard'),
+    view => Clipboard.copyToSystem(view.batch.id)
+  );
+  add(
+    CommandIDs.insertAttach,
+    trans.__('Insert %vbatch attach'),
+    trans.__('Insert a cell into the active notebook that attaches to the batch'),
+    view => insertCell(tracker, attachCell(view.batch.id)),
+    hasNotebook
+  );
+  add(
+    CommandIDs.insertOpenAI,
+    trans.__('Insert OpenAI code'),
+    trans.__("Insert a cell into the active notebook that reads the batch with OpenAI's SDK"),
+    view => insertCell(tracker, openAICell(view.batch.id)),
+    hasNotebook
+  );
+}
+
+function unlessStarting(error: unknown): void {
+  if (!(error instanceof RefusedError && error.status === SERVICE_UNAVAILABLE)) {
+    throw error;
+  }
+}
+
+/** Add the commands of engines; their arguments name the engine. */
+export function addEngineCommands(options: IActionOptions): void {
+  const { app, client, trans } = options;
+  app.commands.addCommand(CommandIDs.load, {
+    label: trans.__('Load a model'),
+    isVisible: args => typeof args.engine === 'string',
+    execute: args =>
+      orSay(async () => {
+        const engine = args.engine as string;
+        if (typeof args.name === 'string') {
+          // The server starts this one itself, and knows its model; how far it is, is shown anyway.
+          await client.load(engine, null).catch(unlessStarting);
+          return;
+        }
+        const asked = await InputDialog.getText({
+          title: trans.__('Load a model in the kernel'),
+          label: trans.__('A Hugging Face id, a folder, or "demo"'),
+          text: 'demo',
+          okLabel: trans.__('Load')
+        });
+        if (asked.button.accept && asked.value) {
+          await client.load(engine, asked.value.trim());
+        }
+      })
+  });
+  app.commands.addCommand(CommandIDs.unload, {
+    label: trans.__('Unload the model'),
+    isVisible: args => typeof args.engine === 'string',
+    execute: args =>
+      orSay(async () => {
+        const asked = await showDialog({
+          title: trans.__('Unload the model?'),
+          body: trans.__(
+            'Batches that the engine runs stay in progress, and go on when their model is loaded again.'
+          ),
+          buttons: [
+            Dialog.cancelButton({ label: trans.__('Keep') }),
+            Dialog.okButton({ label: trans.__('Unload') })
+          ]
+        });
+        if (asked.button.accept) {
+          await client.unload(args.engine as string);
+        }
+      })
+  });
+}

@@ -1,0 +1,131 @@
+/**
+ * The batch that is chosen: all that is known of it, and what can be done with it.
+ */
+
+import type { TranslationBundle } from '@jupyterlab/translation';
+import type { CommandRegistry } from '@lumino/commands';
+import React from 'react';
+
+import { CountsBar } from './bar';
+import { BATCH_COMMANDS, CommandIDs } from './commandIds';
+import { count, duration, moment, rate } from './format';
+import { statusName } from './statusText';
+import type { IBatchError, IBatchView } from './types';
+
+/** One batch. */
+export function BatchDetails(props: {
+  view: IBatchView;
+  secondsLeft: number | null;
+  requestsPerSecond: number | null;
+  commands: CommandRegistry;
+  onClose: () => void;
+  trans: TranslationBundle;
+}): React.ReactElement {
+  const { view, secondsLeft, requestsPerSecond, commands, onClose, trans } = props;
+  const { batch } = view;
+  const facts: [string, string | null | undefined][] = [
+    [trans.__('status'), statusName(batch.status, trans)],
+    [trans.__('waiting'), view.waiting],
+    [trans.__('time left'), secondsLeft === null ? null : duration(secondsLeft)],
+    [trans.__('requests/s'), requestsPerSecond ? rate(requestsPerSecond) : null],
+    [trans.__('model'), batch.model],
+    [trans.__('endpoint'), batch.endpoint],
+    [trans.__('origin'), view.origin],
+    [trans.__('created'), moment(batch.created_at)],
+    [trans.__('tokens'), batch.usage ? count(batch.usage.total_tokens) : null],
+    [trans.__('retry of'), batch.metadata?.retry_of]
+  ];
+  return (
+    <section className="vb-Details" aria-label={trans.__('Batch %1', batch.id)}>
+      <div className="vb-Line">
+        <h2 className="vb-Heading vb-Name">{batch.id}</h2>
+        <button className="vb-Button" aria-label={trans.__('Close the batch')} onClick={onClose}>
+          ×
+        </button>
+      </div>
+      <CountsBar counts={batch.request_counts} trans={trans} />
+      <Counts view={view} trans={trans} />
+      <dl className="vb-Facts">
+        {facts.map(([name, value]) =>
+          value ? (
+            <React.Fragment key={name}>
+              <dt>{name}</dt>
+              <dd>{value}</dd>
+            </React.Fragment>
+          ) : null
+        )}
+      </dl>
+      <div
+        className="vb-Actions"
+        role="toolbar"
+        aria-label={trans.__('What can be done with the batch')}
+      >
+        {BATCH_COMMANDS.filter(command => commands.isVisible(command, { id: batch.id })).map(
+          command => (
+            <button
+              key={command}
+              className="vb-Button"
+              disabled={!commands.isEnabled(command, { id: batch.id })}
+              title={commands.caption(command, { id: batch.id })}
+              onClick={() => void commands.execute(command, { id: batch.id })}
+            >
+              {commands.label(command, { id: batch.id })}
+            </button>
+          )
+        )}
+      </div>
+      <ValidationErrors
+        errors={batch.errors?.data ?? []}
+        onLine={line => void commands.execute(CommandIDs.openInput, { id: batch.id, line })}
+        trans={trans}
+      />
+    </section>
+  );
+}
+
+function Counts(props: { view: IBatchView; trans: TranslationBundle }): React.ReactElement {
+  const counts = props.view.batch.request_counts;
+  if (counts === null || counts.total === 0) {
+    return <div className="vb-Small" />;
+  }
+  return (
+    <div className="vb-Small">
+      {props.trans.__(
+        '%1 of %2 completed, %3 failed',
+        count(counts.completed),
+        count(counts.total),
+        count(counts.failed)
+      )}
+    </div>
+  );
+}
+
+function ValidationErrors(props: {
+  errors: readonly IBatchError[];
+  onLine: (line: number) => void;
+  trans: TranslationBundle;
+}): React.ReactElement | null {
+  const { errors, onLine, trans } = props;
+  if (errors.length === 0) {
+    return null;
+  }
+  return (
+    <ol className="vb-Errors" aria-label={trans.__('Why the input file did not validate')}>
+      {errors.map((error, index) => {
+        const { line } = error;
+        return (
+          <li key={index}>
+            {line === null ? (
+              trans.__('file')
+            ) : (
+              <button className="vb-Link" onClick={() => onLine(line)}>
+                {trans.__('line %1', count(line))}
+              </button>
+            )}
+            {`: ${error.code ?? ''}: ${error.message ?? ''}`}
+          </li>
+        );
+      })}
+    </ol>
+  );
+}

@@ -1,0 +1,40 @@
+/**
+ * Server-sent events, read from a response's text as it comes.
+ */
+
+import type { ServerEvent } from './types';
+
+const NAMES: readonly string[] = ['snapshot', 'batch', 'engine', 'engine_gone'];
+
+/**
+ * Take a stream of text apart into events, wherever the pieces of it end.
+ */
+export class EventParser {
+  /**
+   * Give the events that a piece of text completes; comments, which are the server's heartbeats, and events of names
+   * that this release does not know are left out.
+   */
+  push(text: string): ServerEvent[] {
+    const blocks = (this._rest + text).split('\n\n');
+    this._rest = blocks.pop() ?? '';
+    return blocks.flatMap(block => parseBlock(block) ?? []);
+  }
+
+  private _rest = '';
+}
+
+function parseBlock(block: string): ServerEvent | null {
+  let name = '';
+  const data: string[] = [];
+  for (const line of block.split('\n')) {
+    if (line.startsWith('event:')) {
+      name = line.slice('event:'.length).trim();
+    } else if (line.startsWith('data:')) {
+      data.push(line.slice('data:'.length).trimStart());
+    }
+  }
+  if (!NAMES.includes(name) || data.length === 0) {
+    return null;
+  }
+  return { name, data: JSON.parse(data.join('\n')) as unknown } as ServerEvent;
+}

@@ -1,0 +1,228 @@
+/**
+ * What the panel shows: batches, the newest first, and engines, as the server has told them.
+ */
+
+import type { ISignal } from '@lumino/signaling';
+import { Signal } from '@lumino/signaling';
+
+import { Rate } from './rate';
+import type { IBatch, IBatchPage, IBatchView, IEngine, ServerEvent, Status } from './types';
+
+const TERMINAL: readonly Status[] = ['completed', 'failed', 'expired', 'cancelled'];
+
+/** Whether a batch has ended, and never changes any more. */
+export function hasEnded(batch: IBatch): boolean {
+  return TERMINAL.includes(batch.status);
+}
+
+/** Whether a batch can be cancelled. */
+export function isCancellable(batch: IBatch): boolean {
+  return batch.status === 'validating' || batch.status === 'in_progress';
+}
+
+/** Whether a batch has ended with requests that have no answer. */
+export function hasFailures(batch: IBatch): boolean {
+  const counts = batch.request_counts;
+  return hasEnded(batch) && counts !== null && counts.total > counts.completed;
+}
+
+/** Whether what is shown is what is: told as it changes, looked at now and then, not at hand, or not looked at. */
+export type Connection =
+  { kind: 'live' } | { kind: 'polling' } | { kind: 'lost'; reason: string } | { kind: 'still' };
+
+/**
+ * Batches and engines; whoever draws them listens to `changed`.
+ */
+export class BatchesModel {
+  /**
+   * @param now - Seconds of a clock; another one in tests.
+   */
+  constructor(now: () => number = () => performance.now() / 1000) {
+    this._now = now;
+  }
+
+  /** Emitted after each change. */
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  /** The batches that are known, the newest first. */
+  get batches(): readonly IBatchView[] {
+    return this._batches;
+  }
+
+  /** The engines, in the server's order. */
+  get engines(): readonly IEngine[] {
+    return this._engines;
+  }
+
+  /** How many batches there are, those that are not known yet included. */
+  get total(): number {
+    return Math.max(this._total, this._batches.length);
+  }
+
+  /** Whether the server has older batches than those that are known. */
+  get hasMore(): boolean {
+    return this._hasMore;
+  }
+
+  /** Whether anything has been told yet. */
+  get isKnown(): boolean {
+    return this._isKnown;
+  }
+
+  /** Whether what is shown is what is. */
+  get connection(): Connection {
+    return this._connection;
+  }
+  set connection(connection: Connection) {
+    this._connection = connection;
+    this._changed.emit();
+  }
+
+  /** The batch that is chosen. */
+  get selected(): IBatchView | null {
+    return this._selected === null ? null : this.find(this._selected);
+  }
+
+  /** Choose a batch, or none. */
+  select(id: string | null): void {
+    this._selected = id;
+    this._changed.emit();
+  }
+
+  /** Give a batch; null where it is not known. */
+  find(id: string): IBatchView | null {
+    return this._byId.get(id) ?? null;
+  }
+
+  /** The batches that have not ended. */
+  get unfinished(): IBatchView[] {
+    return this._batches.filter(view => !hasEnded(view.batch));
+  }
+
+  /** Tokens that all engines generate, by the second. */
+  get tokensPerSecond(): number {
+    return this._engines.reduce(
+      (sum, one) => sum + (one.stats?.generation_tokens_per_second ?? 0),
+      0
+    );
+  }
+
+  /** How long a batch will take; null where that cannot be told. */
+  secondsLeft(batch: IBatch): number | null {
+    return this._rates.get(batch.id)?.secondsLeft(batch, this._now()) ?? null;
+  }
+
+  /** Requests of a batch that end by the second; null where that cannot be told. */
+  requestsPerSecond(batch: IBatch): number | null {
+    return this._rates.get(batch.id)?.requestsPerSecond ?? null;
+  }
+
+  /** Take what the server has told. */
+  apply(event: ServerEvent): void {
+    switch (event.name) {
+      case 'snapshot':
+        this._restart(event.data.batches);
+        this._engines = event.data.engines;
+        break;
+      case 'batch':
+        // The first page has said how many there are; a new one makes one more.
+        this._total += this._total > 0 && !this._byId.has(event.data.batch.id) ? 1 : 0;
+        this._keep(event.data, 'newest');
+        break;
+      case 'engine':
+        this._keepEngine(event.data);
+        break;
+      case 'engine_gone':
+        this._engines = this._engines.filter(engine => engine.id !== event.data.id);
+        break;
+    }
+    this._changed.emit();
+  }
+
+  /** Take a page of older batches. */
+  addPage(page: IBatchPage): void {
+    // What events have told of a batch is newer than a page that was asked for before.
+    const unknown = page.data.filter(view => !this._byId.has(view.batch.id));
+    unknown.forEach(view => this._keep(view, 'oldest'));
+    this._hasMore = page.has_more;
+    this._total = page.total;
+    const last = page.data.at(-1);
+    this._cursor = last === undefined ? this._cursor : last.batch.id;
+    this._changed.emit();
+  }
+
+  /** The batch after which the next page of older ones begins; null for the first page. */
+  get cursor(): string | null {
+    return this._cursor;
+  }
+
+  /** Begin with the first page again: the batch after which the next one begins has been deleted. */
+  forgetCursor(): void {
+    this._cursor = null;
+  }
+
+  private _restart(views: IBatchView[]): void {
+    const told = new Set(views.map(view => view.batch.id));
+    // What has not ended and is not told has gone or will be told by a page; what has ended never changes.
+    this._batches = this._batches.filter(view => told.has(view.batch.id) || hasEnded(view.batch));
+    this._byId = new Map(this._batches.map(view => [view.batch.id, view]));
+    this._hasMore = this._cursor === null || this._hasMore;
+    this._isKnown = true;
+    [...views].reverse().forEach(view => this._keep(view, 'newest'));
+  }
+
+  private _keep(view: IBatchView, place: 'newest' | 'oldest'): void {
+    const { id, created_at } = view.batch;
+    const known = this._byId.has(id);
+    this._byId.set(id, view);
+    this._see(view.batch);
+    if (known) {
+      this._batches[this._batches.findIndex(other => other.batch.id === id)] = view;
+      return;
+    }
+    // Of the batches of one second the server's order holds.
+    const isBefore = (other: IBatchView): boolean =>
+      place === 'newest'
+        ? other.batch.created_at > created_at
+        : other.batch.created_at >= created_at;
+    let [low, high] = [0, this._batches.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      const other = this._batches[middle];
+      [low, high] = other !== undefined && isBefore(other) ? [middle + 1, high] : [low, middle];
+    }
+    this._batches.splice(low, 0, view);
+  }
+
+  private _see(batch: IBatch): void {
+    if (hasEnded(batch)) {
+      this._rates.delete(batch.id);
+      return;
+    }
+    const rate = this._rates.get(batch.id) ?? new Rate();
+    rate.see(batch, this._now());
+    this._rates.set(batch.id, rate);
+  }
+
+  private _keepEngine(engine: IEngine): void {
+    const known = this._engines.some(other => other.id === engine.id);
+    this._engines = known
+      ? this._engines.map(other => (other.id === engine.id ? engine : other))
+      : [...this._engines, engine];
+  }
+
+  private _batches: IBatchView[] = [];
+  private _byId = new Map<string, IBatchView>();
+  private _changed = new Signal<this, void>(this);
+  private _connection: Connection = { kind: 'still' };
+  private _cursor: string | null = null;
+  private _engines: IEngine[] = [];
+  private _hasMore = true;
+  private _isKnown = false;
+  private _now: () => number;
+  private _rates = new Map<string, Rate>();
+  private _selected: string | null = null;
+  private _total = 0;
+}

@@ -1,0 +1,62 @@
+/**
+ * How fast a batch advances and when it will be done, from what was seen of it.
+ */
+
+import type { IBatch } from './types';
+
+const WINDOW_SECONDS = 60;
+
+/** Requests that have ended, one way or the other. */
+export function ended(batch: IBatch): number {
+  const counts = batch.request_counts;
+  return counts === null ? 0 : counts.completed + counts.failed;
+}
+
+/**
+ * What was seen of one batch within the last minute.
+ */
+export class Rate {
+  /** Take note of what is seen now; `seconds` is any clock's. */
+  see(batch: IBatch, seconds: number): void {
+    const last = this._seen.at(-1);
+    // A look from before a recovery may have counted requests that run again.
+    if (last !== undefined && ended(batch) < last.ended) {
+      this._seen = [];
+    }
+    this._seen.push({ seconds, ended: ended(batch) });
+    while (
+      this._seen.length > 2 &&
+      (this._seen[1]?.seconds ?? seconds) < seconds - WINDOW_SECONDS
+    ) {
+      this._seen.shift();
+    }
+  }
+
+  /** Requests by the second; null where that cannot be told yet. */
+  get requestsPerSecond(): number | null {
+    const first = this._seen[0];
+    const last = this._seen.at(-1);
+    if (first === undefined || last === undefined || last.seconds <= first.seconds) {
+      return null;
+    }
+    return (last.ended - first.ended) / (last.seconds - first.seconds);
+  }
+
+  /** How long the requests that are left take at this rate, from `now` on; null where that cannot be told. */
+  secondsLeft(batch: IBatch, now: number): number | null {
+    const rate = this.requestsPerSecond;
+    const last = this._seen.at(-1);
+    if (
+      batch.status !== 'in_progress' ||
+      batch.request_counts === null ||
+      !rate ||
+      last === undefined
+    ) {
+      return null;
+    }
+    const left = (batch.request_counts.total - ended(batch)) / rate;
+    return Math.max(0, left - (now - last.seconds));
+  }
+
+  private _seen: { seconds: number; ended: number }[] = [];
+}

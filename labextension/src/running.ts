@@ -1,0 +1,70 @@
+/**
+ * The batches that have not ended, in JupyterLab's list of what runs.
+ */
+
+import type { IRunningSessions } from '@jupyterlab/running';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { stopIcon } from '@jupyterlab/ui-components';
+import { Signal } from '@lumino/signaling';
+
+import { orSay } from './actions';
+import { count, shortId } from './format';
+import { batchesIcon } from './icon';
+import type { BatchesModel } from './model';
+import { isCancellable } from './model';
+import type { VBatchClient } from './request';
+import { statusName } from './statusText';
+import type { IBatchView } from './types';
+
+/** Give what the list of what runs asks for. */
+export function runningBatches(
+  model: BatchesModel,
+  client: VBatchClient,
+  open: (id: string) => void,
+  look: () => void,
+  trans: TranslationBundle
+): IRunningSessions.IManager {
+  const changed = new Signal<BatchesModel, void>(model);
+  // The list is drawn anew at each change: only those of what it shows are told.
+  let shown = '';
+  model.changed.connect(() => {
+    const now = JSON.stringify(model.unfinished.map(view => itemText(view, trans)));
+    if (now !== shown) {
+      shown = now;
+      changed.emit();
+    }
+  });
+  const cancel = (view: IBatchView): void => {
+    if (isCancellable(view.batch)) {
+      void orSay(() => client.cancel(view.batch.id));
+    }
+  };
+  return {
+    name: trans.__('Batches'),
+    running: () =>
+      model.unfinished.map(view => ({
+        icon: () => batchesIcon,
+        label: () => itemText(view, trans),
+        labelTitle: () => view.batch.id,
+        open: () => open(view.batch.id),
+        shutdown: () => cancel(view)
+      })),
+    refreshRunning: look,
+    runningChanged: changed,
+    shutdownAll: () => model.unfinished.forEach(cancel),
+    shutdownLabel: trans.__('Cancel'),
+    shutdownAllLabel: trans.__('Cancel all'),
+    shutdownAllConfirmationText: trans.__('Cancel all batches? Finished answers are kept.'),
+    shutdownItemIcon: stopIcon
+  };
+}
+
+function itemText(view: IBatchView, trans: TranslationBundle): string {
+  const { batch } = view;
+  const parts = [shortId(batch.id), statusName(batch.status, trans)];
+  const counts = batch.request_counts;
+  if (counts !== null && counts.total > 0) {
+    parts.push(`${count(counts.completed + counts.failed)}/${count(counts.total)}`);
+  }
+  return parts.join(' · ');
+}

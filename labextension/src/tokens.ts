@@ -1,0 +1,26 @@
+/**
+ * What the plugins share.
+ */
+
+import { Token } from '@lumino/coreutils';
+
+import type { Feed } from './feed';
+import type { BatchesModel } from './model';
+import type { VBatchClient } from './request';
+import type { LinesTable } from './table';
+import type { FileKind } from './cells';
+import type { LineSource } from './lines';
+
+/** Batches and engines, and the server that tells of them. */
+export interface IBatches {
+  model: BatchesModel;
+  feed: Feed;
+  client: VBatchClient;
+  /** Make a table of JSON lines. */
+  table: (source: LineSource, kind: FileKind | null) => LinesTable;
+}
+
+export const IBatches = new Token<IBatches>(
+  'vbatch-jupyter:IBatches',
+  'Batches and engines, and the server that tells of them.'
+);

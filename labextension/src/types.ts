@@ -1,0 +1,143 @@
+/**
+ * What the server says, in its own words: OpenAI's objects, and what is shown beside them.
+ */
+
+/** OpenAI's statuses of a batch. */
+export type Status =
+  | 'validating'
+  | 'failed'
+  | 'in_progress'
+  | 'finalizing'
+  | 'completed'
+  | 'expired'
+  | 'cancelling'
+  | 'cancelled';
+
+/** How many requests a batch has, and how many have ended which way. */
+export interface IRequestCounts {
+  total: number;
+  completed: number;
+  failed: number;
+}
+
+/** One reason why an input file did not validate. */
+export interface IBatchError {
+  code: string | null;
+  message: string | null;
+  param: string | null;
+  line: number | null;
+}
+
+/** OpenAI's batch, as far as it is shown. */
+export interface IBatch {
+  id: string;
+  endpoint: string;
+  status: Status;
+  model?: string | null;
+  input_file_id: string;
+  output_file_id: string | null;
+  error_file_id: string | null;
+  created_at: number;
+  in_progress_at: number | null;
+  completed_at: number | null;
+  failed_at: number | null;
+  expired_at: number | null;
+  cancelled_at: number | null;
+  request_counts: IRequestCounts | null;
+  errors: { data: IBatchError[] | null } | null;
+  usage?: { input_tokens: number; output_tokens: number; total_tokens: number } | null;
+  metadata: Record<string, string> | null;
+}
+
+/** A batch as the server shows it. */
+export interface IBatchView {
+  batch: IBatch;
+  /** Why it is not advancing, in a sentence. */
+  waiting: string | null;
+  paused: boolean;
+  /** The notebook that made it. */
+  origin: string | null;
+}
+
+/** One moment of an engine, in vLLM's terms. */
+export interface IEngineStats {
+  running: number;
+  waiting: number;
+  kv_cache_usage: number;
+  prefix_cache_hit_rate: number;
+  prompt_tokens_per_second: number;
+  generation_tokens_per_second: number;
+}
+
+/** An engine of a kernel, or one that the server would start. */
+export interface IEngine {
+  id: string;
+  name: string | null;
+  models: string[];
+  state: 'unloaded' | 'loading' | 'ready' | 'dead';
+  kernel_id: string | null;
+  pid: number | null;
+  stats: IEngineStats | null;
+  note: string | null;
+}
+
+/** All that is shown at one moment. */
+export interface ISnapshot {
+  batches: IBatchView[];
+  engines: IEngine[];
+}
+
+/** What the server tells: everything first, and then each change. */
+export type ServerEvent =
+  | { name: 'snapshot'; data: ISnapshot }
+  | { name: 'batch'; data: IBatchView }
+  | { name: 'engine'; data: IEngine }
+  | { name: 'engine_gone'; data: { id: string } };
+
+/** A page of all batches. */
+export interface IBatchPage {
+  data: IBatchView[];
+  total: number;
+  has_more: boolean;
+}
+
+/** A line of a file: JSON, or text where it is none. */
+export interface ILine {
+  number: number;
+  json: unknown;
+  text: string | null;
+  truncated: boolean;
+}
+
+/** A page of a file's lines. */
+export interface ILinePage {
+  data: ILine[];
+  total: number;
+  has_more: boolean;
+}
+
+/** One thing that a batch service would refuse of a file, or not understand. */
+export interface IFinding {
+  severity: 'refused' | 'vllm_only' | 'ignored';
+  code: string;
+  message: string;
+  param: string | null;
+  line: number | null;
+  custom_id: string | null;
+}
+
+/** What a batch service would say to a file. */
+export interface ICheck {
+  target: string;
+  would_run: boolean;
+  findings: IFinding[];
+  left_out: number;
+  summary: string;
+}
+
+/** An uploaded file. */
+export interface IFile {
+  id: string;
+  bytes: number;
+  filename: string;
+}

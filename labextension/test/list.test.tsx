@@ -1,0 +1,98 @@
+import React, { act } from 'react';
+import { createRoot } from 'react-dom/client';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { CommandRegistry } from '@lumino/commands';
+
+import { BatchDetails } from '../src/details';
+import { BatchList } from '../src/list';
+import { BatchesModel } from '../src/model';
+import { batch, view } from './samples';
+
+const HOSTILE = '<img src=x onerror=alert(1)>';
+// Text is not translated, and its places are filled.
+const trans = {
+  __: (text: string, ...places: unknown[]) =>
+    text.replace(/%(\d)/g, (_, place) => String(places[Number(place) - 1]))
+} as unknown as TranslationBundle;
+
+Object.assign(globalThis, {
+  IS_REACT_ACT_ENVIRONMENT: true,
+  ResizeObserver: class {
+    observe = (): void => undefined;
+    disconnect = (): void => undefined;
+  }
+});
+
+function draw(element: React.ReactElement): HTMLElement {
+  const node = document.createElement('div');
+  act(() => createRoot(node).render(element));
+  return node;
+}
+
+function listOf(model: BatchesModel, loadMore: () => void = () => undefined): HTMLElement {
+  return draw(
+    <BatchList model={model} commands={new CommandRegistry()} trans={trans} loadMore={loadMore} />
+  );
+}
+
+test('of ten thousand batches only those are drawn that are seen', () => {
+  const model = new BatchesModel();
+  const batches = Array.from({ length: 10_000 }, (_, n) => view(`batch_${n}`, 20_000 - n));
+  model.apply({ name: 'snapshot', data: { batches, engines: [] } });
+  const options = listOf(model).querySelectorAll('[role=option]');
+  expect(options.length).toBeGreaterThan(5);
+  expect(options.length).toBeLessThan(40);
+  expect(options[1]?.getAttribute('aria-posinset')).toBe('2');
+  expect(options[1]?.getAttribute('aria-setsize')).toBe('10000');
+});
+
+test('older batches are asked for when the end is near, and not when there are none', () => {
+  let asked = 0;
+  const model = new BatchesModel();
+  listOf(model, () => (asked += 1));
+  expect(asked).toBe(0);
+  model.apply({ name: 'snapshot', data: { batches: [view('a', 1)], engines: [] } });
+  listOf(model, () => (asked += 1));
+  expect(asked).toBe(1);
+  model.addPage({ data: [], total: 1, has_more: false });
+  listOf(model, () => (asked += 1));
+  expect(asked).toBe(1);
+});
+
+test('names of models, notebooks and requests are text', () => {
+  const model = new BatchesModel();
+  const hostile = { ...view('a', 1), origin: HOSTILE, batch: batch('a', { model: HOSTILE }) };
+  model.apply({ name: 'snapshot', data: { batches: [hostile], engines: [] } });
+  const node = listOf(model);
+  expect(node.querySelectorAll('img')).toHaveLength(0);
+  expect(node.textContent).toContain(HOSTILE);
+});
+
+test('the errors of a batch that did not validate are listed with their lines', () => {
+  const errors = {
+    data: [
+      { code: 'invalid_json_line', message: HOSTILE, param: null, line: 1234 },
+      { code: 'empty_file', message: 'The file is empty.', param: null, line: null }
+    ]
+  };
+  const failed = {
+    ...view('a', 1),
+    batch: batch('a', { status: 'failed', errors, request_counts: null })
+  };
+  const node = draw(
+    <BatchDetails
+      view={failed}
+      secondsLeft={null}
+      requestsPerSecond={null}
+      commands={new CommandRegistry()}
+      onClose={() => undefined}
+      trans={trans}
+    />
+  );
+  const items = [...node.querySelectorAll('.vb-Errors li')].map(item => item.textContent);
+  expect(items).toEqual([
+    `line 1,234: invalid_json_line: ${HOSTILE}`,
+    'file: empty_file: The file is empty.'
+  ]);
+  expect(node.querySelectorAll('img')).toHaveLength(0);
+});
