@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -36,7 +37,12 @@ def vllm_server(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes
     command += ["--served-model-name", "tiny", "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "32"]
     command += ["--kv-cache-memory-bytes", "200M", "--host", "127.0.0.1", "--dtype", "float32"]
     command += ["--scheduling-policy", "priority"]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+    # By default every vLLM binds its worker to the first core, and two of them to the same.
+    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
+    ):
         try:
             yield process, port
         finally:

@@ -262,11 +262,15 @@ async def cancelled():
     body = json.dumps(dict(model="demo", messages=HELLO, max_tokens=900, ignore_eos=True)).encode()
     asking = current().engine.request("POST", "/v1/chat/completions", body, priority=priority)
     task = asyncio.ensure_future(asking)
-    await asyncio.sleep(1.5)
+    until = time.monotonic() + 30
+    while not current().engine.stats().kv_cache_usage and time.monotonic() < until:
+        await asyncio.sleep(0.05)
     before = current().engine.stats()
     task.cancel()
     await asyncio.wait([task])
-    await asyncio.sleep(1)
+    until = time.monotonic() + 30
+    while current().engine.stats().running and time.monotonic() < until:
+        await asyncio.sleep(0.05)
     after = current().engine.stats()
     return [before.running, before.kv_cache_usage > 0, after.running, after.kv_cache_usage, task.cancelled()]
 show(current()._thread.call(cancelled()))
