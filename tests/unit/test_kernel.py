@@ -25,6 +25,7 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     TemplateError,
 )
+from vbatch_jupyter.kernel import Kernel
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
@@ -285,6 +286,11 @@ def has_answers(record: BatchRecord) -> bool:
     return record.request_counts.completed > 0
 
 
+def hurry(kernel: Kernel) -> None:
+    assert isinstance(kernel.engine, EchoEngine)
+    kernel.engine.latency_seconds = 0
+
+
 def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
     kernel = open_kernel(tmp_path, latency_seconds=1.5)
     df = pd.DataFrame({"text": range(3000)})
@@ -305,7 +311,7 @@ def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
         kernel.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
     record = next(kernel.batches())
     assert record.status == "in_progress"
-    kernel.engine.latency_seconds = 0
+    hurry(kernel)
     assert kernel.attach(record.id).wait(30).request_counts.completed == 3000
     kernel.close()
 
@@ -330,7 +336,7 @@ def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone
     assert kernel.follow(batch, cancels=False) is batch
     assert f"{batch.id}: no longer followed; it goes on\n" in capsys.readouterr().out
     assert batch.status == "in_progress"
-    kernel.engine.latency_seconds = 0
+    hurry(kernel)
     assert batch.wait(10).request_counts.completed == 1
     kernel.close()
 

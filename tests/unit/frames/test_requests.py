@@ -241,6 +241,14 @@ def test_numbers_of_numpy_are_numbers_in_the_body_and_the_body_is_not_changed():
     assert body.keys() == before.keys()
 
 
+def test_a_whole_number_is_written_in_one_way_and_what_is_nested_as_it_came():
+    body = {"temperature": 0.0, "top_p": 0.5, "frequency_penalty": -1.0, "seed": 7, "tools": [{"minimum": 1.0}]}
+    (line,) = render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", body=body)
+    assert b'"temperature":0,"top_p":0.5,"frequency_penalty":-1,"seed":7,"tools":[{"minimum":1.0}]' in line
+    (line,) = render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", body={"top_k": 1e300})
+    assert b'"top_k":1e300' in line.replace(b"e+", b"e")
+
+
 def test_what_is_no_frame_is_told_how_to_become_one():
     with pytest.raises(FrameError, match=r'^A Series is no DataFrame; pass series\.to_frame\("review"\)\.$'):
         render_requests(pd.Series(["a"], name="review"), "{{ a }}", model="m")  # type: ignore[arg-type]
