@@ -10,6 +10,9 @@ batches are put back into the queue before a step until those of people have roo
 what was put back is computed again, and the next chat waits for that. What they have computed stays in the prefix cache
 as long as there is room, and their answers stay the same requests' answers.
 
+The step in which an interactive request begins is that of interactive requests alone: beside 256 others its first token
+would take as long as theirs. Never two such steps in a row, so that people in any number halve a batch's speed at most.
+
 This runs in the engine's own process.
 """
 
@@ -65,6 +68,9 @@ class InteractiveFirstScheduler(Scheduler):
     It has no methods but those that it overrides: vLLM's own, private ones included, may have any name.
     """
 
+    vbatch_alone = False
+    """Whether the last step was one of interactive requests alone."""
+
     def schedule(self, *arguments: Any, **options: Any) -> Any:
         """Plan one step."""
         waiting = list(itertools.takewhile(_is_interactive, self.waiting)) if self.waiting else []
@@ -73,6 +79,9 @@ class InteractiveFirstScheduler(Scheduler):
         self.max_num_active_reqs = min(self.max_num_running_reqs, batches + running + len(waiting))
         if waiting:
             _make_room(self, waiting)
+        self.vbatch_alone = not self.vbatch_alone and any(request.status in _READY for request in waiting)
+        if self.vbatch_alone:
+            _pass_over_batches(self, len(waiting))
         return super().schedule(*arguments, **options)
 
 
@@ -82,6 +91,15 @@ class AsyncInteractiveFirstScheduler(InteractiveFirstScheduler, AsyncScheduler):
 
 def _is_interactive(request: Request) -> bool:
     return bool(request.priority < BATCH_PRIORITY)
+
+
+def _pass_over_batches(scheduler: Scheduler, waiting: int) -> None:
+    """Have the next step go on with no request of a batch, and begin none."""
+    scheduler.max_num_active_reqs = min(scheduler.max_num_active_reqs, len(scheduler.running) + waiting)
+    for request in scheduler.running:
+        if not _is_interactive(request):
+            # As vLLM's scheduler for diffusion models does it: a step is counted before it looks.
+            request.next_decode_eligible_step = max(request.next_decode_eligible_step, scheduler.current_step + 2)
 
 
 def _make_room(scheduler: Scheduler, waiting: Sequence[Request]) -> None:
