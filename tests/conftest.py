@@ -55,10 +55,12 @@ def ten_loads(
     if not any("ten_loads" in item.name for item in request.session.items):
         yield None
         return
-    from tests.kernels import NotebookKernel
+    from tests.kernels import CORES, NotebookKernel
 
     tiny_model = request.getfixturevalue("tiny_model")
-    kernel = NotebookKernel(tmp_path_factory.mktemp("ten-loads") / "store")
+    kernel = NotebookKernel(
+        tmp_path_factory.mktemp("ten-loads") / "store", **{CORES: str(max(os.sched_getaffinity(0)))}
+    )
     kernel.run("import vbatch_jupyter as vb").checked()
     yield kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\nROOT = {str(Path(__file__).parents[1])!r}\n{TEN_LOADS}")
     kernel.close()

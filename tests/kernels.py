@@ -16,6 +16,9 @@ import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+CORES = "VLLM_CPU_OMP_THREADS_BIND"
+"""The variable that names the cores of an engine; without it all engines of a machine compute on the same."""
+
 BEGIN_BATCH = """
 import json, threading, time
 import pandas as pd
@@ -61,13 +64,20 @@ class Cell:
 class NotebookKernel:
     """One kernel of this interpreter, with a store of its own.
 
+    Parameters
+    ----------
+    store
+        The store's directory; the folder that it is in is the kernel's.
+    environment
+        Variables beside those of this process.
+
     Attributes
     ----------
     stray
         What has been printed under other cells than the one that was waited for.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, **environment: str) -> None:
         # A socket's path must be short, and without kernel folders python3 is this very interpreter.
         self._sockets = tempfile.TemporaryDirectory(prefix="vb")
         self.manager = KernelManager(
@@ -76,8 +86,8 @@ class NotebookKernel:
             ip=str(Path(self._sockets.name, "k")),
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         )
-        environment = {**os.environ, "VBATCH_STORE": str(store)}
-        self.manager.start_kernel(env=environment, cwd=str(store.parent))
+        variables = {**os.environ, "VBATCH_STORE": str(store), **environment}
+        self.manager.start_kernel(env=variables, cwd=str(store.parent))
         self.stray = ""
         self.connect()
 

@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
 
+from tests.kernels import CORES
 from vbatch_jupyter.engine.demo_model import demo_model_path
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +85,16 @@ def _read_table(text: str) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header).set_index(header[0])
 
 
-def run(name: str, folder: Path) -> Executed:
-    """Run one notebook in a folder and with a store of its own, where no Jupyter server runs."""
+def run(name: str, folder: Path, shares: SimpleQueue[str]) -> Executed:
+    """Run one notebook in a folder, with a store and cores of its own, where no Jupyter server runs."""
+    cores = shares.get()
+    try:
+        return _run(name, folder, cores)
+    finally:
+        shares.put(cores)
+
+
+def _run(name: str, folder: Path, cores: str) -> Executed:
     shutil.copy(ROOT / "notebooks" / name, folder)
     saved = folder / "saved.ipynb"
     words = [str(ROOT / "tools" / "run_notebook.py"), str(folder / name), "--save", str(saved)]
@@ -95,6 +105,7 @@ def run(name: str, folder: Path) -> Executed:
             env={
                 **os.environ,
                 "VBATCH_STORE": str(folder / "store"),
+                CORES: cores,
                 "JUPYTER_RUNTIME_DIR": runtime,
                 "JUPYTER_CONFIG_DIR": str(folder / "config"),
                 "IPYTHONDIR": str(folder / "ipython"),
@@ -119,8 +130,11 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     names = [call.params["shown"] for call in calls if call is not None and "shown" in call.params]
     # The longest first, so that no core waits for it at the end.
     names.sort(key=lambda name: -(ROOT / "notebooks" / name).read_text(encoding="utf-8").count("%vbatch load"))
+    shares: SimpleQueue[str] = SimpleQueue()
+    for share in range(AT_A_TIME):
+        shares.put(",".join(map(str, sorted(os.sched_getaffinity(0))[share::AT_A_TIME])))
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        yield {name: pool.submit(run, name, tmp_path_factory.mktemp(name.partition(".")[0])) for name in names}
+        yield {name: pool.submit(run, name, tmp_path_factory.mktemp(name.partition(".")[0]), shares) for name in names}
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ ASK_MANY = """%%vbatch many --fresh -o out --endpoint completions --max-tokens 4
 Two words for a {{ product }}:"""
 HEADER = ["", "product", "text", "response", "error"]
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_quick_start_is_run_cancelled_restarted_attached_and_built_on(server
 
 def run_the_quick_start(notebook: LabNotebook) -> None:
     notebook.run(EXTENSION)
-    expect(notebook.run(LOAD, timeout=180)).to_contain_text("demo: ready in")
+    expect(notebook.run(LOAD, timeout=400)).to_contain_text("demo: ready in")
     notebook.run(REVIEWS)
     notebook.note_bars().run(ASK)
     bars = notebook.noted_bars()
@@ -110,7 +110,7 @@ def restart_in_the_middle(notebook: LabNotebook, server: JupyterServer) -> int:
         notebook.restart()
         assert 0 < watcher.newest.request_counts.completed < SOME
         notebook.run(EXTENSION)
-        expect(notebook.run(LOAD, timeout=180)).to_contain_text(f"Resuming batch {watcher.newest.id}")
+        expect(notebook.run(LOAD, timeout=400)).to_contain_text(f"Resuming batch {watcher.newest.id}")
         notebook.start(attached)
         until(lambda: (counts := notebook.counts(attached)) and counts[0], notebook.page)
         assert watcher.newest.status == "in_progress"
