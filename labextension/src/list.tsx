@@ -162,17 +162,19 @@ function BatchRow(props: {
           {shortId(batch.id)}
         </span>
         <span className="vb-State">{statusName(batch.status, trans)}</span>
+      </div>
+      <CountsBar counts={counts} trans={trans} />
+      <div className="vb-Line">
+        <div className="vb-Small vb-Rest" title={waiting ?? origin ?? undefined}>
+          {counts !== null &&
+            counts.total > 0 &&
+            `${count(counts.completed + counts.failed)}/${count(counts.total)} · `}
+          {waiting ??
+            [batch.model, origin === null ? null : baseName(origin)].filter(Boolean).join(' · ')}
+        </div>
         <span className="vb-Left">
           {secondsLeft !== null && trans.__('%1 left', duration(secondsLeft))}
         </span>
-      </div>
-      <CountsBar counts={counts} trans={trans} />
-      <div className="vb-Small" title={waiting ?? origin ?? undefined}>
-        {counts !== null &&
-          counts.total > 0 &&
-          `${count(counts.completed + counts.failed)}/${count(counts.total)} · `}
-        {waiting ??
-          [batch.model, origin === null ? null : baseName(origin)].filter(Boolean).join(' · ')}
       </div>
     </div>
   );

@@ -30,6 +30,10 @@ export class Rate {
     ) {
       this._seen.shift();
     }
+    // A stand-still, such as the wait for an engine, says nothing of how fast it is when it goes on.
+    if (this._seen.every(one => one.ended === ended(batch))) {
+      this._seen = this._seen.slice(-1);
+    }
   }
 
   /** Requests by the second; null where that cannot be told yet. */

@@ -113,6 +113,25 @@ test('what time is left is told from what was seen in the last minute', () => {
   expect(later && model.secondsLeft(later.batch)).toBeCloseTo(9, 0);
 });
 
+test('the time that a batch has waited for an engine does not count', () => {
+  let now = 0;
+  const model = new BatchesModel(() => now);
+  for (const [at, completed] of [
+    [0, 0],
+    [40, 0],
+    [50, 100]
+  ] as const) {
+    now = at;
+    const counts = { total: 1000, completed, failed: 0 };
+    model.apply({
+      name: 'batch',
+      data: { ...view('a', 1), batch: batch('a', { request_counts: counts }) }
+    });
+  }
+  const a = model.find('a');
+  expect(a && model.secondsLeft(a.batch)).toBe(90);
+});
+
 test('counts that fall after a recovery make no negative rate', () => {
   let now = 0;
   const model = new BatchesModel(() => now);
