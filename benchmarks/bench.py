@@ -5,6 +5,9 @@ has medians, and the ratio of medians (ours over theirs, in requests per second)
 redrawn samples of the rounds lie in. It is written as JSON and as a picture, too. The engine's start is no part of the
 time.
 
+On CPUs leave VLLM_CPU_OMP_THREADS_BIND alone: by default vLLM keeps a core free for the front end, and without that its
+threads wait for each other wherever a front end works beside them.
+
 ``BENCH=a,b ROUNDS=5 python benchmarks/bench.py``; ``--scale 0.1`` makes all workloads smaller, to try it.
 """
 
