@@ -47,13 +47,16 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the requests that are left will take at this rate; None where that cannot be told."""
+        """How long what is left will take at the pace so far; None where that cannot be told."""
         if self.now.batch.status != "in_progress":
             return 0.0 if self.now.batch.status in TERMINAL_STATUSES else None
-        left, rate = self.now.batch.request_counts.left, self.requests_per_second
-        if not left:
+        counts = self.now.batch.request_counts
+        if not counts.left:
             return 0.0
-        return left / rate if rate else None
+        done, seconds = _done(self.now), self.now.time - self.before.time
+        if seconds <= 0 or _ended(counts) <= _ended(self.before.batch.request_counts):
+            return None
+        return (counts.total - done) * seconds / max(done - _done(self.before), 1.0)
 
     def line(self, *, with_engine: bool = False) -> str:
         """Say it in one line of text; the reason, where something is in the batch's way, comes last.
@@ -110,6 +113,12 @@ class Progress:
     def _time_left(self) -> str | None:
         seconds = self.seconds_left
         return f"{duration(seconds)} left" if seconds else None
+
+
+def _done(snapshot: Snapshot) -> float:
+    """Count a request that runs as half of one: at the first answer of a batch hundreds are nearly answered."""
+    counts, engine = snapshot.batch.request_counts, snapshot.engine
+    return _ended(counts) + min(engine.running if engine else 0, counts.left) / 2
 
 
 def _ended(counts: RequestCounts) -> int:

@@ -51,6 +51,13 @@ def test_without_generated_tokens_the_rate_is_in_requests():
     )
 
 
+def test_at_the_first_answer_those_that_are_nearly_answered_count_for_the_time_left():
+    now = look(5.0, 1, total=6_000, tokens_per_second=100.0)
+    assert now.engine is not None
+    running = dataclasses.replace(now, engine=dataclasses.replace(now.engine, running=256))
+    assert Progress(look(0.0, total=6_000), running).seconds_left == pytest.approx((6_000 - 129) * 5 / 129)
+
+
 @pytest.mark.parametrize(
     ("left", "text"),
     [
@@ -135,7 +142,7 @@ def test_what_the_engine_does_is_said_where_it_is_asked_for_and_before_the_reaso
     )
     progress = Progress(look(0.0), dataclasses.replace(now, engine=engine))
     assert progress.line(with_engine=True) == (
-        "batch_1a2b… in_progress 400/1,000 completed · 1,321 tokens/s · 15 s left · 8,150 prompt tokens/s · "
+        "batch_1a2b… in_progress 400/1,000 completed · 1,321 tokens/s · 9 s left · 8,150 prompt tokens/s · "
         "256 running, 1,012 waiting · KV cache usage 42% · prefix cache hit rate 65% · The disk is full."
     )
     assert "running" not in progress.line()
