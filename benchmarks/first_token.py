@@ -2,6 +2,7 @@
 
 Everything is real: a Jupyter server, a kernel with vLLM that it has started, the stock client. Chats start at random
 moments, as people do. The bar is the idle engine's p95 plus two steps of the engine, all measured in the same run.
+Beside it stand how long the batch's own first token took, and how long a look at the batch takes while it runs.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def figures_of(server: JupyterServer) -> dict[str, Any]:
     return dict(engine["stats"])
 
 
-def start_batch(client: openai.OpenAI, server: JupyterServer) -> str:
-    """Start a batch of 500 long answers, and wait until it has all slots."""
+def start_batch(client: openai.OpenAI, server: JupyterServer) -> tuple[str, float]:
+    """Start a batch of 500 long answers; give it, once it has all slots, and the seconds to its first token."""
     body = {"model": MODEL, "max_tokens": 900, "ignore_eos": True}
     lines = [
         {
@@ -75,20 +76,36 @@ def start_batch(client: openai.OpenAI, server: JupyterServer) -> str:
         for row in range(500)
     ]
     file = client.files.create(file=("in.jsonl", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
+    before, begun = figures_of(server)["generation_tokens"], time.perf_counter()
     batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    while figures_of(server)["generation_tokens"] == before:
+        time.sleep(0.01)
+    seconds = time.perf_counter() - begun
     while figures_of(server)["running"] < SLOTS:
         time.sleep(0.1)
-    return batch.id
+    return batch.id, seconds
+
+
+def looks(client: openai.OpenAI, batch: str, count: int) -> list[float]:
+    """Retrieve a batch again and again; give the seconds that each took."""
+    seconds = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        client.batches.retrieve(batch)
+        seconds.append(time.perf_counter() - begun)
+        time.sleep(0.02)
+    return seconds
 
 
 def measure(client: openai.OpenAI, server: JupyterServer, count: int) -> None:
     """Measure idle and busy, and print both."""
     chats(client, 5, pause=0)
     idle = chats(client, count, pause=0.5)
-    batch = start_batch(client, server)
+    batch, began = start_batch(client, server)
     before, begun = figures_of(server), time.monotonic()
     busy = chats(client, count, pause=1)
     after, seconds = figures_of(server), time.monotonic() - begun
+    seen = looks(client, batch, 300)
     client.batches.cancel(batch)
     # In each step each of the requests that run gets a token.
     step = seconds * SLOTS / (after["generation_tokens"] - before["generation_tokens"])
@@ -96,6 +113,9 @@ def measure(client: openai.OpenAI, server: JupyterServer, count: int) -> None:
     print(f"idle: p50 {statistics.median(idle):.3f} s, p95 {p95(idle):.3f} s")
     print(f"beside a batch of 500: p50 {statistics.median(busy):.3f} s, p95 {p95(busy):.3f} s; a step {step:.3f} s")
     print(f"p95 is {p95(busy) / bar:.2f} of the idle engine's plus two steps ({time.strftime('%Y-%m-%d')})")
+    print(f"the batch's first token came {began:.2f} s after its create")
+    p99 = statistics.quantiles(seen, n=100)[-1]
+    print(f"a look at the batch while it runs: p50 {1000 * statistics.median(seen):.1f} ms, p99 {1000 * p99:.1f} ms")
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def kernel(server, tiny_model) -> Iterator[ServersKernel]:
     kernel = ServersKernel(server)
     kernel.run(
         "import json, vbatch_jupyter as vb\nfrom vbatch_jupyter.kernel import current\n"
-        f"vb.load({str(tiny_model)!r}, served_model_name={MODEL!r}, max_model_len=1024)"
+        f"vb.load({str(tiny_model)!r}, served_model_name={MODEL!r}, max_model_len=8192)"
     )
     yield kernel
     kernel.close()
@@ -170,8 +170,9 @@ def test_streams_end_as_openais_do(kernel, client, server):
 def test_a_client_that_leaves_ends_the_engines_work(kernel, client, store):
     # Again and again: that a write fails, and that the connection has ended, may be seen in either order.
     for _ in range(8):
+        # Seconds of work, even where nothing else runs.
         stream = client.chat.completions.create(
-            model=MODEL, messages=HELLO, max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+            model=MODEL, messages=HELLO, max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
         )
         # The iterator is kept: openai closes the response when it is collected.
         events = iter(stream)
@@ -179,7 +180,7 @@ def test_a_client_that_leaves_ends_the_engines_work(kernel, client, store):
         before = wait_for(lambda: (now := stats(store))["running"] == 1 and now)
         stream.close()
         after = wait_for(lambda: (now := stats(store))["running"] == 0 and now)
-        assert after["generation_tokens"] - before["generation_tokens"] < 700
+        assert after["generation_tokens"] - before["generation_tokens"] < 4000
 
 
 def test_a_chat_waits_for_no_slot(kernel, client, store):
