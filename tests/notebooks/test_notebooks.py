@@ -118,8 +118,13 @@ def _run(name: str, folder: Path, cores: str) -> Executed:
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+    # ipykernel may be ended while it answers a message, and asyncio says so; nobody else may say anything.
+    assert not [line for line in done.stderr.splitlines() if not _is_of_ipykernels_end(line)], done.stderr
     return Executed(saved)
+
+
+def _is_of_ipykernels_end(line: str) -> bool:
+    return line == "Task was destroyed but it is pending!" or "coro=<Kernel.dispatch_control()" in line
 
 
 @pytest.fixture(scope="module")
