@@ -28,7 +28,7 @@ class JupyterServer:
     folder
         Where its store, configuration, log and notebooks are.
     application
-        ``"server"``, or ``"lab"`` for the same with JupyterLab at ``lab``.
+        ``"server"``, or the same with JupyterLab at ``lab`` or Notebook 7 at ``tree``.
     config
         Traits of the extension, such as ``{"tend_seconds": 0.1}``.
     server_config
@@ -48,7 +48,7 @@ class JupyterServer:
         self,
         folder: Path,
         *,
-        application: Literal["server", "lab"] = "server",
+        application: Literal["server", "lab", "notebook"] = "server",
         config: Mapping[str, Any] | None = None,
         server_config: Mapping[str, Mapping[str, Any]] | None = None,
         base_url: str = "/user/ann/",

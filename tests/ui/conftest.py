@@ -44,7 +44,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     page.set_default_timeout(60_000)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     yield page
-    page.screenshot(path=SCREENSHOTS / f"{request.node.name}.png")
+    page.screenshot(path=SCREENSHOTS / f"{request.node.name.replace('/', '-')}.png")
     page.close()
 
 
