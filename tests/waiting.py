@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+def wait_for(
+    condition: Callable[[], Any], seconds: float, *, pause: Callable[[], object] = lambda: time.sleep(0.02)
+) -> Any:
     """Wait until a condition holds, and give what it gave; fail where it does not in time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := condition():
             return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
+        pause()
+    raise AssertionError(f"not so within {seconds} s: {condition}")

@@ -17,6 +17,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.batches import open_store
 from tests.servers import JupyterServer
+from tests.waiting import wait_for
 from vbatch_jupyter.protocol.batch import BatchRecord
 
 # An engine that says back what it is told: each request takes its time, and one that asks for it is refused in its own
@@ -245,13 +246,8 @@ def _numbers(label: str) -> list[int]:
 
 def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 60) -> Any:
     """Wait until something is so; give what it was found to be."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if found := is_so():
-            return found
-        # Not time.sleep: the page's events come only while its own wait runs.
-        page.wait_for_timeout(50)
-    raise AssertionError(f"not so within {timeout} s: {is_so}")
+    # Not time.sleep: the page's events come only while its own wait runs.
+    return wait_for(is_so, timeout, pause=lambda: page.wait_for_timeout(50))
 
 
 def end_kernels(server: JupyterServer) -> None:
