@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -68,39 +69,35 @@ class RoundRobin:
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = itertools.cycle(ports)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._listening: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+        # asyncio.run ends with every task cancelled and waited for, so that no connection outlives its loop.
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
         self._thread.start()
-        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._join, "127.0.0.1", 0), self._loop)
-        self._server = starting.result()
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._loop, self._closed, self.port = self._listening.result()
+
+    async def _serve(self) -> None:
+        closed = asyncio.Event()
+        server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self._listening.set_result((asyncio.get_running_loop(), closed, server.sockets[0].getsockname()[1]))
+        await closed.wait()
+        server.close()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with contextlib.closing(writer), contextlib.suppress(OSError):
             there, back = await asyncio.open_connection("127.0.0.1", next(self._ports))
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+            with contextlib.closing(back):
+                await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
 
     def close(self) -> None:
-        async def end() -> None:
-            self._server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closed.set)
         self._thread.join()
-        self._loop.close()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.closing(writer), contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-    writer.close()
 
 
 def answered(port: int) -> float:

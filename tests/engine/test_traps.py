@@ -31,11 +31,12 @@ def show(value):
 """
 
 END_THE_ENGINE = """
-import os, psutil, signal
+import contextlib, psutil, signal
 for child in psutil.Process().children(recursive=True):
-    name = " ".join(child.cmdline())
-    if "EngineCore" in name or HOW == "SIGKILL" and "resource_tracker" not in name:
-        os.kill(child.pid, getattr(signal, HOW))
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end when another of them does
+        name = " ".join(child.cmdline())
+        if "EngineCore" in name or HOW == "SIGKILL" and "resource_tracker" not in name:
+            child.send_signal(getattr(signal, HOW))
 """
 
 
