@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.kernels import NotebookKernel
+
+# A shell has its jobs in the background ignore SIGINT, and they hand that down, to kernels that are interrupted too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for variable in ("BATCH_BASE_URL", "BATCH_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
