@@ -21,6 +21,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.disk import NewFile
 from vbatch_jupyter.store.files import Files
 
@@ -40,12 +41,13 @@ class Answers:
     ----------
     directory
         One file for each output file, under the same name.
-    files
+    batches, files
         The store's.
     """
 
-    def __init__(self, directory: Path, *, files: Files) -> None:
+    def __init__(self, directory: Path, *, batches: Batches, files: Files) -> None:
         self._directory = directory
+        self._batches = batches
         self._files = files
 
     def keep(self, record: BatchRecord, index: LineIndex, output_offsets: array[int]) -> None:
@@ -127,8 +129,12 @@ class Answers:
     def sweep(self) -> list[str]:
         """Remove what is kept of files that are no longer there; give the names."""
         removed = []
-        for path in self._directory.iterdir():
-            if not self._files.path(path.name.partition(".")[0]).exists():
+        kept = list(self._directory.iterdir())
+        # What is kept of a batch that is about to end is there before its output file, and a batch's directory longer.
+        ending = {result_file_id(path.name, "output") for path in self._batches.directory.iterdir()}
+        for path in kept:
+            file_id = path.name.partition(".")[0]
+            if file_id not in ending and not self._files.path(file_id).exists():
                 path.unlink(missing_ok=True)
                 removed.append(path.name)
         return removed

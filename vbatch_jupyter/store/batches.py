@@ -284,8 +284,10 @@ class Batches:
 
     def orphans(self) -> builtins.list[Path]:
         """Give the directories of batches that have ended, or that the database does not know."""
+        # The directories first: a batch that is made and taken between the two looks has its row before its directory.
+        found = sorted(self.directory.iterdir())
         unfinished = {record.id for record in self.unfinished()}
-        return sorted(path for path in self.directory.iterdir() if path.name not in unfinished)
+        return [path for path in found if path.name not in unfinished]
 
     def sweep(self) -> builtins.list[str]:
         """Remove what kills left of batches that have ended, and ended batches that were to be kept for a time.

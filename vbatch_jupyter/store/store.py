@@ -114,7 +114,7 @@ class Store:
         self.batches = Batches(
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
-        self.answers = Answers(self.path / "answers", files=self.files)
+        self.answers = Answers(self.path / "answers", batches=self.batches, files=self.files)
         self.timings = Timings(self.path / "timings", batches=self.batches, files=self.files)
         self.engines = Engines(self.path / "engines", database=self.database, clock=self._now)
         self.space.keep_reserve()

@@ -8,6 +8,7 @@ from tests.batches import begin, content, group, make_batch, open_store
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.store import lease as store_lease
 
 HOUR = 3600
 BEGAN = 1_700_000_000
@@ -47,6 +48,44 @@ def test_a_batch_and_its_output_go_when_their_time_has_passed_and_others_stay(st
     assert not is_there(store.files.get, ended.output_file_id)
     assert [record.id for record in store.batches.list().data] == [other.id]
     assert len(content(store, other.output_file_id).splitlines()) == 2
+
+
+def test_a_batch_that_is_begun_while_the_sweep_looks_round_keeps_its_directory(store, monkeypatch):
+    begun = []
+    look = store.batches.unfinished
+
+    def look_and_begin():
+        records = look()
+        begun.append(begin(store, 2))
+        return records
+
+    monkeypatch.setattr(store.batches, "unfinished", look_and_begin)
+    assert store.sweep() == []
+    (lease,) = begun
+    with lease:
+        lease.append(group(lease.id, range(2)))
+        assert lifecycle.finish(store, lease).status == "completed"
+
+
+def test_what_is_kept_of_answers_stays_while_their_batch_is_about_to_end(store, monkeypatch):
+    publish = store_lease.Lease.publish
+    swept = []
+
+    def sweep_and_publish(lease, *arguments, **keywords):
+        swept.extend(store.sweep())
+        return publish(lease, *arguments, **keywords)
+
+    monkeypatch.setattr(store_lease.Lease, "publish", sweep_and_publish)
+    with begin(store, 2) as lease:
+        lease.update(answers_key="an engine")
+        lease.append(group(lease.id, range(2)))
+        ended = lifecycle.finish(store, lease)
+    assert swept == []
+    kept = store.path / "answers" / ended.output_file_id
+    assert kept.exists()
+    store.files.delete(ended.output_file_id)
+    assert store.sweep() == [ended.output_file_id, ended.id]
+    assert not kept.exists()
 
 
 def test_a_running_batch_and_the_expired_file_that_it_reads_stay_until_it_has_ended(store, clock):
