@@ -76,6 +76,7 @@ class Feed:
         self._window = window
         self._collector = Collector(lease, latest)
         self._in_flight: dict[asyncio.Task[None], int] = {}
+        self._one_finished = asyncio.Event()
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._failure: BaseException | None = None
         self.suspects = array("I")
@@ -120,8 +121,10 @@ class Feed:
             if not await self._start(position, descriptor):
                 return
         while self._in_flight or self._apart:
+            self._one_finished.clear()
             if not self._apart:
-                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+                # asyncio.wait would look at all that run each time that one of them ends.
+                await self._one_finished.wait()
             elif not await self._start(self._apart.pop(), descriptor):
                 return
 
@@ -143,6 +146,7 @@ class Feed:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         position = self._in_flight.pop(task)
+        self._one_finished.set()
         self._window.release()
         if task.cancelled() or (error := task.exception()) is None:
             return
