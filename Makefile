@@ -17,8 +17,8 @@ help:
 	@echo "make panel   set up, build the JupyterLab panel"
 	@echo "make test    set up, run every test"
 	@echo "make lint    set up, run ruff, mypy and import-linter, and tsc, eslint and prettier on the panel"
-	@echo "make bench   set up, compare vb.run with LLM.chat and run-batch; BENCH=a,b picks workloads, ROUNDS=5 how often"
-	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, one-token chats, a chat beside a batch, a busy cell"
+	@echo "make bench   set up, compare with LLM.chat, run-batch, a loop of AsyncOpenAI and llama.cpp; BENCH=a,b picks workloads"
+	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, a chat beside a batch, a busy cell"
 	@echo "make wheel   set up, build dist/*.whl"
 	@echo "make clean   remove $(VENV), dist and caches"
 
@@ -63,7 +63,6 @@ bench: $(READY)
 figures: $(READY)
 	@$(BIN)/python benchmarks/planning.py
 	@$(BIN)/python benchmarks/scale.py
-	@$(BIN)/python benchmarks/chat.py
 	@$(BIN)/python benchmarks/first_token.py
 	@$(BIN)/python benchmarks/busy_cell.py
 

@@ -97,8 +97,9 @@ def _table(rows: int) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _rendered(table: pd.DataFrame, **options: bool) -> list[str]:
-    lines = render_requests(table, "{{ row | tojson }}", endpoint="completions", model="m", **options)
+def _rendered(table: pd.DataFrame, *, reorder_fields: bool = False) -> list[str]:
+    template = "{{ row | tojson }}"
+    lines = render_requests(table, template, endpoint="completions", model="m", reorder_fields=reorder_fields)
     return [json.loads(line)["body"]["prompt"] for line in lines]
 
 

@@ -1,138 +1,138 @@
-"""One side of one round of `bench.py`, in a process of its own: ``python sides.py SIDE TASK.json``.
+"""The sides of `bench.py`, each in a process of its own: ``python sides.py SIDE ENGINE REPLY_TO``.
 
-The task has prompts, max_tokens, the model's folder and the engine's flags. The last line of the output is a JSON
-object: seconds from the first request to the last answer in hand, seconds that the engine took to start, and tokens.
+Each gives for each round the seconds from the first request to the last answer in hand, and tokens.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WARM_UP = 16
-Figures = dict[str, float]
+from rounds import Engine, Rounds, of_usages
+from serving import async_openai, http_batch, llama_cpp
+from workloads import CHAT, HTTP, LLAMA, LOOP, OURS, RUN_BATCH, RUN_BATCH_DEFAULTS, Request, as_lines
 
 
-def ours(task: dict[str, Any]) -> Figures:
-    """Run the prompts through `vb.run`."""
+def vb_run(engine: Engine, rounds: Rounds) -> None:
+    """Run a frame through `vb.run`; where requests differ in more than the prompt, their file, as ``%vbatch run``."""
     import pandas as pd
 
     import vbatch_jupyter as vb
     from vbatch_jupyter.kernel import current
 
-    begun = time.perf_counter()
-    vb.load(task["model"], **_keywords(task["flags"]))
-    started = time.perf_counter()
-    body = {"max_tokens": task["max_tokens"], "temperature": 0, "ignore_eos": True}
-    vb.run(pd.DataFrame({"n": range(WARM_UP)}), "Warm up {{ n }}.", max_tokens=1)
-    df = pd.DataFrame({"prompt": task["prompts"]})
-    ready = time.perf_counter()
-    out = vb.run(df, "{{ prompt }}", **body)
-    seconds = time.perf_counter() - ready
-    assert out["error"].isna().all()
-    full = current().attach(next(current().batches()).id).results(full=True)
-    asked = full[~full["reused"].astype(bool)]
+    def ask(requests: list[Request]) -> Any:
+        if len({request.max_tokens for request in requests}) > 1:
+            path = Path(engine.place, "in.jsonl")
+            path.write_text(as_lines(requests, engine.folder))
+            return current().follow(current().submit_file(path)).results()
+        df = pd.DataFrame({"prompt": [request.prompt for request in requests]})
+        endpoint = "chat" if requests[0].max_tokens else "embeddings"
+        return vb.run(df, "{{ prompt }}", endpoint=endpoint, **requests[0].sampling())
+
+    vb.load(engine.folder, **engine.keywords())
+    for requests in rounds:
+        begun = time.perf_counter()
+        out = ask(requests)
+        seconds = time.perf_counter() - begun
+        assert out["error"].isna().all()
+        full = current().attach(next(current().batches()).id).results(full=True)
+        asked = full[~full["reused"].astype(bool)]
+        rounds.reply(
+            {
+                "seconds": seconds,
+                "cached_tokens": float(asked["cached_tokens"].fillna(0).sum()),
+                "prompt_tokens": float(full["prompt_tokens"].sum()),
+                "output_tokens": float(full["completion_tokens"].fillna(0).sum()),
+            }
+        )
     vb.unload()
-    return {
-        "seconds": seconds,
-        "startup_seconds": started - begun,
-        "cached_tokens": float(asked["cached_tokens"].fillna(0).sum()),
-        "prompt_tokens": float(full["prompt_tokens"].sum()),
-        "output_tokens": float(full["completion_tokens"].sum()),
-    }
 
 
-def llm_chat(task: dict[str, Any]) -> Figures:
-    """Run the prompts through vLLM's `LLM.chat`."""
+def llm_chat(engine: Engine, rounds: Rounds) -> None:
+    """Run the prompts through vLLM's `LLM.chat`, or `LLM.embed`."""
     from vllm import LLM, SamplingParams
 
-    def chats(prompts: list[str]) -> list[Any]:
-        return [[{"role": "user", "content": prompt}] for prompt in prompts]
+    llm = LLM(**{**engine.keywords(), "model": engine.folder})
 
-    begun = time.perf_counter()
-    llm = LLM(**{**_keywords(task["flags"]), "model": task["model"]})
-    started = time.perf_counter()
-    llm.chat(chats([f"Warm up {n}." for n in range(WARM_UP)]), SamplingParams(max_tokens=1), use_tqdm=False)
-    params = SamplingParams(max_tokens=task["max_tokens"], temperature=0, ignore_eos=True)
-    ready = time.perf_counter()
-    outputs = llm.chat(chats(task["prompts"]), params, use_tqdm=False)
-    seconds = time.perf_counter() - ready
-    return {
-        "seconds": seconds,
-        "startup_seconds": started - begun,
-        "cached_tokens": float(sum(output.num_cached_tokens or 0 for output in outputs)),
-        "prompt_tokens": float(sum(len(output.prompt_token_ids) for output in outputs)),
-        "output_tokens": float(sum(len(output.outputs[0].token_ids) for output in outputs)),
-    }
+    def ask(requests: list[Request]) -> list[Any]:
+        if not requests[0].max_tokens:
+            return list(llm.embed([request.prompt for request in requests], use_tqdm=False))
+        chats: list[Any] = [[{"role": "user", "content": request.prompt}] for request in requests]
+        params = [SamplingParams(**request.sampling()) for request in requests]
+        return list(llm.chat(chats, params, use_tqdm=False))
+
+    def generated(output: Any) -> int:
+        return len(output.outputs[0].token_ids) if isinstance(output.outputs, list) else 0
+
+    for requests in rounds:
+        begun = time.perf_counter()
+        outputs = ask(requests)
+        seconds = time.perf_counter() - begun
+        rounds.reply(
+            {
+                "seconds": seconds,
+                "cached_tokens": float(sum(output.num_cached_tokens or 0 for output in outputs)),
+                "prompt_tokens": float(sum(len(output.prompt_token_ids) for output in outputs)),
+                "output_tokens": float(sum(map(generated, outputs))),
+            }
+        )
 
 
-def run_batch(task: dict[str, Any]) -> Figures:
-    """Run the prompts through vLLM's own batch runner, from the file that it reads to the file that it writes."""
+def run_batch(engine: Engine, rounds: Rounds) -> None:
+    """Run the file through vLLM's own batch runner: from the file that it reads to the file that it writes."""
     from vllm.entrypoints.launchers import run_batch as launcher
 
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder, "in.jsonl"), Path(folder, "out.jsonl")
-        body = {"model": task["model"], "max_tokens": task["max_tokens"], "temperature": 0, "ignore_eos": True}
-        with asked.open("w") as lines:
-            for number, prompt in enumerate(task["prompts"]):
-                whole = {**body, "messages": [{"role": "user", "content": prompt}]}
-                request = {"custom_id": f"row-{number}", "method": "POST", "url": "/v1/chat/completions", "body": whole}
-                lines.write(json.dumps(request) + "\n")
-        sys.argv = ["run_batch", "-i", str(asked), "-o", str(answered), "--model", task["model"]]
-        sys.argv += ["--enable-prompt-tokens-details", *task["flags"]]
-        moments: list[float] = []
-        run = launcher.run_batch
+    asked, answered = Path(engine.place, "in.jsonl"), Path(engine.place, "out.jsonl")
+    build, run = launcher.build_endpoint_registry, launcher.run_batch
+    built: list[Any] = []
 
-        async def timed(*arguments: Any) -> None:
-            moments.append(time.perf_counter())
-            await run(*arguments)
-            moments.append(time.perf_counter())
+    async def build_once(**arguments: Any) -> Any:
+        # It belongs to the start: the program runs one file, and makes it for that.
+        if not built:
+            built.append(await build(**arguments))
+        return built[0]
 
-        launcher.run_batch = timed
+    async def ask(client: Any, args: Any, requests: list[Request]) -> float:
+        await asyncio.to_thread(asked.write_text, as_lines(requests, engine.folder))
         begun = time.perf_counter()
-        asyncio.run(launcher.main(launcher.parse_args()))
-        answers = [json.loads(line)["response"]["body"]["usage"] for line in answered.read_text().splitlines()]
-    details = [usage["prompt_tokens_details"] or {} for usage in answers]
-    assert len(answers) == len(task["prompts"])
-    return {
-        "seconds": moments[1] - moments[0],
-        "startup_seconds": moments[0] - begun,
-        "cached_tokens": float(sum(known.get("cached_tokens") or 0 for known in details)),
-        "prompt_tokens": float(sum(usage["prompt_tokens"] for usage in answers)),
-        "output_tokens": float(sum(usage["completion_tokens"] for usage in answers)),
-    }
+        await run(client, args)
+        return time.perf_counter() - begun
+
+    async def run_rounds(client: Any, args: Any) -> None:
+        given = iter(rounds)
+        while (requests := await asyncio.to_thread(next, given, None)) is not None:
+            seconds = await ask(client, args, requests)
+            output = await asyncio.to_thread(answered.read_text)
+            answers = [json.loads(line)["response"]["body"] for line in output.splitlines()]
+            assert len(answers) == len(requests)
+            rounds.reply(of_usages(seconds, (answer["usage"] for answer in answers)))
+
+    launcher.build_endpoint_registry, launcher.run_batch = build_once, run_rounds
+    sys.argv = ["run_batch", "-i", str(asked), "-o", str(answered), "--model", engine.folder]
+    sys.argv += ["--enable-prompt-tokens-details", *engine.flags]
+    asyncio.run(launcher.main(launcher.parse_args()))
 
 
-SIDES: dict[str, Callable[[dict[str, Any]], Figures]] = {"vb.run": ours, "LLM.chat": llm_chat, "run-batch": run_batch}
-
-
-def _keywords(flags: list[str]) -> dict[str, Any]:
-    """Give flags as Python's keyword arguments: those that `bench.py` writes have a value, or are switches."""
-    given: dict[str, Any] = {}
-    for flag in flags:
-        if flag.startswith("--"):
-            name = flag.removeprefix("--").replace("-", "_")
-            given[name] = True
-        else:
-            given[name] = int(flag) if flag.isdecimal() else flag
-    return given
+SIDES: dict[str, Callable[[Engine, Rounds], None]] = {
+    OURS: vb_run,
+    HTTP: http_batch,
+    CHAT: llm_chat,
+    RUN_BATCH: run_batch,
+    RUN_BATCH_DEFAULTS: run_batch,
+    LOOP: async_openai,
+    LLAMA: llama_cpp,
+}
 
 
 def main() -> None:
-    """Run the side that is named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("side", choices=SIDES)
-    parser.add_argument("task", type=Path)
-    options = parser.parse_args()
-    figures = SIDES[options.side](json.loads(options.task.read_text()))
-    print("FIGURES " + json.dumps(figures), flush=True)
+    """Run the side that is named, as often as it is asked to."""
+    side, engine, reply_to = sys.argv[1:]
+    SIDES[side](Engine(**json.loads(engine)), Rounds(int(reply_to)))
 
 
 if __name__ == "__main__":
