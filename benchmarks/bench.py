@@ -29,11 +29,9 @@ from typing import Any
 
 import llama
 from report import HEADER, about, draw, rows_of, show, show_starts
-from rounds import Engine, Figures, Side
+from rounds import Engine, Figures, Side, in_turn
 from settings import flags_of, folder_of, ideal_cached
-from workloads import LLAMA, OURS, RUN_BATCH_DEFAULTS, WORKLOADS, Request, Setting, Workload
-
-WARM_UP = 16
+from workloads import LLAMA, OURS, RUN_BATCH_DEFAULTS, WORKLOADS, Setting, Workload
 
 
 @contextlib.contextmanager
@@ -51,23 +49,17 @@ def started(setting: Setting, names: list[str], place: Path) -> Iterator[dict[st
         yield sides
 
 
-def warm_up(side: Side, requests: list[Request]) -> None:
-    """Run a few requests of the workload's kind, of which nothing is kept."""
-    tokens = min(requests[0].max_tokens, 2)
-    side.run([Request(f"Warm up {number}.", tokens) for number in range(WARM_UP)])
-
-
 def measure(workload: Workload, sides: Mapping[str, Side], rounds: int) -> dict[str, list[Figures]]:
     """Run the sides of a workload in turn."""
     names = [OURS, *(name for name in workload.sides if name in sides)]
     found: dict[str, list[Figures]] = {name: [] for name in names}
     for turn in range(rounds):
         requests = workload.requests(turn)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in in_turn(names, turn):
             # llama.cpp's slots are full with a part of them too, and the rest would take minutes.
             given = requests[:: llama.ONE_OF] if name == LLAMA else requests
             if not turn:
-                warm_up(sides[name], requests)
+                sides[name].warm_up(requests)
             found[name].append({**sides[name].run(given), "requests": float(len(given))})
             seconds = found[name][-1]["seconds"]
             print(f"  {workload.title}, round {turn + 1}, {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
@@ -78,7 +70,9 @@ def run(options: argparse.Namespace, made: Path) -> list[dict[str, Any]]:
     """Run the workloads that are asked for, those of one setting together, and print their lines."""
     begun = time.monotonic()
     rows: list[dict[str, Any]] = []
-    asked = [make(options.scale) for name in options.workloads.split(",") for make in WORKLOADS[name]]
+    picked = options.workloads.split(",")
+    # In the order in which those of one setting stand together, whatever the order that they were asked for in.
+    asked = [make(options.scale) for name, makers in WORKLOADS.items() if name in picked for make in makers]
     for setting, group in itertools.groupby(asked, key=lambda workload: workload.setting):
         workloads = list(group)
         names = list(dict.fromkeys(name for each in workloads for name in each.sides))
@@ -108,6 +102,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=float(os.environ.get("SCALE", "1")))
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "build/bench")
     options = parser.parse_args()
+    if unknown := set(options.workloads.split(",")) - WORKLOADS.keys():
+        parser.error(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(sorted(WORKLOADS))}")
     options.out.mkdir(parents=True, exist_ok=True)
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory() as made:

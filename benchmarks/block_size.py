@@ -7,12 +7,12 @@ CPUs is 128, and its attention there takes multiples of 32.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
 import statistics
 import tempfile
 from pathlib import Path
 
-from rounds import Engine, Side
+from rounds import Engine, Side, in_turn
 from settings import flags_of, folder_of
 from workloads import OURS, WORKLOADS, Workload
 
@@ -23,21 +23,22 @@ def compare(workload: Workload, rounds: int, made: Path) -> None:
     """Run a workload with each size in turn, and print the medians."""
     folder = folder_of(workload.setting, made)
     flags = flags_of(workload.setting, folder, equal=True)
-    sides: dict[int, Side] = {}
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     cached: dict[int, float] = {}
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for size in SIZES:
+            place = Path(tempfile.mkdtemp(dir=made))
+            # The last of two equal flags counts.
+            engine = Engine(str(folder), [*flags, "--block-size", str(size)], str(place))
+            sides[size] = stack.enter_context(Side(OURS, engine))
+            sides[size].warm_up(workload.requests(0))
+        for turn in range(rounds):
+            for size in in_turn(SIZES, turn):
+                figures = sides[size].run(workload.requests(turn))
+                seconds[size].append(figures["seconds"])
+                cached[size] = figures["cached_tokens"] / figures["prompt_tokens"]
     for size in SIZES:
-        place = Path(tempfile.mkdtemp(dir=made))
-        # The last of two equal flags counts.
-        sides[size] = Side(OURS, Engine(str(folder), [*flags, "--block-size", str(size)], str(place)))
-        sides[size].run([dataclasses.replace(each, max_tokens=2) for each in workload.requests(rounds)[:16]])
-    for turn in range(rounds):
-        for size in SIZES[turn % len(SIZES) :] + SIZES[: turn % len(SIZES)]:
-            figures = sides[size].run(workload.requests(turn))
-            seconds[size].append(figures["seconds"])
-            cached[size] = figures["cached_tokens"] / figures["prompt_tokens"]
-    for size in SIZES:
-        sides[size].__exit__()
         middle = statistics.median(seconds[size])
         ratio = statistics.median(seconds[128]) / middle
         print(f"{workload.title:<42} {size:>4} {middle:>7.1f} s {ratio:>6.2f} {cached[size]:>7.1%}", flush=True)

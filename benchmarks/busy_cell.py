@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.kernels import BEGIN_BATCH, NotebookKernel  # noqa: E402 - of this checkout
+from tests.models import make_tiny_model  # noqa: E402 - of this checkout
 
 ROWS = 400
 PREPARE = f"""
@@ -59,8 +59,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=6)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model")
-        subprocess.run([sys.executable, str(ROOT / "tests/engine/tiny_model.py"), str(model)], check=True)
+        model = make_tiny_model(Path(folder, "model"))
         kernel = NotebookKernel(Path(folder, "store"))
         try:
             kernel.run("%load_ext vbatch_jupyter\nimport vbatch_jupyter as vb\n" + PREPARE).checked()

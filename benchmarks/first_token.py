@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.models import make_tiny_model  # noqa: E402 - of this checkout
 from tests.servers import JupyterServer  # noqa: E402 - of this checkout
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def main() -> None:
     parser.add_argument("--chats", type=int, default=60)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model")
-        subprocess.run([sys.executable, str(ROOT / "tests/engine/tiny_model.py"), str(model)], check=True)
+        model = make_tiny_model(Path(folder, "model"))
         config = {"models": {MODEL: f"{model} --max-model-len 1024 --max-num-seqs {SLOTS}"}, "load_wait_seconds": 300}
         with JupyterServer(Path(folder, "server"), config=config) as server, server.client(timeout=300) as client:
             measure(client, server, options.chats)

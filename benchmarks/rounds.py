@@ -13,14 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 from workloads import Request
 
+T = TypeVar("T")
 Figures = dict[str, float]
+_WARM_UP = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +44,18 @@ class Engine:
             else:
                 given[name] = int(word) if word.isdecimal() else word
         return given
+
+
+def in_turn(sides: Sequence[T], turn: int) -> list[T]:
+    """Give the order of a round, another one in each.
+
+    Examples
+    --------
+    >>> in_turn("abc", 0), in_turn("abc", 1)
+    (['a', 'b', 'c'], ['b', 'c', 'a'])
+    """
+    first = turn % len(sides)
+    return [*sides[first:], *sides[:first]]
 
 
 def of_usages(seconds: float, usages: Iterable[Mapping[str, Any]]) -> Figures:
@@ -121,6 +135,11 @@ class Side:
             ended.set()
             watch.join()
         return {**figures, "peak_mb": peak[0], "startup_seconds": self.startup_seconds}
+
+    def warm_up(self, like: list[Request]) -> None:
+        """Run a few requests of the kind of others, of which nothing is kept."""
+        tokens = min(like[0].max_tokens, 2)
+        self.run([Request(f"Warm up {number}.", tokens) for number in range(_WARM_UP)])
 
     def _answer(self) -> Figures:
         line = self._answers.readline()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -14,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import llama
 import openai
 from rounds import Engine, Rounds, of_usages
 from workloads import Request, as_lines
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.servers import JupyterServer, free_port, wait_until_up
+
 AT_ONCE = 256
 _SECONDS_TO_START = 600
 _POLL_SECONDS = 0.1
@@ -28,9 +29,6 @@ _POLL_SECONDS = 0.1
 
 def http_batch(engine: Engine, rounds: Rounds) -> None:
     """Send the file to a Jupyter server with the extension, wait for the batch, and fetch its output file."""
-    sys.path.insert(0, str(ROOT))
-    from tests.servers import JupyterServer
-
     config = {"models": {"bench": shlex.join([engine.folder, *engine.flags])}, "load_wait_seconds": _SECONDS_TO_START}
     place = Path(engine.place, "server")
     with JupyterServer(place, config=config) as server, server.client(timeout=_SECONDS_TO_START) as client:
@@ -38,7 +36,7 @@ def http_batch(engine: Engine, rounds: Rounds) -> None:
             http.post("vbatch/engines/bench/load", timeout=_SECONDS_TO_START).raise_for_status()
         for requests in rounds:
             lines = as_lines(requests, "bench")
-            endpoint: Any = json.loads(lines.partition("\n")[0])["url"]
+            endpoint: Any = requests[0].url
             begun = time.perf_counter()
             file = client.files.create(file=("in.jsonl", lines.encode()), purpose="batch")
             made = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
@@ -54,7 +52,7 @@ def http_batch(engine: Engine, rounds: Rounds) -> None:
 
 def async_openai(engine: Engine, rounds: Rounds) -> None:
     """Run the loop that people write today, against ``vllm serve``."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", engine.folder]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enable-prompt-tokens-details", *engine.flags]
     with _server(command, port):
@@ -63,29 +61,17 @@ def async_openai(engine: Engine, rounds: Rounds) -> None:
 
 def llama_cpp(_engine: Engine, rounds: Rounds) -> None:
     """Run the same loop against llama.cpp's server, built for this machine."""
-    port = _free_port()
+    port = free_port()
     with _server(llama.command(port), port):
         _loop(f"http://127.0.0.1:{port}/v1", "demo", rounds)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager
 def _server(command: list[str], port: int) -> Iterator[None]:
     with subprocess.Popen(command) as process:
         try:
-            until = time.monotonic() + _SECONDS_TO_START
-            while True:
-                assert process.poll() is None
-                assert time.monotonic() < until
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(f"http://127.0.0.1:{port}/health").status_code == httpx.codes.OK:
-                        break
-                time.sleep(0.2)
+            # What it prints is in this side's own log already.
+            wait_until_up(process, f"http://127.0.0.1:{port}/health", log=str, seconds=_SECONDS_TO_START)
             yield
         finally:
             process.terminate()

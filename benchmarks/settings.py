@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.models import make_tiny_model
 
 if TYPE_CHECKING:
     from workloads import Setting, Workload
@@ -30,10 +33,7 @@ def folder_of(setting: Setting, made: Path) -> Path:
     if setting.model == "demo-embeddings":
         return demo_embedding_model_path()
     folder = made / setting.model
-    if not folder.exists():
-        script = Path(__file__).parents[1] / "tests/engine/tiny_model.py"
-        subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
-    return folder
+    return folder if folder.exists() else make_tiny_model(folder)
 
 
 def flags_of(setting: Setting, folder: Path, *, equal: bool) -> list[str]:
@@ -63,8 +63,10 @@ def _kv_bytes(setting: Setting, folder: Path, dtype: str) -> int:
     return 2 * int(config["num_hidden_layers"]) * heads * size * setting.kv_tokens
 
 
-def ideal_cached(workload: Workload, folder: Path) -> float:
+def ideal_cached(workload: Workload, folder: Path) -> float | None:
     """Count the prompt tokens of a round that the best order finds in a prefix cache without bounds.
+
+    None where the size of a block is left to vLLM, as on a GPU.
 
     Whatever the order, a request finds at most the whole blocks that it shares with one before it, and sorted ones
     share most with their neighbour.
@@ -72,6 +74,8 @@ def ideal_cached(workload: Workload, folder: Path) -> float:
     from transformers import AutoTokenizer
 
     flags = flags_of(workload.setting, folder, equal=True)
+    if "--block-size" not in flags:
+        return None
     block_size = int(flags[flags.index("--block-size") + 1])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chats = [[{"role": "user", "content": request.prompt}] for request in workload.requests(0)]

@@ -60,6 +60,11 @@ class Request:
         messages = [{"role": "user", "content": self.prompt}]
         return {"model": model, "messages": messages, **self.sampling()}
 
+    @property
+    def url(self) -> str:
+        """Where it is sent."""
+        return "/v1/chat/completions" if self.max_tokens else "/v1/embeddings"
+
     def sampling(self) -> dict[str, Any]:
         """Give the parameters of the body that say how it is answered."""
         return {"max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": True} if self.max_tokens else {}
@@ -67,9 +72,8 @@ class Request:
 
 def as_lines(requests: list[Request], model: str) -> str:
     """Give the input file of requests."""
-    url = "/v1/chat/completions" if requests[0].max_tokens else "/v1/embeddings"
     lines = [
-        {"custom_id": f"row-{number}", "method": "POST", "url": url, "body": request.body(model)}
+        {"custom_id": f"row-{number}", "method": "POST", "url": request.url, "body": request.body(model)}
         for number, request in enumerate(requests)
     ]
     return "".join(json.dumps(line) + "\n" for line in lines)

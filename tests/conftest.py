@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.models import make_tiny_model
 
 if TYPE_CHECKING:
     from tests.kernels import NotebookKernel
@@ -30,9 +30,7 @@ def store_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    subprocess.run([sys.executable, str(Path(__file__).with_name("engine") / "tiny_model.py"), str(folder)], check=True)
-    return folder
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 TEN_LOADS = """

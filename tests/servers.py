@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -58,7 +59,7 @@ class JupyterServer:
         self._application = application
         self.store = folder / "store"
         self.token = TOKEN
-        self.port = _free_port()
+        self.port = free_port()
         self.root = f"http://127.0.0.1:{self.port}{base_url}"
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,16 +118,8 @@ class JupyterServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            assert self._process.poll() is None, f"the server has ended\n{self.log()}"
-            try:
-                if httpx.get(f"{self.root}vbatch/healthz", timeout=5).text == "ok":
-                    return self
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(f"the server does not answer\n{self.log()}")
+        wait_until_up(self._process, f"{self.root}vbatch/healthz", lambda it: it.text == "ok", log=self.log)
+        return self
 
     def stop(self) -> None:
         """End the process as a service manager does; a second call does nothing."""
@@ -168,7 +161,27 @@ class JupyterServer:
         self._runtime.cleanup()
 
 
-def _free_port() -> int:
+def wait_until_up(
+    process: subprocess.Popen[bytes],
+    url: str,
+    is_up: Callable[[httpx.Response], bool] = lambda response: response.status_code == httpx.codes.OK,
+    *,
+    log: Callable[[], str],
+    seconds: float = 120,
+) -> None:
+    """Wait until a server's process answers as it should; fail with its log where it ends or does not in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.poll() is None, f"the server has ended\n{log()}"
+        with contextlib.suppress(httpx.TransportError):
+            if is_up(httpx.get(url, timeout=5)):
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"the server does not answer\n{log()}")
+
+
+def free_port() -> int:
+    """Give a port of the loopback that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import itertools
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 
 from tests.batches import open_store
+from tests.servers import free_port, wait_until_up
 from vbatch_jupyter.kernel import Kernel
 
 pytestmark = pytest.mark.timeout(600)  # two servers start, on whatever else runs here
@@ -31,9 +32,7 @@ ROWS = 60
 @contextlib.contextmanager
 def vllm_server(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Start vLLM's server; gives its process and its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
     command += ["--served-model-name", "tiny", "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "32"]
     command += ["--kv-cache-memory-bytes", "200M", "--host", "127.0.0.1", "--dtype", "float32"]
@@ -51,17 +50,6 @@ def vllm_server(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(30)
             process.kill()
-
-
-def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + 400
-    while True:
-        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-        assert time.monotonic() < until, log.read_text(errors="replace")[-3000:]
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                return
-        time.sleep(0.3)
 
 
 class RoundRobin:
@@ -114,7 +102,8 @@ def test_a_vllm_server_is_the_engine_and_two_behind_a_proxy_share_the_work(tiny_
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(vllm_server(tiny_model, log)) for log in logs]
         for (process, port), log in zip(servers, logs, strict=True):
-            wait_for(process, port, log)
+            health = f"http://127.0.0.1:{port}/health"
+            wait_until_up(process, health, log=partial(log.read_text, errors="replace"), seconds=400)
         ports = [port for _, port in servers]
         proxy = RoundRobin(ports)
         stack.callback(proxy.close)

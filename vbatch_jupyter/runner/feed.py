@@ -121,9 +121,9 @@ class Feed:
             if not await self._start(position, descriptor):
                 return
         while self._in_flight or self._apart:
-            self._one_finished.clear()
             if not self._apart:
                 # asyncio.wait would look at all that run each time that one of them ends.
+                self._one_finished.clear()
                 await self._one_finished.wait()
             elif not await self._start(self._apart.pop(), descriptor):
                 return
