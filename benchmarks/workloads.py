@@ -144,7 +144,7 @@ def documents(scale: float) -> Workload:
         chosen.shuffle(prompts)
         return [Request(prompt, 8) for prompt in prompts]
 
-    setting = Setting("demo", round(630 * count / 4), 2048)
+    setting = Setting("demo", round(630 * count / 4), 1024)
     sides = {RUN_BATCH: 1.6, RUN_BATCH_DEFAULTS: 2.5}
     return Workload(f"(b) {count} documents x 5 questions, shuffled", setting, requests, sides, shares_prefixes=True)
 
