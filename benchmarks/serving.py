@@ -45,9 +45,12 @@ def http_batch(engine: Engine, rounds: Rounds) -> None:
             assert batch.output_file_id is not None, batch
             output = client.files.content(batch.output_file_id).text
             seconds = time.perf_counter() - begun
-            answers = [json.loads(line)["response"]["body"]["usage"] for line in output.splitlines()]
+            answers = [json.loads(line)["response"]["body"] for line in output.splitlines()]
             assert len(answers) == len(requests)
-            rounds.reply(of_usages(seconds, answers))
+            figures = of_usages(seconds, (answer["usage"] for answer in answers))
+            # Duplicates have one answer between them, and found its tokens in the cache once.
+            once = of_usages(seconds, {answer["id"]: answer["usage"] for answer in answers}.values())
+            rounds.reply({**figures, "cached_tokens": once["cached_tokens"]})
 
 
 def async_openai(engine: Engine, rounds: Rounds) -> None:

@@ -337,6 +337,35 @@ show([pairs, made])
     assert [made[place] for place in (0, 1, 7, 8, 9)] == [True] * 5
 
 
+def test_short_requests_of_batches_are_rendered_in_place_and_all_others_in_threads(session: Session) -> None:
+    code = """
+executor, handed = current().engine._llm.renderer._executor._inner, []
+submit = executor._threads.submit
+def counted(*arguments, **keywords):
+    handed[-1] += 1
+    return submit(*arguments, **keywords)
+def answer(text, priority):
+    handed.append(0)
+    status, body = ask("/v1/chat/completions", priority, model="demo", messages=[{"role": "user", "content": text}],
+                       max_tokens=4, temperature=0)
+    return status, body["choices"][0]["message"]["content"] if status == 200 else body["error"]["code"]
+executor._threads.submit = counted
+texts = ["Say hello.", "Say hello. " * 200, "1" * 1500, "1" * 3000]
+pairs = [[answer(text, priority) for priority in (0, 1000)] for text in texts]
+executor._threads.submit = submit
+show([pairs, handed])
+"""
+    pairs, handed = session.ask(code)
+    for person, batch in pairs:
+        assert person == batch
+    # The third is short, and has more tokens than the model takes: what is raised in place is told all the same.
+    assert [status for (status, _), _ in pairs] == [200, 200, 400, 400]
+    by_person, by_batch = handed[::2], handed[1::2]
+    assert by_person == [2, 2, 2, 2]
+    # What is refused is rendered again by the application, which puts the reason into words.
+    assert by_batch == [0, 2, 0, 4]
+
+
 def test_logprobs_and_the_other_endpoints_come_back_in_their_shapes(session: Session) -> None:
     code = """
 df = pd.DataFrame({"word": ["one", "two"]})

@@ -177,6 +177,10 @@ async def build_app(built: Built) -> Application:
     from vllm.entrypoints.launchers import app as vllm_app
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
+    from vbatch_jupyter.engine.vllm_routes import RenderingExecutor
+
+    executor = built.llm.renderer._executor  # noqa: SLF001 - made to be swapped, but not by us
+    executor._inner = RenderingExecutor(executor._inner)  # noqa: SLF001
     with _quiet():
         await built.llm.reset_mm_cache()
         supported_tasks = await built.llm.get_supported_tasks()

@@ -4,14 +4,18 @@ Behind each of its routes stands a function from a pydantic model to a response.
 else: no middlewares, no tasks that watch for a client that leaves. Calling the function costs less than half of what
 the application costs for a short request. What is not plain is left to the application, so that every refusal and every
 error has its words.
+
+vLLM renders and tokenizes in threads, which costs a short request more than the work itself: that is done in place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from typing import Any
 
 import pydantic
@@ -22,6 +26,40 @@ from starlette.responses import Response
 from vbatch_jupyter.engine.base import PATHS
 
 _Function = Callable[[Any, Request], Awaitable[Any]]
+
+_SHORT_BYTES = 2048
+"""A body up to this is rendered and tokenized in a fraction of a millisecond."""
+
+_is_short = contextvars.ContextVar("_is_short", default=False)
+
+
+class RenderingExecutor(Executor):
+    """Does the rendering of short requests of batches at once, and leaves all other to threads.
+
+    Parameters
+    ----------
+    threads
+        vLLM's own.
+    """
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Do a piece of work, or have it done; give a future that asyncio can wait for."""
+        if not _is_short.get():
+            return self._threads.submit(fn, *args, **kwargs)
+        # asyncio takes a future of its own as it is, and awaiting one that is done does not even go through the loop.
+        future = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """End the threads."""
+        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
 class Routes:
@@ -76,6 +114,7 @@ class Routes:
             return None
         if getattr(request, "stream", False) or getattr(request, "background", False):
             return None
+        _is_short.set(len(body) <= _SHORT_BYTES)
         scope = {
             "type": "http",
             "method": "POST",
