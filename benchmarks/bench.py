@@ -7,10 +7,7 @@ table has medians, and the ratio of medians (ours over theirs, in requests per s
 redrawn samples of the rounds lie in; a goal is met when the interval reaches it. It is written as JSON and as a
 picture, too.
 
-On CPUs leave VLLM_CPU_OMP_THREADS_BIND alone: by default vLLM keeps a core free for the front end, and without that its
-threads wait for each other wherever a front end works beside them.
-
-``BENCH=a,b ROUNDS=5 SCALE=0.4 python benchmarks/bench.py``; a scale below 1 makes all workloads smaller.
+``BENCH=a,b ROUNDS=5 SCALE=1 python benchmarks/bench.py``; without a scale, all of it fits an hour on two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from typing import Any
 import llama
 from report import HEADER, about, draw, rows_of, show, show_starts
 from rounds import Engine, Figures, Side, in_turn
-from settings import flags_of, folder_of, ideal_cached
+from settings import flags_of, folder_of, ideal_cached, variables_of
 from workloads import LLAMA, OURS, RUN_BATCH_DEFAULTS, WORKLOADS, Setting, Workload
 
 
@@ -43,8 +40,9 @@ def started(setting: Setting, names: list[str], place: Path) -> Iterator[dict[st
         for number, name in enumerate(names):
             own = place / f"{setting.model}-{setting.kv_tokens}-{number}"
             own.mkdir()
-            flags = flags_of(setting, folder, equal=name != RUN_BATCH_DEFAULTS)
-            sides[name] = stack.enter_context(Side(name, Engine(str(folder), flags, str(own))))
+            equal = name != RUN_BATCH_DEFAULTS
+            flags, variables = flags_of(setting, folder, equal=equal), variables_of(setting, equal=equal)
+            sides[name] = stack.enter_context(Side(name, Engine(str(folder), flags, variables, str(own))))
             print(f"  {name} has started: {sides[name].startup_seconds:.0f} s", file=sys.stderr, flush=True)
         yield sides
 
@@ -71,8 +69,9 @@ def run(options: argparse.Namespace, made: Path) -> list[dict[str, Any]]:
     begun = time.monotonic()
     rows: list[dict[str, Any]] = []
     picked = options.workloads.split(",")
+    scale = [] if options.scale is None else [options.scale]
     # In the order in which those of one setting stand together, whatever the order that they were asked for in.
-    asked = [make(options.scale) for name, makers in WORKLOADS.items() if name in picked for make in makers]
+    asked = [make(*scale) for name, makers in WORKLOADS.items() if name in picked for make in makers]
     for setting, group in itertools.groupby(asked, key=lambda workload: workload.setting):
         workloads = list(group)
         names = list(dict.fromkeys(name for each in workloads for name in each.sides))
@@ -99,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", default=os.environ.get("BENCH", ",".join(WORKLOADS)))
     parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS", "5")))
-    parser.add_argument("--scale", type=float, default=float(os.environ.get("SCALE", "1")))
+    parser.add_argument("--scale", type=float, default=os.environ.get("SCALE"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "build/bench")
     options = parser.parse_args()
     if unknown := set(options.workloads.split(",")) - WORKLOADS.keys():

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from rounds import Engine, Side, in_turn
-from settings import flags_of, folder_of
+from settings import flags_of, folder_of, variables_of
 from workloads import OURS, WORKLOADS, Workload
 
 SIZES = (32, 64, 128)
@@ -23,6 +23,7 @@ def compare(workload: Workload, rounds: int, made: Path) -> None:
     """Run a workload with each size in turn, and print the medians."""
     folder = folder_of(workload.setting, made)
     flags = flags_of(workload.setting, folder, equal=True)
+    variables = variables_of(workload.setting, equal=True)
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     cached: dict[int, float] = {}
     with contextlib.ExitStack() as stack:
@@ -30,7 +31,7 @@ def compare(workload: Workload, rounds: int, made: Path) -> None:
         for size in SIZES:
             place = Path(tempfile.mkdtemp(dir=made))
             # The last of two equal flags counts.
-            engine = Engine(str(folder), [*flags, "--block-size", str(size)], str(place))
+            engine = Engine(str(folder), [*flags, "--block-size", str(size)], variables, str(place))
             sides[size] = stack.enter_context(Side(OURS, engine))
             sides[size].warm_up(workload.requests(0))
         for turn in range(rounds):

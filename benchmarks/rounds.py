@@ -27,10 +27,11 @@ _WARM_UP = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Engine:
-    """What a side is told of the engine: the model's folder, flags of ``vllm serve``, and where it may write."""
+    """What a side is told of the engine: the model's folder, flags and variables of vLLM, and where it may write."""
 
     folder: str
     flags: list[str]
+    variables: dict[str, str]
     place: str
 
     def keywords(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Side:
         self._log = Path(engine.place, "log")
         answers, reply_to = os.pipe()
         environment = {**os.environ, "VBATCH_STORE": str(Path(engine.place, "store"))}
-        environment |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        environment |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", **engine.variables}
         command = [sys.executable, str(Path(__file__).with_name("sides.py")), name]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

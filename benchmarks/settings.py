@@ -53,6 +53,11 @@ def flags_of(setting: Setting, folder: Path, *, equal: bool) -> list[str]:
     return [*flags, "--enforce-eager"] if arguments.enforce_eager else flags
 
 
+def variables_of(setting: Setting, *, equal: bool) -> dict[str, str]:
+    """Give the environment variables that all sides have, or none for the side with its own defaults."""
+    return {"VLLM_CPU_NUM_OF_RESERVED_CPU": str(setting.reserved_cores)} if equal else {}
+
+
 def _kv_bytes(setting: Setting, folder: Path, dtype: str) -> int:
     if not setting.kv_tokens:
         # A model without a KV cache; by default vLLM would ask for a share of the machine's memory all the same.
