@@ -182,7 +182,7 @@ def front_end(scale: float = 1.0) -> Workload:
     return Workload(f"(d) {count:,} short chats, 2 layers", Setting("tiny", 46_000, 2048, 1), requests, sides)
 
 
-def mixed(scale: float = 0.4) -> Workload:
+def mixed(scale: float = 0.3) -> Workload:
     """Make (e): answers of 16 to 512 tokens, most of them short."""
     count = round(100 * scale)
 
