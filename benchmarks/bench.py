@@ -7,7 +7,7 @@ table has medians, and the ratio of medians (ours over theirs, in requests per s
 redrawn samples of the rounds lie in; a goal is met when the interval reaches it. It is written as JSON and as a
 picture, too.
 
-``BENCH=a,b ROUNDS=5 SCALE=1 python benchmarks/bench.py``; without a scale, all of it fits an hour on two cores.
+``BENCH=a,b ROUNDS=5 SCALE=1 python benchmarks/bench.py``; without a scale, all of it takes about an hour on two cores.
 """
 
 from __future__ import annotations

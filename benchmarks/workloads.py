@@ -1,7 +1,7 @@
 """The workloads of `bench.py`: what is asked, of which engine, against whom, and what is aimed at.
 
-Each is made at a scale of its whole size; the scales that they have by default fit an hour on two cores, five rounds
-and the starts included. There, a prompt of 8,000 tokens takes 40 s, and (b) alone would take an hour at its whole size.
+Each is made at a scale of its whole size. With the scales that they have by default, all of them take about an hour on
+two cores, five rounds and the starts included; (b) alone would take most of that at its whole size.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def front_end(scale: float = 1.0) -> Workload:
         return [Request(f"Say {10_000 * (turn + 1) + number}.", 4) for number in range(count)]
 
     sides = {HTTP: None, CHAT: 0.9, RUN_BATCH: None, LOOP: 1.15}
-    return Workload(f"(d) {count:,} short chats, 2 layers", Setting("tiny", 46_000, 2048, 1), requests, sides)
+    setting = Setting("tiny", 46_000, 2048, reserved_cores=1)
+    return Workload(f"(d) {count:,} short chats, 2 layers", setting, requests, sides)
 
 
 def mixed(scale: float = 0.3) -> Workload:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.kernels import Cell, NotebookKernel, is_alive, lines_of
-from vbatch_jupyter.engine import vllm_process
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 
 pytestmark = pytest.mark.timeout(900)
@@ -70,16 +69,6 @@ def test_a_load_shows_its_progress_and_nothing_of_the_engines_log(session: Sessi
     log = session.ask("show(current().engine.log_path.read_text())")
     assert "EngineCore" in log
     assert "LlamaForCausalLM" in log
-
-
-@pytest.mark.parametrize("chosen", [{}, {"VLLM_CPU_NUM_OF_RESERVED_CPU": "1"}, {"VLLM_CPU_OMP_THREADS_BIND": "0"}])
-@pytest.mark.parametrize("cores", [2, 4, 5])
-def test_few_cores_compute_all_unless_somebody_has_chosen(
-    monkeypatch: pytest.MonkeyPatch, cores: int, chosen: dict[str, str]
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    expected = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"} if cores <= 4 and not chosen else {}
-    assert vllm_process.all_of_few_cores(chosen) == expected
 
 
 def test_the_engine_keeps_a_core_for_its_front_end_only_where_there_are_more_than_a_few(session: Session) -> None:

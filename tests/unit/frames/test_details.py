@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.unit.kernel_surface import open_kernel
-from tests.waiting import wait_for
 from vbatch_jupyter.frames.details import detail_of
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.store import Store
 
 FULL = ["status_code", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens", "latency", "reused"]
 
@@ -63,14 +63,16 @@ def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
     kernel = open_kernel(tmp_path, load=False)
     again = kernel.attach(batch.id)
     assert again.results(full=True)["latency"].between(0.1, 5).all()
-    kept = kernel.store.path / "timings" / batch.id
-    kernel.store.sweep()
-    assert kept.exists()
-    kernel.manager.files.delete(again.to_openai().output_file_id)
-    kernel.store.sweep()
-    # The kernel sweeps when it begins, too, and may be about to take what this sweep then misses.
-    wait_for(lambda: not kept.exists(), 10)
+    output_file_id = again.to_openai().output_file_id
+    # A kernel sweeps when it begins, too, and may take what the sweep here then misses.
     kernel.close()
+    with Store(tmp_path / "store") as store:
+        kept = store.path / "timings" / batch.id
+        store.sweep()
+        assert kept.exists()
+        store.files.delete(output_file_id)
+        assert store.sweep() != []
+        assert not kept.exists()
 
 
 def test_a_retry_has_the_figures_of_the_batch_that_answered(kernel):
