@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.widgets.live import Live
 
-_LOOK_SECONDS = 0.05
+_PAUSE_SECONDS = 0.02
+_LOOK_SECONDS = 0.25
+"""How often the store is looked at while this process commits nothing: another may have."""
 
 
 class Batch:
@@ -169,20 +171,31 @@ class Batch:
             It does not go on until an engine is loaded anew.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        while not self._has_ended(show):
+        for _ in self._pauses(show):
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"Batch {self.id} has not ended within {timeout:g} s; it is {self.status}.")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_PAUSE_SECONDS)
         return self
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._ended().__await__()
 
     async def _ended(self) -> Self:
-        # The end may come from another process, which can set no event here.
-        while not self._has_ended(lambda _: None):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        for _ in self._pauses(lambda _: None):
+            await asyncio.sleep(_PAUSE_SECONDS)
         return self
+
+    def _pauses(self, show: Callable[[Snapshot], None]) -> Iterator[None]:
+        """Look at the batch until it has ended, whenever it may be another; the caller pauses between."""
+        while True:
+            # Before the look, or a commit meanwhile would be missed.
+            commits, looked_at = self._manager.commits, time.monotonic()
+            if self._has_ended(show):
+                return
+            yield
+            # A look takes a core from the engine for a millisecond.
+            while self._manager.commits == commits and time.monotonic() - looked_at < _LOOK_SECONDS:
+                yield
 
     def _has_ended(self, show: Callable[[Snapshot], None]) -> bool:
         snapshot = self.snapshot()

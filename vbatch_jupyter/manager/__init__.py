@@ -58,6 +58,12 @@ class Manager:
         wake: Callable[[], None] = lambda: None,
         origin: str | None = None,
     ) -> None:
+        self._store = store
         self.files = FilesManager(store, profile=PROFILES[profile])
         self.uploads = UploadsManager(store, files=self.files)
         self.batches = BatchesManager(store, profile=profile, wake=wake, origin=origin)
+
+    @property
+    def commits(self) -> int:
+        """How often this store object has committed; costs nothing to ask."""
+        return self._store.commits

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine
 from vbatch_jupyter.engine.thread import in_thread
-from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError, StoreBusyError, StoreError
+from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
@@ -23,12 +23,13 @@ from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 End = Literal["answered", "ending", "died", "stopped"]
-"""Why a feed ended: every request has its line; the batch was cancelled or has expired; the engine died; the runner
-stops."""
+"""Why a feed ended: every request has its line; the batch was cancelled, has expired or is another owner's; the engine
+died; the runner stops."""
 
-_WATCH_SECONDS = 0.1
 _RETRY_SECONDS = 0.5
 _MOST_ATTEMPTS = 3
+# Validating: a record may be a moment older than the feed.
+_FED_STATUSES = frozenset({"validating", "in_progress"})
 _RETRYABLE_STATUSES = frozenset({429, 503})
 _SUCCESS = range(200, 300)
 _SERVER_ERROR = 500
@@ -87,6 +88,22 @@ class Feed:
         """How many lines this feed has put into the spool."""
         return self._collector.lines
 
+    def look(self, record: BatchRecord | None) -> None:
+        """Stop where the batch is no longer to be fed: it was cancelled, has expired, or is another owner's.
+
+        Parameters
+        ----------
+        record
+            As it was a moment ago; None where it has ended.
+        """
+        if (
+            record is None
+            or record.epoch > self._lease.epoch
+            or record.status not in _FED_STATUSES
+            or lifecycle.is_expired(record, self._store.clock())
+        ):
+            self._conclude("ending")
+
     def stop(self) -> None:
         """Abort what runs, and wait for no room on the disk; requests without a line stay unfinished."""
         self._collector.give_up()
@@ -101,13 +118,12 @@ class Feed:
             Another owner has taken the batch over.
         """
         with self._store.files.open(self._record.input_file_id) as input_file:
-            watch = asyncio.create_task(self._watch())
             feeding = asyncio.create_task(self._feed(input_file.fileno()))
             first: list[asyncio.Future[Any]] = [feeding, self._end]
             try:
                 await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _abort([watch, feeding])
+                await _abort([feeding])
                 await _abort(list(self._in_flight))
         await self._collector.end()
         if self._failure is not None:
@@ -165,21 +181,6 @@ class Feed:
         if self._failure is None:
             self._failure = error
         self._conclude("stopped")
-
-    async def _watch(self) -> None:
-        while True:
-            try:
-                record = await in_thread(self._lease.refresh)
-            except StoreBusyError:
-                pass
-            except StoreError as error:
-                self._fail(error)
-                return
-            else:
-                if record.status != "in_progress" or lifecycle.is_expired(record, self._store.clock()):
-                    self._conclude("ending")
-                    return
-            await asyncio.sleep(_WATCH_SECONDS)
 
     # --------------------------------------------------------------------------------------------------- one request
 

@@ -34,7 +34,7 @@ from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, Store
 
 POLL_SECONDS = 0.2
-"""How often the store is looked at; a batch of another process is found within it."""
+"""How often the store is looked at; a batch of another process is found within it, and so is its cancel."""
 
 _TEND_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
@@ -140,6 +140,9 @@ class Runner:
 
     async def _take_up(self) -> None:
         records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is None]
+        unfinished = {record.id: record for record in records}
+        for id, feed in self._fed.items():  # noqa: A001 - OpenAI's word
+            feed.look(unfinished.get(id))
         self._careful = {record.id for record in records if record.careful and self._may_run(record)}
         for record in records:
             if record.id not in self._feeds and self._may_start(record):

@@ -62,7 +62,8 @@ class Database:
         self._space = space
         self._busy_seconds = busy_seconds
         self._lock = threading.RLock()
-        self._commits = 0
+        self.commits = 0
+        """How often this object has committed."""
         try:
             self._connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
@@ -155,7 +156,7 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             result = function(self._connection)
             self._connection.execute("COMMIT")
-            self._commits += 1
+            self.commits += 1
         except BaseException:
             # BaseException: an Interrupt must not leave the transaction open, and the database locked, for good.
             if self._connection.in_transaction:
@@ -196,7 +197,7 @@ class Database:
 
     def version(self) -> tuple[int, int]:
         """Give what changes whenever anybody has committed, this connection included."""
-        return self.data_version(), self._commits
+        return self.data_version(), self.commits
 
     def check_writable(self) -> None:
         """Write to the disk, and change nothing.

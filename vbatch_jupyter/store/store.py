@@ -135,6 +135,11 @@ class Store:
         """Give what changes whenever anybody has committed, this store object included."""
         return self.database.version()
 
+    @property
+    def commits(self) -> int:
+        """How often this store object has committed."""
+        return self.database.commits
+
     def check_writable(self) -> None:
         """Find out whether files and batches can be taken.
 

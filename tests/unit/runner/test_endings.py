@@ -103,6 +103,22 @@ async def test_a_batch_that_expires_keeps_what_is_finished(store):
     assert check(store) == []
 
 
+@on_a_loop
+async def test_a_batch_is_not_ended_by_what_the_store_said_before_it_began(store):
+    engine = WitnessEngine(hanging="hang")
+    async with a_runner(store, engine):
+        batch_id = batch_of(store, ["hang"] * 3)
+        before = store.batches.unfinished()
+        assert [record.status for record in before] == ["validating"]
+        read, looks = store.batches.unfinished, []
+        store.batches.unfinished = lambda: looks.append("slow") or before
+        await until(lambda: len(engine.asked) == 3 and len(looks) > 3)
+        assert (store.batches.get(batch_id).status, engine.aborted) == ("in_progress", [])
+        store.batches.unfinished = read
+        engine.released.set()
+        assert (await ended(store, batch_id)).request_counts == RequestCounts(3, 3, 0)
+
+
 # ---------------------------------------------------------------------------------------------------- without an engine
 
 
