@@ -183,7 +183,7 @@ def front_end(scale: float = 1.0) -> Workload:
     return Workload(f"(d) {count:,} short chats, 2 layers", setting, requests, sides)
 
 
-def mixed(scale: float = 0.3) -> Workload:
+def mixed(scale: float = 0.25) -> Workload:
     """Make (e): answers of 16 to 512 tokens, most of them short."""
     count = round(100 * scale)
 
@@ -196,7 +196,7 @@ def mixed(scale: float = 0.3) -> Workload:
     return Workload(f"(e) {count} answers of 16 to 512 tokens", DEMO, requests, {CHAT: 0.98, RUN_BATCH: 1.0, LOOP: 1.0})
 
 
-def embeddings(scale: float = 0.5) -> Workload:
+def embeddings(scale: float = 0.4) -> Workload:
     """Make (f): embeddings."""
     count = round(500 * scale)
 

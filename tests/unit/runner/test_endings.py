@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -110,9 +111,9 @@ async def test_a_batch_is_not_ended_by_what_the_store_said_before_it_began(store
         batch_id = batch_of(store, ["hang"] * 3)
         before = store.batches.unfinished()
         assert [record.status for record in before] == ["validating"]
-        read, looks = store.batches.unfinished, []
-        store.batches.unfinished = lambda: looks.append("slow") or before
-        await until(lambda: len(engine.asked) == 3 and len(looks) > 3)
+        read, looks = store.batches.unfinished, Mock(return_value=before)
+        store.batches.unfinished = looks
+        await until(lambda: len(engine.asked) == 3 and looks.call_count > 3)
         assert (store.batches.get(batch_id).status, engine.aborted) == ("in_progress", [])
         store.batches.unfinished = read
         engine.released.set()

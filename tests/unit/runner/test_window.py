@@ -49,10 +49,27 @@ async def test_a_window_grows_with_what_the_engine_finishes_and_shrinks_again_wi
 async def test_a_window_has_an_upper_bound():
     now = [0.0]
     window = Window(200, clock=lambda: now[0])
-    await admitted(window)
-    taken = 264
+    taken = await admitted(window)
+    assert taken == 200 + 200
     for _ in range(9):
         finish(window, now, requests=258)
         taken += await admitted(window) - 258
         assert window.size == 200 + 256
     assert taken == window.size
+
+
+@on_a_loop
+async def test_an_idle_engine_gets_two_waves_at_once_and_then_what_it_keeps_up_with():
+    now = [0.0]
+    window = Window(100, clock=lambda: now[0])
+    for _ in range(2):
+        assert await admitted(window) == 100 + 100
+        # The first wave ends in one step, after a while: it is slow, and the second runs already.
+        now[0] += 7
+        for _ in range(100):
+            window.release()
+        assert (window.size, await admitted(window)) == (100 + 64, 64)
+        # All has ended, and hours later there is a new batch.
+        for _ in range(100 + 64):
+            window.release()
+        now[0] += 7200
