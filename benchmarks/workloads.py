@@ -140,7 +140,7 @@ def unique(scale: float = 1.0) -> Workload:
     return Workload(f"(a) {count} unique chats", DEMO, requests, sides)
 
 
-def documents(scale: float = 0.15) -> Workload:
+def documents(scale: float = 0.1) -> Workload:
     """Make (b): questions about documents, shuffled; the KV cache holds a quarter of them."""
     count = round(80 * scale)
     asked = ("Who?", "Where?", "When?", "Why?", "How?")
@@ -196,7 +196,7 @@ def mixed(scale: float = 0.25) -> Workload:
     return Workload(f"(e) {count} answers of 16 to 512 tokens", DEMO, requests, {CHAT: 0.98, RUN_BATCH: 1.0, LOOP: 1.0})
 
 
-def embeddings(scale: float = 0.3) -> Workload:
+def embeddings(scale: float = 0.2) -> Workload:
     """Make (f): embeddings."""
     count = round(500 * scale)
 
