@@ -134,9 +134,12 @@ class Feed:
         return self._end.result() if self._end.done() else "answered"
 
     async def _feed(self, descriptor: int) -> None:
-        for position in self._order:
+        for count, position in enumerate(self._order):
             if not await self._start(position, descriptor):
                 return
+            if count % _STARTED_AT_ONCE == 0:
+                # An idle engine takes hundreds, and each is half a millisecond in which a chat would wait.
+                await asyncio.sleep(0)
         while self._in_flight or self._apart:
             if not self._apart:
                 # asyncio.wait would look at all that run each time that one of them ends.
@@ -159,9 +162,6 @@ class Feed:
         task.add_done_callback(self._finished)
         if self._record.careful:
             await asyncio.wait({task})
-        elif len(self._in_flight) % _STARTED_AT_ONCE == 0:
-            # An idle engine takes hundreds, and each is half a millisecond in which a chat would wait.
-            await asyncio.sleep(0)
         return True
 
     def _finished(self, task: asyncio.Task[None]) -> None:

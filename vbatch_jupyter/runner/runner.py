@@ -141,8 +141,8 @@ class Runner:
     async def _take_up(self) -> None:
         records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is None]
         unfinished = {record.id: record for record in records}
-        for id, feed in self._fed.items():  # noqa: A001 - OpenAI's word
-            feed.look(unfinished.get(id))
+        for batch_id, feed in self._fed.items():
+            feed.look(unfinished.get(batch_id))
         self._careful = {record.id for record in records if record.careful and self._may_run(record)}
         for record in records:
             if record.id not in self._feeds and self._may_start(record):
