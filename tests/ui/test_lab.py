@@ -42,8 +42,8 @@ Open = Callable[[Sequence[str]], LabNotebook]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
     folder = tmp_path_factory.mktemp("lab")
     configure(folder)
-    # Ten seconds for all rows: the echo engine answers 256 at a time.
-    echo_in_every_kernel(folder, latency_seconds=1.0)
+    # Twelve seconds for all rows: the echo engine answers what is with it at once, which is some 500 requests.
+    echo_in_every_kernel(folder, latency_seconds=2.0)
     with JupyterServer(folder, application="lab", base_url="/user/ann/") as server:
         yield server
 
@@ -169,8 +169,8 @@ import pandas as pd
 import vbatch_jupyter as vb
 %vbatch load echo
 harm = {HARM!r}
-texts = [("refuse " if n % 2 else "say ") + harm + str(n) for n in range(800)]
-df = pd.DataFrame({{"id": [f"{{n}} {{harm}}" for n in range(800)], "text": texts}})"""
+texts = [("refuse " if n % 2 else "say ") + harm + str(n) for n in range({ROWS})]
+df = pd.DataFrame({{"id": [f"{{n}} {{harm}}" for n in range({ROWS})], "text": texts}})"""
 
 
 def test_what_clients_and_models_write_is_shown_as_text(open_notebook: Open, page):
@@ -195,7 +195,7 @@ def test_what_clients_and_models_write_is_shown_as_text(open_notebook: Open, pag
     expect(widget).to_contain_text(re.compile(rf"\d+ {re.escape(HARM)}"))
     assert_harmless(page)
     notebook.wait_for(1)
-    expect(widget).to_contain_text("400 completed, 400 failed, 0 left")
+    expect(widget).to_contain_text("1,500 completed, 1,500 failed, 0 left")
     expect(widget).to_contain_text(f"refuse {HARM}")
     for number in range(2, 2 + len(shows)):
         notebook.run(number)
