@@ -140,7 +140,7 @@ def unique(scale: float = 1.0) -> Workload:
     return Workload(f"(a) {count} unique chats", DEMO, requests, sides)
 
 
-def documents(scale: float = 0.1) -> Workload:
+def documents(scale: float = 0.125) -> Workload:
     """Make (b): questions about documents, shuffled; the KV cache holds a quarter of them."""
     count = round(80 * scale)
     asked = ("Who?", "Where?", "When?", "Why?", "How?")
