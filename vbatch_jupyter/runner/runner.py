@@ -76,6 +76,7 @@ class Runner:
         self._looking = asyncio.Lock()
         self._woken = asyncio.Event()
         self._stopping = False
+        self._wrong: str | None = None
         self._tended_at = -_TEND_SECONDS
         self._tending: asyncio.Task[None] | None = None
 
@@ -118,9 +119,8 @@ class Runner:
         """Run until stopped."""
         while not self._stopping:
             self._woken.clear()
-            with contextlib.suppress(StoreBusyError):
-                async with self._looking:
-                    await self._take_up()
+            async with self._looking:
+                await self._look()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
 
@@ -137,6 +137,19 @@ class Runner:
             await asyncio.wait(ending)
 
     # ----------------------------------------------------------------------------------------------- which batches
+
+    async def _look(self) -> None:
+        # Whatever is wrong with the store, the next look may find it well: room on the disk, the directory back.
+        wrong = None
+        try:
+            await self._take_up()
+        except StoreBusyError:
+            pass
+        except StoreError as error:
+            wrong = str(error)
+            if wrong != self._wrong:
+                self._on_notice(f"No batch is taken up while the store is like this. {wrong}")
+        self._wrong = wrong
 
     async def _take_up(self) -> None:
         records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is None]
@@ -159,7 +172,7 @@ class Runner:
                 self._tending = asyncio.create_task(self._tend())
 
     async def _tend(self) -> None:
-        with contextlib.suppress(StoreBusyError):
+        with contextlib.suppress(StoreError):
             await in_thread(lifecycle.tend, self._store)
 
     def _may_start(self, record: BatchRecord) -> bool:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from vbatch_jupyter import lifecycle
-from vbatch_jupyter.errors import StoreBusyError
+from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.server.sockets import Sockets
 from vbatch_jupyter.store import EngineRecord, Store
@@ -90,7 +90,7 @@ class Services:
 
     async def _wake_runners(self) -> None:
         # Nobody waits for this, and a kernel that it does not reach looks by itself a little later.
-        with contextlib.suppress(StoreBusyError):
+        with contextlib.suppress(StoreError):
             engines = await self.engines()
             await self.sockets.forget_all_but(engines)
             await self.sockets.wake(engines)
@@ -105,7 +105,8 @@ class Services:
         self._loop = asyncio.get_running_loop()
         while True:
             self._woken.clear()
-            with contextlib.suppress(StoreBusyError):
+            # Whatever is wrong with the store, a request is told of it, and the next look may find it well.
+            with contextlib.suppress(StoreError):
                 await self.call(lambda: lifecycle.tend(self.store, sweep_seconds=sweep_seconds))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), every_seconds)

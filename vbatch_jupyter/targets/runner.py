@@ -15,7 +15,7 @@ import msgspec
 
 from vbatch_jupyter import lifecycle
 from vbatch_jupyter.engine.thread import in_thread
-from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreBusyError, StoreError
+from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreError
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
 from vbatch_jupyter.targets.configuration import Target
@@ -58,7 +58,8 @@ class TargetRunner:
         """Run until cancelled."""
         while True:
             self._woken.clear()
-            with contextlib.suppress(StoreBusyError):
+            # Whatever is wrong with the store, the next look may find it well.
+            with contextlib.suppress(StoreError):
                 await self._take_up()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)

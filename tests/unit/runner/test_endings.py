@@ -22,6 +22,7 @@ from tests.unit.runner.running import (
     until,
 )
 from vbatch_jupyter import lifecycle
+from vbatch_jupyter.errors import StoreError, StoreFullError
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.fsck import check
 from vbatch_jupyter.store.lease import DISK_FULL_REASON
@@ -277,6 +278,23 @@ async def test_a_full_disk_stops_the_feed_and_the_batch_goes_on_when_there_is_ro
     assert answers(store, record) == expected(prompts)
     assert set(engine.times_asked.values()) == {1}
     assert check(store) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("acquire", StoreFullError("no room")), ("unfinished", StoreError("The database cannot be used."))],
+)
+@on_a_loop
+async def test_a_runner_whose_look_at_the_store_fails_says_so_once_and_looks_again(store, monkeypatch, name, error):
+    failing = Mock(side_effect=error)
+    async with a_runner(store, WitnessEngine()) as (_, notices):
+        batch_id = batch_of(store, ["a", "b"])
+        with monkeypatch.context() as patch:
+            patch.setattr(store.batches, name, failing)
+            await until(lambda: failing.call_count >= 3)
+        record = await ended(store, batch_id)
+    assert notices == [f"No batch is taken up while the store is like this. {error}"]
+    assert answers(store, record) == expected(["a", "b"])
 
 
 @on_a_loop
