@@ -134,6 +134,33 @@ show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in 
     assert shown(kernel.run(code).checked().stdout) == [True, True, True]
 
 
+def test_an_engine_that_is_unloaded_while_it_is_rebuilt_does_not_come_back(
+    kernel: NotebookKernel, tiny_model: Path
+) -> None:
+    code = """
+import time
+HOW = "SIGKILL"
+df = pd.DataFrame({"n": range(150)})
+batch = vb.submit(df, "Count from {{ n }}", max_tokens=60, ignore_eos=True, fresh=True)
+while batch.request_counts.completed < 20:
+    time.sleep(0.02)
+"""
+    loading = "\nwhile current().engine.state != 'loading':\n    time.sleep(0.01)"
+    kernel.run(code + END_THE_ENGINE + loading).checked()
+    assert shown(kernel.run("%vbatch unload\nshow(batch.status)").checked().stdout) == "in_progress"
+    kernel.run(f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}").checked()
+    code = """
+batch.wait(500)
+def engines():
+    return sum("EngineCore" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+until = time.monotonic() + 60
+while engines() > 1 and time.monotonic() < until:
+    time.sleep(0.1)
+show([batch.status, batch.request_counts.completed, engines()])
+"""
+    assert shown(kernel.run(code, timeout=600).checked().stdout) == ["completed", 150, 1]
+
+
 def test_a_failing_stats_logger_cannot_kill_the_engine(kernel: NotebookKernel) -> None:
     code = """
 def broken(*figures):

@@ -71,7 +71,9 @@ class Runner:
         self._suspects: dict[str, frozenset[int]] = {}
         self._again_at: dict[str, float] = {}
         self._killers_in_a_row = 0
+        self._with_engine: set[str] = set()
         self._rebuilding = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
         self._loss: str | None = None
         self._looking = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -95,6 +97,8 @@ class Runner:
 
     async def attach(self, engine: Engine) -> None:
         """Take an engine that has been started; batches that an earlier one left paused are taken up again."""
+        # Whoever is still with the earlier one would pause its batch for that one's sake, and nobody would resume it.
+        await self.detach()
         for record in await in_thread(self._store.batches.unfinished):
             # One that runs with care does so for what it remembers of the engine before.
             if record.model in engine.served_model_names and (record.paused or record.careful):
@@ -108,12 +112,17 @@ class Runner:
         self.wake()
 
     async def detach(self) -> None:
-        """Give the engine up; its batches stay in progress, with what they have finished."""
+        """Give the engine up; its batches stay in progress, with what they have finished.
+
+        One that is being rebuilt is not waited for: it ends as soon as it is there.
+        """
         self._engine = None
+        if self._starting is not None:
+            self._starting.cancel()
         for feed in self._fed.values():
             feed.stop()
-        while self._fed:
-            await asyncio.wait(list(self._feeds.values()))
+        while self._with_engine:
+            await asyncio.wait([self._feeds[batch_id] for batch_id in self._with_engine])
 
     async def run(self) -> None:
         """Run until stopped."""
@@ -208,7 +217,11 @@ class Runner:
         try:
             record = await in_thread(lifecycle.validate, self._store, lease)
             if record.status == "in_progress" and (engine := self._engine) and self._serves(record):
-                end = await self._feed(lease, record, engine)
+                self._with_engine.add(lease.id)
+                try:
+                    end = await self._feed(lease, record, engine)
+                finally:
+                    self._with_engine.discard(lease.id)
                 if end in {"answered", "ending"}:
                     await in_thread(lifecycle.finish, self._store, lease)
                     self._latest.pop(lease.id, None)
@@ -303,16 +316,19 @@ class Runner:
     async def _rebuild(self, engine: Engine) -> str | None:
         """Start the engine again, once for all batches that were with it; give the reason why it cannot be."""
         async with self._rebuilding:
-            if engine.state == "ready" or self._engine is not engine or self._loss is not None:
+            if self._engine is not engine or engine.state == "ready":
+                return None
+            if self._loss is not None:
                 return self._loss
             self._on_notice("The engine died; it is being loaded again, and the batch goes on.")
             message = ""
             for _ in range(_PAUSED_AFTER_DEATHS):
-                try:
-                    await engine.start()
-                except EngineError as error:
-                    message = str(error)
-                else:
+                self._starting = asyncio.create_task(engine.start())
+                (error,) = await asyncio.gather(self._starting, return_exceptions=True)
+                if error is None or self._engine is not engine:
                     return None
+                if not isinstance(error, EngineError):
+                    raise error
+                message = str(error)
             self._loss = f"The engine died and could not be loaded again: {message}"
             return self._loss

@@ -142,6 +142,42 @@ async def test_an_engine_that_cannot_be_rebuilt_pauses_its_batches_until_another
     assert [answers(store, record) for record in records] == [expected(first), expected(second), expected(["late"])]
 
 
+class SlowToReturn(WitnessEngine):
+    """The first start is a matter of a moment, the second one has no end."""
+
+    given_up = False
+
+    async def start(self) -> None:
+        await super().start()
+        if self.lives > 1:
+            self.state = "loading"
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.given_up = True
+
+
+@on_a_loop
+async def test_an_engine_that_is_given_up_while_it_is_rebuilt_is_not_waited_for_and_another_goes_on(store):
+    engine, sound = SlowToReturn(hanging="hang"), WitnessEngine()
+    async with a_runner(store, engine) as (runner, notices):
+        batch_id = batch_of(store, ["hang", "b"])
+        await until(lambda: "hang" in engine.asked)
+        engine.die()
+        engine.released.set()
+        await until(lambda: engine.state == "loading")
+        await asyncio.wait_for(runner.detach(), 0.5)
+        assert engine.given_up
+        record = store.batches.get(batch_id)
+        assert (record.status, record.paused) == ("in_progress", False)
+        await sound.start()
+        await runner.attach(sound)
+        record = await ended(store, batch_id)
+    assert answers(store, record) == {"row-0": "hang", "row-1": "b"}
+    assert notices[0] == REBUILDING
+    assert engine.lives == 2
+
+
 @on_a_loop
 async def test_an_engine_that_dies_a_third_time_with_no_request_to_blame_pauses_the_batch(store):
     engine = WitnessEngine(dies_at=[0, 0, 0, 0, 0, 0, 0, 0])
