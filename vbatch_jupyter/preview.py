@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from vbatch_jupyter import planning
+from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.kernel import Kernel
 from vbatch_jupyter.protocol import prices
@@ -276,7 +276,7 @@ def estimate(
 
         finished = bytearray(len(index))
         reused = 0 if target is not None else find_known(index, read, finished)
-        plan = planning.plan(index, finished)
+        plan = plan_requests(index, finished)
         counted = _spread(len(index), COUNTED_REQUESTS)
         tokens = None
         if count_tokens is not None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbatch_jupyter.planning import plan
+from vbatch_jupyter.planning.plan import plan
 from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex
 from vbatch_jupyter.protocol.prefix import LEVELS
 

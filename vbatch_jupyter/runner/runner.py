@@ -14,7 +14,8 @@ import contextlib
 from array import array
 from collections.abc import Callable
 
-from vbatch_jupyter import lifecycle, planning
+from vbatch_jupyter import lifecycle
+from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import (
@@ -252,7 +253,7 @@ class Runner:
         if taken := await in_thread(take_answers, self._store, lease, record, index, engine.answers_key):
             self._on_notice(f"Batch {lease.id}: {taken:,} of {len(index):,} answers were known and are taken again.")
             recovered = await in_thread(lease.recover)
-        plan = await in_thread(planning.plan, index, recovered.finished)
+        plan = await in_thread(plan_requests, index, recovered.finished)
         order = plan.order
         if record.careful and lease.id in self._suspects:
             suspects = self._suspects[lease.id]
