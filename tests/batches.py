@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id

@@ -14,7 +14,7 @@ from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
-from vbatch_jupyter.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
+from vbatch_jupyter.manager.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
 from vbatch_jupyter.runner.latest import Latest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.batches import group, open_store
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.store import Store
 
 UPLOAD = b"{}\n" * 100_000

@@ -21,7 +21,7 @@ from tests.batches import (
     make_batch,
     open_store,
 )
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.store.fsck import check
 

@@ -15,7 +15,7 @@ from openai.types import Batch
 
 from tests.batches import ENDPOINT, group, hold, input_lines
 from tests.servers import JupyterServer, assert_envelope, assert_strict
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.store import Store, fsck
 

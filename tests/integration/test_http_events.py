@@ -14,7 +14,7 @@ import pytest
 
 from tests.batches import begin, group, make_batch, open_store
 from tests.servers import JupyterServer
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.store import Store
 
 WAITS = "No engine holds the model 'm': load it in a notebook with %vbatch load."

@@ -18,7 +18,7 @@ from tests.batches import ENDPOINT, content, make_batch, open_store
 from tests.servers import JupyterServer
 from tests.ui.lab import SCREENSHOTS, configure, until, watching, write_notebook
 from tests.ui.panel import LabPanel, write_requests
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id

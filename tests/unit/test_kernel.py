@@ -14,7 +14,7 @@ import pytest
 
 from tests.batches import ENDPOINT, content, open_store
 from tests.unit.kernel_surface import open_kernel
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,

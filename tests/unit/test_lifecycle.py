@@ -15,7 +15,7 @@ from tests.batches import (
     make_batch,
     open_store,
 )
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreFullError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol import validation

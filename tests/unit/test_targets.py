@@ -13,7 +13,7 @@ import pytest
 
 from tests.batches import make_batch, open_store
 from tests.unit.kernel_surface import open_kernel
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.profiles import PROFILES

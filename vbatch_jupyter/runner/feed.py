@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError

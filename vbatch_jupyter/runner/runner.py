@@ -14,7 +14,7 @@ import contextlib
 from array import array
 from collections.abc import Callable
 
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.thread import in_thread

@@ -9,7 +9,7 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Dict, Enum, Float, Int, TraitError, Unicode, validate
 
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server import (
     batches,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.server.sockets import Sockets

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tornado import web
 
-from vbatch_jupyter.lifecycle import why_waiting
+from vbatch_jupyter.manager.lifecycle import why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.server.base import VBatchHandler
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineView, EngineWatch

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreError
 from vbatch_jupyter.protocol.batch import BatchRecord

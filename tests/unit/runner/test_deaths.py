@@ -21,7 +21,7 @@ from tests.unit.runner.running import (
     paused,
     until,
 )
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.fsck import check
 

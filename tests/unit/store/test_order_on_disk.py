@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.batches import begin, group, make_batch
-from vbatch_jupyter import lifecycle
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.ids import result_file_id
 
 

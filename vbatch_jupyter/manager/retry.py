@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from vbatch_jupyter.errors import ConflictError, NotFoundError
-from vbatch_jupyter.lifecycle import UNEXECUTED
+from vbatch_jupyter.manager.lifecycle import UNEXECUTED
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
