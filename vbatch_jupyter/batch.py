@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.progress import Progress
+from vbatch_jupyter.manager.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
-from vbatch_jupyter.manager.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
 from vbatch_jupyter.runner.latest import Latest
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Batch:
 
     def summary(self) -> dict[str, str]:
         """Give how it stands by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
-        from vbatch_jupyter.widgets.summary import bundle, count_errors
+        from vbatch_jupyter.display.summary import bundle, count_errors
 
         record = self._record()
         if record.error_file_id is None:
@@ -324,8 +324,8 @@ class Batch:
         BadRequestError
             The input file did not validate.
         """
+        from vbatch_jupyter.display.plots import draw
         from vbatch_jupyter.frames.details import detail_of
-        from vbatch_jupyter.plots import draw
 
         record = self._record()
         errors = collections.Counter(map(str, self._failures([record])["error"]))

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 
 from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.display.line import Line
+from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.progress import Progress
 from vbatch_jupyter.protocol.stats import Snapshot
 from vbatch_jupyter.widgets.frontend import ProgressStyle
-from vbatch_jupyter.widgets.line import Line
 
 _GRACE_SECONDS = 0.5
 """How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""

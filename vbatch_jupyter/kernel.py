@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
@@ -37,7 +38,6 @@ from vbatch_jupyter.targets.configuration import Target, targets
 from vbatch_jupyter.targets.runner import TargetRunner
 from vbatch_jupyter.targets.submission import reachable_target, refuse_what_the_target_would
 from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
-from vbatch_jupyter.widgets.line import Line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.kernel import Kernel
+from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol import prices
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line

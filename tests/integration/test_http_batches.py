@@ -15,8 +15,7 @@ from openai.types import Batch
 
 from tests.batches import ENDPOINT, group, hold, input_lines
 from tests.servers import JupyterServer, assert_envelope, assert_strict
-from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.store import Store, fsck
 
 LINES = b"".join(input_lines(5))

@@ -10,8 +10,7 @@ import pytest
 
 from tests.batches import begin, custom_ids, group, is_error, make_batch, open_store
 from tests.servers import JupyterServer
-from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.store import Store
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from tests.batches import ENDPOINT, content, make_batch, open_store
 from tests.servers import JupyterServer
 from tests.ui.lab import SCREENSHOTS, configure, until, watching, write_notebook
 from tests.ui.panel import LabPanel, write_requests
-from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import encode_request_line, output_line

@@ -14,7 +14,6 @@ import pytest
 
 from tests.batches import ENDPOINT, content, open_store
 from tests.unit.kernel_surface import open_kernel
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,
@@ -26,7 +25,7 @@ from vbatch_jupyter.errors import (
     TemplateError,
 )
 from vbatch_jupyter.kernel import Kernel
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 

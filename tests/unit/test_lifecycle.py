@@ -15,9 +15,8 @@ from tests.batches import (
     make_batch,
     open_store,
 )
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreFullError
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol import validation
 from vbatch_jupyter.protocol.batch import BatchError, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id, result_file_id

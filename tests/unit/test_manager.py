@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tests.batches import ENDPOINT, begin, group, input_lines, make_batch, open_store
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 
 FILE = "file-" + "0" * 22

@@ -13,8 +13,8 @@ import pytest
 
 from tests.batches import make_batch, open_store
 from tests.unit.kernel_surface import open_kernel
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate

@@ -15,6 +15,7 @@ from traitlets import Bool, Enum, Float, Integer, Unicode
 
 from vbatch_jupyter import kernel
 from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError
 from vbatch_jupyter.magics import defaults, environment
 from vbatch_jupyter.magics.grammar import (
@@ -30,7 +31,6 @@ from vbatch_jupyter.magics.grammar import (
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.targets.configuration import rules_of
 from vbatch_jupyter.widgets.frontend import PROGRESS_STYLES, draws_widgets
-from vbatch_jupyter.widgets.listing import BatchList
 
 F = TypeVar("F", bound=Callable[..., Any])
 

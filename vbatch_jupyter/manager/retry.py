@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from vbatch_jupyter.errors import ConflictError, NotFoundError
-from vbatch_jupyter.manager.lifecycle import UNEXECUTED
 from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.lifecycle import UNEXECUTED
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, unexecuted_line

@@ -14,8 +14,6 @@ import contextlib
 from array import array
 from collections.abc import Callable
 
-from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import (
@@ -27,6 +25,8 @@ from vbatch_jupyter.errors import (
     StoreError,
     StoreFullError,
 )
+from vbatch_jupyter.manager import lifecycle
+from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.runner.feed import End, Feed
 from vbatch_jupyter.runner.latest import Latest

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import StoreError
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.server.sockets import Sockets
 from vbatch_jupyter.store import EngineRecord, Store
 

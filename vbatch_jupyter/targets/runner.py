@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
 from vbatch_jupyter.targets.configuration import Target

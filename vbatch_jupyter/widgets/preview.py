@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vbatch_jupyter.progress import duration
+from vbatch_jupyter.display.progress import duration
 
 if TYPE_CHECKING:
     from vbatch_jupyter.preview import DryRun

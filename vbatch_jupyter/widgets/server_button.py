@@ -14,7 +14,7 @@ from collections.abc import Callable
 import anywidget
 import traitlets
 
-from vbatch_jupyter.widgets.javascript import ASK_SERVER
+from vbatch_jupyter.display.javascript import ASK_SERVER
 
 
 class ServerButton(anywidget.AnyWidget):

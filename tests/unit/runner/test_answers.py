@@ -18,8 +18,8 @@ from tests.unit.runner.running import (
     order_of_answers,
     until,
 )
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import RequestAbortedError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import error_body, parse_output_line

@@ -21,8 +21,8 @@ from tests.unit.runner.running import (
     on_a_loop,
     until,
 )
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import StoreError, StoreFullError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.fsck import check
 from vbatch_jupyter.store.lease import DISK_FULL_REASON

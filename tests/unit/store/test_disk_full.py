@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from tests.batches import assert_every_request_once, begin, group, hold, input_lines, make_batch, open_store
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import StoreFullError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store import DISK_FULL_REASON
 from vbatch_jupyter.store.fsck import check

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tests.batches import begin, content, group, make_batch
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.cli import main
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.store.fsck import check
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from tests.batches import begin, content, custom_ids, group, hold, is_error, line, make_batch, open_store
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex

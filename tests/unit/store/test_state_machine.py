@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.batches import assert_every_request_once, custom_ids, group, is_error, make_batch, open_store
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import ConflictError, FencedError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import NEXT_STATUSES, TERMINAL_STATUSES
 from vbatch_jupyter.store.fsck import check
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.batches import begin, content, group, make_batch, open_store
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.errors import NotFoundError
-from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.store import lease as store_lease
 
 HOUR = 3600

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.display import summary
+from vbatch_jupyter.display.summary import bundle, count_errors, summary_html, summary_text
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.lines import error_body, output_line, unexecuted_line
-from vbatch_jupyter.widgets import summary
-from vbatch_jupyter.widgets.summary import bundle, count_errors, summary_html, summary_text
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from vbatch_jupyter.widgets.line import Line
+from vbatch_jupyter.display.line import Line
 
 
 class Terminal(io.StringIO):

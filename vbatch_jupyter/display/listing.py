@@ -6,7 +6,7 @@ import datetime as dt
 import html
 from collections.abc import Iterator, Sequence
 
-from vbatch_jupyter.progress import duration
+from vbatch_jupyter.display.progress import duration
 from vbatch_jupyter.protocol.batch import BatchRecord
 
 _HEADER = ("id", "status", "requests", "model", "endpoint", "created", "took", "note")

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import re
 
+from vbatch_jupyter.display.drawing import answers_list, counts_bar, errors_list, rate_line, text
+from vbatch_jupyter.display.rates import Rates
 from vbatch_jupyter.protocol.batch import RequestCounts
-from vbatch_jupyter.widgets.drawing import answers_list, counts_bar, errors_list, rate_line, text
-from vbatch_jupyter.widgets.rates import Rates
 
 
 def test_text_is_escaped_after_it_is_cut():

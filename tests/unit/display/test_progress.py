@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from vbatch_jupyter.progress import Progress
+from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
 

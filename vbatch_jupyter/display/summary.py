@@ -11,11 +11,11 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from vbatch_jupyter.progress import Progress, duration
+from vbatch_jupyter.display import drawing
+from vbatch_jupyter.display.javascript import ASK_SERVER
+from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.stats import Snapshot
-from vbatch_jupyter.widgets import drawing
-from vbatch_jupyter.widgets.javascript import ASK_SERVER
 
 _LINES_READ = 10_000
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from tests.unit.kernel_surface import open_kernel
+from vbatch_jupyter.display.plots import draw
 from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.plots import draw
 from vbatch_jupyter.protocol.timing import Timing
 
 

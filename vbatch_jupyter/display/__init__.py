@@ -1,0 +1,1 @@
+"""Draw what the manager says, as text and as HTML; no widget, no IPython."""
