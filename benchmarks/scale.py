@@ -22,15 +22,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-from vbatch_jupyter.kernel import Kernel
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate
 from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.session.batch import Batch
+from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -191,18 +191,18 @@ def validation_seconds() -> float:
 def again_seconds(directory: Path) -> tuple[float, int]:
     """Run a cell of `_AGAIN_ROWS` rows twice; give the second time's seconds and its requests to the engine."""
     engine = EchoEngine()
-    kernel = Kernel(Store(directory / "store"), make_engine=lambda *_, **__: engine)
-    kernel.progress = "none"
+    session = Session(Store(directory / "store"), make_engine=lambda *_, **__: engine)
+    session.progress = "none"
     try:
-        kernel.load("echo")
+        session.load("echo")
         df = pd.DataFrame({"n": range(_AGAIN_ROWS)})
-        kernel.run(df, "Answer question {{ n }}.", max_tokens=1)
+        session.run(df, "Answer question {{ n }}.", max_tokens=1)
         asked = engine.requests
         begun = time.perf_counter()
-        out = kernel.run(df, "Answer question {{ n }}.", max_tokens=1)
+        out = session.run(df, "Answer question {{ n }}.", max_tokens=1)
         seconds = time.perf_counter() - begun
     finally:
-        kernel.close()
+        session.close()
     if out["error"].notna().any() or len(out) != _AGAIN_ROWS:
         raise SystemExit(f"The result is not whole: {out}")
     return seconds, engine.requests - asked

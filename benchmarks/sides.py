@@ -23,7 +23,7 @@ def vb_run(engine: Engine, rounds: Rounds) -> None:
     import pandas as pd
 
     import vbatch_jupyter as vb
-    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.session.session import current
 
     def ask(requests: list[Request]) -> Any:
         if len({request.max_tokens for request in requests}) > 1:

@@ -21,13 +21,13 @@ import httpx
 _ECHO_KERNEL = """
 import sys, threading
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-from vbatch_jupyter.kernel import Kernel
+from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 
 store = Store(sys.argv[1], floor_bytes=0, reserve_bytes=0)
 models = sys.argv[3].split(",")
 make_engine = lambda *_, **__: EchoEngine(models, latency_seconds=float(sys.argv[2]), refusing="refuse me")
-Kernel(store, make_engine=make_engine).load("echo")
+Session(store, make_engine=make_engine).load("echo")
 print("ready", flush=True)
 threading.Event().wait()
 """

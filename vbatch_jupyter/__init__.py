@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from vbatch_jupyter.batch import Batch
     from vbatch_jupyter.engine.base import Engine
+    from vbatch_jupyter.estimate.report import DryRun
     from vbatch_jupyter.frames.schema import Schema
-    from vbatch_jupyter.preview import DryRun
+    from vbatch_jupyter.session.batch import Batch
 
 __all__ = [
     "attach",
@@ -60,7 +60,7 @@ def load(
         The model was not found, or the engine did not start.
     """
     from vbatch_jupyter.engine.flags import named, to_flags
-    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.session.session import current
 
     register_accessor()
     return current().load(named(model, url), to_flags({"url": url, "api_key_env": api_key_env, **engine_args}))
@@ -68,7 +68,7 @@ def load(
 
 def unload() -> None:
     """End the engine and its processes; batches that it was running stay in progress."""
-    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.session.session import current
 
     current().unload()
 
@@ -130,7 +130,7 @@ def submit(
     EngineNotLoadedError
         No engine is loaded, and no ``model`` was named.
     """
-    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.session.session import current
 
     return current().submit(
         df,
@@ -168,8 +168,8 @@ def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
     EngineNotLoadedError
         No engine is loaded, and no ``model`` was named.
     """
-    from vbatch_jupyter.kernel import current
-    from vbatch_jupyter.preview import dry_run
+    from vbatch_jupyter.session.dry_run import dry_run
+    from vbatch_jupyter.session.session import current
 
     return dry_run(current(), df, template, **options)
 
@@ -195,7 +195,7 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
     BatchPausedError
         The engine died and could not be brought back; what is finished is kept, and goes on with the next engine.
     """
-    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.session.session import current
 
     return current().run(df, template, **options)
 
@@ -213,7 +213,7 @@ def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
     NotFoundError
         There is no such batch.
     """
-    from vbatch_jupyter.kernel import current
+    from vbatch_jupyter.session.session import current
 
     return current().attach(id)
 

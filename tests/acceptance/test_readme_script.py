@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 PREPARE = """
 %load_ext vbatch_jupyter
-from vbatch_jupyter import kernel
+from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-kernel.current()._loader._make_engine = lambda *_, **__: EchoEngine(["echo"])
+session.current()._loader._make_engine = lambda *_, **__: EchoEngine(["echo"])
 %vbatch load echo
 """
 

@@ -72,7 +72,7 @@ def server(tmp_path_factory) -> Iterator[JupyterServer]:
 def kernel(server, tiny_model) -> Iterator[ServersKernel]:
     kernel = ServersKernel(server)
     kernel.run(
-        "import json, vbatch_jupyter as vb\nfrom vbatch_jupyter.kernel import current\n"
+        "import json, vbatch_jupyter as vb\nfrom vbatch_jupyter.session.session import current\n"
         f"vb.load({str(tiny_model)!r}, served_model_name={MODEL!r}, max_model_len=8192)"
     )
     yield kernel

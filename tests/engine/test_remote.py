@@ -22,7 +22,7 @@ import pytest
 
 from tests.batches import open_store
 from tests.servers import free_port, wait_until_up
-from vbatch_jupyter.kernel import Kernel
+from vbatch_jupyter.session.session import Session
 
 pytestmark = pytest.mark.timeout(600)  # two servers start, on whatever else runs here
 
@@ -107,28 +107,28 @@ def test_a_vllm_server_is_the_engine_and_two_behind_a_proxy_share_the_work(tiny_
         ports = [port for _, port in servers]
         proxy = RoundRobin(ports)
         stack.callback(proxy.close)
-        kernel = Kernel(stack.enter_context(open_store(tmp_path / "store")), say=lambda _: None)
-        stack.callback(kernel.close)
+        session = Session(stack.enter_context(open_store(tmp_path / "store")), say=lambda _: None)
+        stack.callback(session.close)
 
         alone = f"http://127.0.0.1:{ports[0]}/v1"
-        engine = kernel.load(alone, ["--url", alone])
+        engine = session.load(alone, ["--url", alone])
         assert (engine.served_model_names, engine.counts_tokens) == (("tiny",), True)
-        first = kernel.run(frame, **prompt)
+        first = session.run(frame, **prompt)
         assert first["error"].isna().all()
         assert list(map(answered, ports)) == [ROWS, 0]
         body = b'{"model": "tiny", "messages": [{"role": "user", "content": "Say something about 7."}]}'
-        batch = kernel.attach(next(kernel.batches()).id)
+        batch = session.attach(next(session.batches()).id)
         counted = batch.results(full=True)["prompt_tokens"]
-        assert kernel.tokenize(body) == counted[7]
-        refused = kernel.run(frame.head(1), "Hi.", max_tokens=100_000)["error"][0]
+        assert session.tokenize(body) == counted[7]
+        refused = session.run(frame.head(1), "Hi.", max_tokens=100_000)["error"][0]
         assert "max_tokens" in refused or "context length" in refused
 
         both = f"http://127.0.0.1:{proxy.port}/v1"
-        kernel.load(both, ["--url", both, "--max-num-seqs", "32"])
-        second = kernel.run(frame, **prompt)
+        session.load(both, ["--url", both, "--max-num-seqs", "32"])
+        second = session.run(frame, **prompt)
         assert list(second["response"]) == list(first["response"])
         done = list(map(answered, ports))
         assert done[1] > 10
         assert sum(done) == 2 * ROWS
         time.sleep(2.5)  # the figures are as old as two seconds
-        assert kernel.engine_stats() is not None
+        assert session.engine_stats() is not None

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 
 PREPARE = """
 import asyncio, json, os, time, pandas as pd
-from vbatch_jupyter.kernel import current
+from vbatch_jupyter.session.session import current
 
 def ask(path, priority=0, **body):
     async def call():

@@ -25,7 +25,7 @@ FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M --max-num-seqs 64"
 
 PREPARE = """
 import json, pandas as pd
-from vbatch_jupyter.kernel import current
+from vbatch_jupyter.session.session import current
 def show(value):
     print("JSON" + json.dumps(value))
 """

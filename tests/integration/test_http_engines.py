@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # What IPython runs first in each kernel of the server: the kernel's engine is the echo engine.
 STARTUP = """
-from vbatch_jupyter import loader
+from vbatch_jupyter.session import loader
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import EngineArgumentError
 
@@ -139,7 +139,7 @@ def test_a_model_is_loaded_and_unloaded_in_a_kernel_of_a_notebook(server, http):
     started = http.post("api/kernels", json={"name": "python3"}).json()["id"]
     # The notebook's first cell.
     with open_store(server.store) as store:
-        run_cell(server, started, "import vbatch_jupyter.kernel; vbatch_jupyter.kernel.current()")
+        run_cell(server, started, "import vbatch_jupyter.session.session; vbatch_jupyter.session.session.current()")
         wait_for(lambda: any(each.kernel_id == started for each in store.engines.live()))
     body = {"model": "fast", "flags": ["--served-model-name", "mine"]}
     answer = http.post(f"vbatch/engines/{started}/load", json=body)

@@ -31,7 +31,7 @@ PREPARE = """
 import time
 import vbatch_jupyter as vb
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-from vbatch_jupyter.kernel import current
+from vbatch_jupyter.session.session import current
 
 class SlowEngine(EchoEngine):
     async def start(self):

@@ -15,9 +15,9 @@ PREPARE = """
 %load_ext vbatch_jupyter
 import pandas as pd
 import vbatch_jupyter as vb
-from vbatch_jupyter import kernel
+from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-kernel.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.1)
+session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.1)
 df = pd.DataFrame({"text": ["one two", "three"], "title": ["a", "b"]})
 %vbatch load echo
 """
@@ -101,9 +101,9 @@ def test_a_mistake_is_a_sentence_and_a_bug_has_its_traceback(kernel: NotebookKer
     cell = kernel.run("%vbatch lisst")
     assert cell.error == ""
     assert cell.stderr == "UsageError: %vbatch has no verb 'lisst'. Did you mean list?\n"
-    kernel.run("was = kernel.Kernel.batches\nkernel.Kernel.batches = lambda self: 1 / 0").checked()
+    kernel.run("was = session.Session.batches\nsession.Session.batches = lambda self: 1 / 0").checked()
     bug = kernel.run("%vbatch list")
-    kernel.run("kernel.Kernel.batches = was").checked()
+    kernel.run("session.Session.batches = was").checked()
     assert bug.error == "ZeroDivisionError: division by zero"
     assert "lambda self: 1 / 0" in bug.traceback
 

@@ -17,10 +17,10 @@ PREPARE = """
 %load_ext vbatch_jupyter
 import json, pandas as pd
 import vbatch_jupyter as vb
-from vbatch_jupyter import kernel
+from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-kernel.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5)
-kernel.current()._loader.engine = None
+session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5)
+session.current()._loader.engine = None
 df = pd.DataFrame({"n": range(3000)})
 """
 RUN = "%%vbatch df -o out\nSay {{ n }}"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from tests.unit.session_surface import open_session
 
 from tests.batches import open_store
 from tests.servers import JupyterServer
 from tests.services import EchoKernel, Fault, FaultyProxy, end
-from tests.unit.kernel_surface import open_kernel
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.store.fsck import check
 
@@ -35,11 +35,11 @@ _CLIENT = """
 import sys
 import pandas as pd
 from pathlib import Path
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.targets import runner
 
 runner.POLL_SECONDS = (0.05, 0.3)
-kernel = open_kernel(Path(sys.argv[1]), load=False)
+kernel = open_session(Path(sys.argv[1]), load=False)
 batch = kernel.submit(pd.DataFrame({"n": range(25)}), "Say {{ n }}", target="ours", model="echo")
 print(batch.id, flush=True)
 batch.wait()
@@ -78,7 +78,7 @@ def folder(tmp_path, monkeypatch, service, proxy):
 
 @pytest.fixture
 def kernel(folder):
-    kernel = open_kernel(folder, load=False)
+    kernel = open_session(folder, load=False)
     yield kernel
     kernel.close()
 
@@ -196,7 +196,7 @@ def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_
     assert proxy.happened()
     proxy.faults = []
     said: list[str] = []
-    kernel = open_kernel(folder, load=False, said=said)
+    kernel = open_session(folder, load=False, said=said)
     try:
         (record,) = kernel.batches()
         batch_id = record.id
@@ -293,7 +293,7 @@ def test_what_only_the_service_finds_wrong_is_in_the_rows(kernel, folder, proxy,
 
 
 def test_a_cell_and_a_frame_take_a_target(kernel, monkeypatch, capsys):
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: kernel)
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = frame()

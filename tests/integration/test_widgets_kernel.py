@@ -23,9 +23,9 @@ PREPARE = """
 %load_ext vbatch_jupyter
 import pandas as pd, time
 import vbatch_jupyter as vb
-from vbatch_jupyter import kernel
+from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-kernel.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5, refusing="refuse me")
+session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5, refusing="refuse me")
 df = pd.DataFrame({"n": list(range(1499)) + ["refuse me"]})
 %vbatch load echo
 """
@@ -200,7 +200,7 @@ def test_a_batch_that_was_followed_is_not_shown_twice_in_its_cell_and_is_shown_i
 
 @pytest.mark.parametrize(("style", "said"), [("text", "completed 1,499/1,500 completed, 1 failed"), ("none", "")])
 def test_other_styles_show_no_widget(kernel, style, said):
-    kernel.run(f"kernel.current().progress = {style!r}").checked()
+    kernel.run(f"session.current().progress = {style!r}").checked()
     messages = told(kernel, end_of(kernel.start(RUN)))
     assert all(message["msg_type"] not in {"display_data", "comm_open"} for message in messages)
     text = "".join(message["content"]["text"] for message in messages if message["msg_type"] == "stream")

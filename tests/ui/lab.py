@@ -24,7 +24,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 # words, as an engine may quote a prompt. Run by every kernel when it starts, as a user's own start-up files are.
 _ECHO = """
 import msgspec
-from vbatch_jupyter import kernel
+from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.base import EngineResponse
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.protocol.lines import error_body
@@ -36,7 +36,7 @@ class RefusingEngine(EchoEngine):
             return EngineResponse.of_json(400, error_body(said, param="messages"))
         return await super()._answer(method, path, body, priority=priority)
 
-kernel.current()._loader._make_engine = lambda *_, **__: RefusingEngine(["echo"], latency_seconds=LATENCY)
+session.current()._loader._make_engine = lambda *_, **__: RefusingEngine(["echo"], latency_seconds=LATENCY)
 """
 
 _NOTE_BARS = """() => {

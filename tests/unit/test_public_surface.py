@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import vbatch_jupyter
-from vbatch_jupyter.batch import Batch
+from vbatch_jupyter.session.batch import Batch
 
 HEAVY = ("IPython", "httpx", "jinja2", "msgspec", "numpy", "openai", "pandas", "pydantic", "torch", "vllm")
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
-from vbatch_jupyter import kernel
 from vbatch_jupyter.errors import VBatchError
-from vbatch_jupyter.loader import DEMO_MODELS
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
 from vbatch_jupyter.magics.serve_flags import serve_flags
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.body import ENDPOINTS
+from vbatch_jupyter.session import session
+from vbatch_jupyter.session.loader import DEMO_MODELS
 from vbatch_jupyter.targets.configuration import targets
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _result(text: str, names: Iterable[str]) -> SimpleMatcherResult:
 def _batches() -> Sequence[BatchRecord]:
     found: list[BatchRecord] = []
     with contextlib.suppress(VBatchError):
-        for record in kernel.current().batches():
+        for record in session.current().batches():
             found.append(record)
             if len(found) == _OFFERED_BATCHES:
                 break
@@ -180,7 +180,7 @@ def _targets() -> Iterable[str]:
 def _models(*, can_load: bool) -> Iterable[str]:
     served: Sequence[str] = ()
     with contextlib.suppress(VBatchError):
-        served = kernel.current().served_model_names()
+        served = session.current().served_model_names()
     asked = (record.model for record in _batches() if record.model is not None)
     return dict.fromkeys([*served, *(DEMO_MODELS if can_load else ()), *asked])
 

@@ -1,4 +1,4 @@
-"""``%vbatch`` and ``%%vbatch``: parse, one call into the kernel, display."""
+"""``%vbatch`` and ``%%vbatch``: parse, one call into the session, display."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 from traitlets import Bool, Enum, Float, Integer, Unicode
 
-from vbatch_jupyter import kernel
-from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError
 from vbatch_jupyter.magics import defaults, environment
@@ -29,6 +27,8 @@ from vbatch_jupyter.magics.grammar import (
     words_of,
 )
 from vbatch_jupyter.protocol.check import Summary, check
+from vbatch_jupyter.session import session
+from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.targets.configuration import rules_of
 from vbatch_jupyter.widgets.frontend import PROGRESS_STYLES, draws_widgets
 
@@ -97,13 +97,13 @@ class VBatchMagics(Magics):
         words = words_of(line)
         verbs: dict[str, Callable[[argparse.Namespace], Any]] = {
             "load": self._load,
-            "unload": lambda _: self._kernel().unload(),
-            "engine": lambda _: _print_engine(self._kernel()),
+            "unload": lambda _: self._session().unload(),
+            "engine": lambda _: _print_engine(self._session()),
             "build": self._build,
             "list": self._list,
             "show": lambda options: _print_batch(self._batch(options)),
             # Whoever made it may not be waiting for it: to cancel it takes the word.
-            "attach": lambda options: self._kernel().follow(self._batch(options), cancels=False),
+            "attach": lambda options: self._session().follow(self._batch(options), cancels=False),
             "cancel": lambda options: self._batch(options).cancel(),
             "results": self._results,
             "retry": self._results,
@@ -129,17 +129,17 @@ class VBatchMagics(Magics):
     def _run_cell(self, options: argparse.Namespace, cell: str) -> Any:
         if options.export is not None:
             return self._write(options, cell, options.export)
-        known, df = self._kernel(), self._named(options.df, "DataFrame")
+        current, df = self._session(), self._named(options.df, "DataFrame")
         arguments = self._arguments(options)
         arguments["target"] = self._default("target", options.target)
         arguments["fresh"] = bool(self._default("fresh", options.fresh))
         if options.dry_run:
-            from vbatch_jupyter.preview import dry_run
+            from vbatch_jupyter.session.dry_run import dry_run
 
-            return self._out(options.out, dry_run(known, df, cell, **arguments))
+            return self._out(options.out, dry_run(current, df, cell, **arguments))
         if self._default("background", options.background):
-            return self._out(options.out, known.submit(df, cell, **arguments))
-        return self._out(options.out, known.run(df, cell, **arguments))
+            return self._out(options.out, current.submit(df, cell, **arguments))
+        return self._out(options.out, current.run(df, cell, **arguments))
 
     def _arguments(self, options: argparse.Namespace) -> dict[str, Any]:
         """Give what every request is made with, of flags and defaults."""
@@ -167,32 +167,32 @@ class VBatchMagics(Magics):
     # ------------------------------------------------------------------------------------------------------ the verbs
 
     def _load(self, options: argparse.Namespace) -> None:
-        self._kernel().load(options.model, options.flags)
+        self._session().load(options.model, options.flags)
 
     def _build(self, options: argparse.Namespace) -> None:
         if not draws_widgets("widget"):
             raise UsageError("%vbatch build is a widget, and there is none outside a notebook: %%vbatch -h says more.")
         from vbatch_jupyter.widgets.build import Builder
 
-        Builder(self._kernel(), self._user_ns(), df=options.df).show()
+        Builder(self._session(), self._user_ns(), df=options.df).show()
 
     def _list(self, options: argparse.Namespace) -> BatchList:
-        records = list(self._kernel().batches())
+        records = list(self._session().batches())
         shown = records if options.all else records[:_LISTED]
         return BatchList(shown, left_out=len(records) - len(shown))
 
     def _run_file(self, options: argparse.Namespace) -> Any:
-        known, target = self._kernel(), self._default("target", options.target)
-        batch = known.submit_file(Path(options.file).expanduser(), target=target)
+        current, target = self._session(), self._default("target", options.target)
+        batch = current.submit_file(Path(options.file).expanduser(), target=target)
         if self._default("background", options.background):
             return self._out(options.out, batch)
-        return self._out(options.out, known.follow(batch).results())
+        return self._out(options.out, current.follow(batch).results())
 
     def _results(self, options: argparse.Namespace) -> Any:
         df = None if options.df is None else self._named(options.df, "DataFrame")
         batch = self._batch(options)
         if options.verb == "retry":
-            batch = self._kernel().follow(batch.retry())
+            batch = self._session().follow(batch.retry())
         return self._out(options.out, batch.results(df, full=options.full))
 
     def _export(self, options: argparse.Namespace) -> None:
@@ -205,7 +205,7 @@ class VBatchMagics(Magics):
         arguments = self._arguments(options)
         df = sampled(self._named(options.df, "DataFrame"), arguments.pop("sample"))
         if arguments["model"] is None:
-            arguments["model"] = self._kernel().default_model(None)
+            arguments["model"] = self._session().default_model(None)
         lines, _ = requests_of(df, template, **arguments)
         path = Path(name).expanduser()
         try:
@@ -218,11 +218,11 @@ class VBatchMagics(Magics):
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
-    def _kernel(self) -> kernel.Kernel:
-        known = kernel.current()
+    def _session(self) -> session.Session:
+        current = session.current()
         if (style := self._default("progress", None)) is not None:
-            known.progress = style
-        return known
+            current.progress = style
+        return current
 
     def _default(self, name: str, flag: Any) -> Any:
         """Give a flag's value: as it was given, as %config has it, as the files have it."""
@@ -236,13 +236,13 @@ class VBatchMagics(Magics):
         return self._in_files.get(name)
 
     def _batch(self, options: argparse.Namespace) -> Batch:
-        known = self._kernel()
+        current = self._session()
         if options.id is not None:
-            return known.attach(options.id)
-        newest = next(known.batches(), None)
+            return current.attach(options.id)
+        newest = next(current.batches(), None)
         if newest is None:
             raise UsageError("There is no batch in the store yet.")
-        return known.attach(newest.id)
+        return current.attach(newest.id)
 
     def _named(self, name: str, kind: str) -> Any:
         names = self._user_ns()
@@ -264,8 +264,8 @@ class VBatchMagics(Magics):
         return names
 
 
-def _print_engine(known: kernel.Kernel) -> None:
-    stats = known.loaded_engine().stats()
+def _print_engine(current: session.Session) -> None:
+    stats = current.loaded_engine().stats()
     for name, value in (
         ("model", stats.model),
         ("state", stats.state),

@@ -11,7 +11,7 @@ KERNEL_NAME = "vbatch-engine"
 """The name that the kernel has among the running ones."""
 
 _NEVER_SECONDS = 10 * 365 * 24 * 3600
-_COMMAND = "import vbatch_jupyter.kernel; vbatch_jupyter.kernel.current()"
+_COMMAND = "import vbatch_jupyter.session.session; vbatch_jupyter.session.session.current()"
 
 
 class EngineKernelSpecs(KernelSpecManager):

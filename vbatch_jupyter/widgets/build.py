@@ -39,7 +39,7 @@ class _Batch(Protocol):
     def summary(self) -> dict[str, str]: ...
 
 
-class _Kernel(Protocol):
+class _Session(Protocol):
     def submit(self, df: pd.DataFrame, template: str, **options: Any) -> _Batch: ...
     def served_model_names(self) -> Sequence[str]: ...
     def target_names(self) -> Sequence[str]: ...
@@ -51,7 +51,7 @@ class Builder:
 
     Parameters
     ----------
-    kernel
+    session
         Submits batches.
     names
         The notebook's variables: where the frames are, and where the result goes.
@@ -64,10 +64,10 @@ class Builder:
         There is no DataFrame among the variables, or none of that name.
     """
 
-    def __init__(self, kernel: _Kernel, names: dict[str, Any], *, df: str | None = None) -> None:
+    def __init__(self, session: _Session, names: dict[str, Any], *, df: str | None = None) -> None:
         from vbatch_jupyter.frames.batches import frames_among
 
-        self._kernel = kernel
+        self._session = session
         self._names = names
         frames = frames_among(names)
         if df is not None and df not in frames:
@@ -82,10 +82,10 @@ class Builder:
         self._changed()
 
     def _make(self, frames: Sequence[str], df: str) -> None:
-        served = list(self._kernel.served_model_names())
+        served = list(self._session.served_model_names())
         text = functools.partial(ipywidgets.Textarea, layout=_WIDE, continuous_update=True)
         self._frame = ipywidgets.Dropdown(description="DataFrame", options=frames, value=df)
-        self._target = ipywidgets.Dropdown(description="runs at", options=[_HERE, *self._kernel.target_names()])
+        self._target = ipywidgets.Dropdown(description="runs at", options=[_HERE, *self._session.target_names()])
         self._model = ipywidgets.Combobox(description="model", options=served, value=served[0] if served else "")
         self._endpoint = ipywidgets.Dropdown(description="endpoint", options=_ENDPOINTS)
         self._system = text(description="system", rows=2)
@@ -191,7 +191,7 @@ class Builder:
         parts = []
         for line in lines:
             request = parse_request_line(line.rstrip(b"\n"))
-            tokens = self._kernel.tokenize(bytes(request.body))
+            tokens = self._session.tokenize(bytes(request.body))
             counted = "" if tokens is None else f" · {tokens:,} prompt tokens"
             parts.append(drawing.request(request.custom_id + counted, _prompt_of(bytes(request.body))))
         return "".join(parts) or drawing.faint("The DataFrame has no rows.")
@@ -200,7 +200,7 @@ class Builder:
 
     def _run(self, *, sample: int | None) -> None:
         try:
-            batch = self._kernel.submit(self._df, self._template.value, sample=sample, **self._options())
+            batch = self._session.submit(self._df, self._template.value, sample=sample, **self._options())
         except VBatchError as error:
             self._result.children = (html(drawing.problem(error)),)
             return

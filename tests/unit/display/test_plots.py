@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.display.plots import draw
 from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.protocol.timing import Timing
@@ -17,19 +17,19 @@ def without_a_display(monkeypatch):
 
 
 @pytest.fixture
-def kernel(tmp_path):
-    kernel = open_kernel(tmp_path, refusing="refuse me", latency_seconds=0.1)
-    yield kernel
-    kernel.close()
+def session(tmp_path):
+    session = open_session(tmp_path, refusing="refuse me", latency_seconds=0.1)
+    yield session
+    session.close()
 
 
 def titles(figure) -> list[str]:
     return [axes.get_title() for axes in figure.axes]
 
 
-def test_a_batch_draws_its_throughput_latencies_lengths_and_errors(kernel, tmp_path):
+def test_a_batch_draws_its_throughput_latencies_lengths_and_errors(session, tmp_path):
     texts = [*["one two"] * 6, *["three"] * 2, "refuse me", "refuse me too"]
-    batch = kernel.submit(pd.DataFrame({"text": texts}), "{{ text }}").wait(10)
+    batch = session.submit(pd.DataFrame({"text": texts}), "{{ text }}").wait(10)
     figure = batch.plot()
     assert titles(figure) == ["Throughput", "Latency", "Length of the answers", "Errors: 2 of 10 (20.0%)"]
     over_time, by_latency, by_length, by_error = figure.axes
@@ -48,13 +48,13 @@ def test_a_batch_draws_its_throughput_latencies_lengths_and_errors(kernel, tmp_p
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_a_batch_that_runs_is_not_drawn_and_one_that_was_all_reused_says_what_is_missing(kernel, tmp_path):
+def test_a_batch_that_runs_is_not_drawn_and_one_that_was_all_reused_says_what_is_missing(session, tmp_path):
     df = pd.DataFrame({"text": ["a", "b"]})
-    batch = kernel.submit(df, "{{ text }}")
+    batch = session.submit(df, "{{ text }}")
     with pytest.raises(ConflictError, match="has ended"):
         batch.plot()
     batch.wait(10)
-    figure = kernel.submit(df, "{{ text }}").wait(10).plot()
+    figure = session.submit(df, "{{ text }}").wait(10).plot()
     words = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert "no time was measured" in words
     assert "no latency was measured" in words

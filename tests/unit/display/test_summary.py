@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.display import summary
 from vbatch_jupyter.display.summary import bundle, count_errors, summary_html, summary_text
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
@@ -123,11 +123,11 @@ def test_both_mimetypes_come_together():
 
 
 def test_a_batch_draws_itself(tmp_path):
-    kernel = open_kernel(tmp_path, refusing="refuse")
-    batch = kernel.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), "{{ text }}").wait(10)
+    session = open_session(tmp_path, refusing="refuse")
+    batch = session.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), "{{ text }}").wait(10)
     drawn = batch._repr_mimebundle_()
     assert drawn["text/plain"].startswith(f"{batch.id} completed 1/2 completed, 1 failed · ")
     assert "This request is refused, as it asked to be." in Page(drawn["text/html"]).text
-    kernel.manager.files.delete(batch.to_openai().error_file_id)
+    session.manager.files.delete(batch.to_openai().error_file_id)
     assert "1 failed" in batch._repr_mimebundle_()["text/html"]
-    kernel.close()
+    session.close()

@@ -18,8 +18,8 @@ from tornado.web import Application, RequestHandler
 
 import vbatch_jupyter as vb
 from tests.batches import ENDPOINT, open_store
-from tests.unit.kernel_surface import open_kernel
 from tests.unit.runner.running import a_runner, answers, batch_of, ended, on_a_loop, until
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags
 from vbatch_jupyter.engine.remote_engine import Patience, RemoteEngine
@@ -439,7 +439,7 @@ def test_servers_behind_one_address_are_added_up_and_a_restart_is_no_step_back()
 
 @pytest.fixture
 def elsewhere():
-    """Run a server on a loop of its own: a kernel's calls block."""
+    """Run a server on a loop of its own: a session's calls block."""
     server = Server()
     thread = EngineThread()
     thread.call(_on_the_loop(server.listen))
@@ -455,8 +455,8 @@ async def _on_the_loop(function: Callable[[], None]) -> None:
 def test_a_frame_runs_on_a_server_as_it_does_on_an_engine_here(tmp_path, elsewhere, monkeypatch):
     monkeypatch.setenv("SERVERS_KEY", "sesame")
     elsewhere.key = "sesame"
-    kernel = open_kernel(tmp_path, load=False)
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+    session = open_session(tmp_path, load=False)
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
     try:
         engine = vb.load(url=elsewhere.url, api_key_env="SERVERS_KEY", max_num_seqs=8)
         assert (engine.served_model_names, engine.max_num_seqs) == (("echo",), 8)
@@ -468,4 +468,4 @@ def test_a_frame_runs_on_a_server_as_it_does_on_an_engine_here(tmp_path, elsewhe
         with pytest.raises(EngineArgumentError, match="Name a model, such as demo, or a server"):
             vb.load()
     finally:
-        kernel.close()
+        session.close()

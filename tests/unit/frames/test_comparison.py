@@ -7,22 +7,22 @@ import pandas as pd
 import pytest
 
 import vbatch_jupyter as vb
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import FrameError, NotFoundError
 from vbatch_jupyter.frames.comparison import compare
 
 
 @pytest.fixture
-def kernel(tmp_path, monkeypatch):
-    kernel = open_kernel(tmp_path, refusing="refuse me")
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
-    yield kernel
-    kernel.close()
+def session(tmp_path, monkeypatch):
+    session = open_session(tmp_path, refusing="refuse me")
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    yield session
+    session.close()
 
 
-def test_two_prompts_stand_side_by_side_on_the_frames_index(kernel):
+def test_two_prompts_stand_side_by_side_on_the_frames_index(session):
     df = pd.DataFrame({"text": ["A", "b", "c"]}, index=["x", "y", "z"])
-    one, two = kernel.submit(df, "{{ text }}"), kernel.submit(df, "{{ text | lower }}")
+    one, two = session.submit(df, "{{ text }}"), session.submit(df, "{{ text | lower }}")
     out = vb.compare(one, two)
     assert list(out.columns) == ["text", "a", "b", "changed"]
     assert list(out.index) == ["x", "y", "z"]
@@ -32,9 +32,9 @@ def test_two_prompts_stand_side_by_side_on_the_frames_index(kernel):
     assert list(df.columns) == ["text"]
 
 
-def test_batches_are_named_by_id_and_have_their_rows_by_custom_id_then(kernel):
+def test_batches_are_named_by_id_and_have_their_rows_by_custom_id_then(session):
     df = pd.DataFrame({"text": ["A", "b"]})
-    one, two = kernel.submit(df, "{{ text }}"), kernel.submit(df, "{{ text | lower }}")
+    one, two = session.submit(df, "{{ text }}"), session.submit(df, "{{ text | lower }}")
     out = vb.compare(one.id, two.id, names=("plain", "lower"))
     assert list(out.columns) == ["custom_id", "plain", "lower", "changed"]
     assert out["custom_id"].tolist() == ["row-0", "row-1"]
@@ -42,44 +42,44 @@ def test_batches_are_named_by_id_and_have_their_rows_by_custom_id_then(kernel):
         vb.compare(one, "batch_0")
 
 
-def test_an_error_on_one_side_is_a_change_and_has_its_column(kernel):
+def test_an_error_on_one_side_is_a_change_and_has_its_column(session):
     df = pd.DataFrame({"text": ["me", "you"]})
-    out = vb.compare(kernel.submit(df, "{{ text }}"), kernel.submit(df, "refuse {{ text }}"))
+    out = vb.compare(session.submit(df, "{{ text }}"), session.submit(df, "refuse {{ text }}"))
     assert list(out.columns) == ["text", "a", "b", "b_error", "changed"]
     assert out["changed"].tolist() == [True, True]
     assert out["b_error"].isna().tolist() == [False, True]
 
 
-def test_a_schemas_fields_have_two_columns_each(kernel):
+def test_a_schemas_fields_have_two_columns_each(session):
     schema = {"type": "object", "properties": {"stars": {"type": "integer"}, "why": {"type": "string"}}}
     df = pd.DataFrame({"given": [1, 2]})
-    one = kernel.submit(df, '{"stars": {{ given }}, "why": "x"}', schema=schema, output="mood")
-    two = kernel.submit(df, '{"stars": 2, "why": "x"}', schema=schema)
+    one = session.submit(df, '{"stars": {{ given }}, "why": "x"}', schema=schema, output="mood")
+    two = session.submit(df, '{"stars": 2, "why": "x"}', schema=schema)
     out = vb.compare(one, two)
     assert list(out.columns) == ["given", "stars_a", "stars_b", "why_a", "why_b", "changed"]
     assert out["changed"].tolist() == [True, False]
     assert str(out["stars_a"].dtype) == "Int64"
-    text = kernel.submit(df, "{{ given }}")
+    text = session.submit(df, "{{ given }}")
     with pytest.raises(FrameError, match="no column of answers in common: 'stars', 'why' against 'response'"):
         vb.compare(one, text)
 
 
-def test_a_sample_is_compared_with_the_whole_and_other_frames_are_refused(kernel):
+def test_a_sample_is_compared_with_the_whole_and_other_frames_are_refused(session):
     df = pd.DataFrame({"text": ["a", "b", "c"], "id": ["p", "q", "r"]})
-    whole = kernel.submit(df, "{{ text }}")
-    assert vb.compare(whole, kernel.submit(df, "{{ text }}", sample=2))["text"].tolist() == ["a", "b"]
-    other = kernel.submit(df[::-1], "{{ text }}")
+    whole = session.submit(df, "{{ text }}")
+    assert vb.compare(whole, session.submit(df, "{{ text }}", sample=2))["text"].tolist() == ["a", "b"]
+    other = session.submit(df[::-1], "{{ text }}")
     with pytest.raises(FrameError, match=r"different DataFrames.*custom_id="):
         vb.compare(whole, other)
-    named, reversed_ = (kernel.submit(frame, "{{ text }}", custom_id="id") for frame in (df, df[::-1]))
+    named, reversed_ = (session.submit(frame, "{{ text }}", custom_id="id") for frame in (df, df[::-1]))
     assert vb.compare(named, reversed_)["changed"].tolist() == [False, False, False]
     with pytest.raises(FrameError, match="no row in common"):
         vb.compare(whole, named)
 
 
-def test_a_column_that_is_there_already_is_not_overwritten(kernel):
+def test_a_column_that_is_there_already_is_not_overwritten(session):
     df = pd.DataFrame({"a": ["x"]})
-    batch = kernel.submit(df, "{{ a }}")
+    batch = session.submit(df, "{{ a }}")
     with pytest.raises(FrameError, match=r"already has a column 'a'.*names="):
         vb.compare(batch, batch)
     assert list(vb.compare(batch, batch, names=("one", "two")).columns) == ["a", "one", "two", "changed"]

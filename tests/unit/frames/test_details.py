@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.frames.details import detail_of
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.timing import Timing
@@ -17,19 +17,19 @@ FULL = ["status_code", "finish_reason", "prompt_tokens", "completion_tokens", "c
 
 
 @pytest.fixture
-def kernel(tmp_path):
-    kernel = open_kernel(tmp_path, refusing="refuse me", latency_seconds=0.2)
-    yield kernel
-    kernel.close()
+def session(tmp_path):
+    session = open_session(tmp_path, refusing="refuse me", latency_seconds=0.2)
+    yield session
+    session.close()
 
 
 def line(body: object, status: int = 200) -> bytes:
     return json.dumps({"custom_id": "a", "response": {"status_code": status, "body": body}}).encode()
 
 
-def test_a_full_result_has_the_figures_of_each_request_after_its_error(kernel):
+def test_a_full_result_has_the_figures_of_each_request_after_its_error(session):
     df = pd.DataFrame({"text": ["one two", "refuse me", "three"]}, index=["x", "y", "z"])
-    batch = kernel.submit(df, "{{ text }}")
+    batch = session.submit(df, "{{ text }}")
     out = batch.results(full=True)
     assert list(out.columns) == ["text", "response", "error", *FULL]
     assert list(out.index) == ["x", "y", "z"]
@@ -43,29 +43,29 @@ def test_a_full_result_has_the_figures_of_each_request_after_its_error(kernel):
     assert list(batch.results().columns) == ["text", "response", "error"]
 
 
-def test_a_full_result_says_which_rows_were_reused(kernel):
+def test_a_full_result_says_which_rows_were_reused(session):
     df = pd.DataFrame({"text": ["a", "b", "b"], "n": [1, 2, 3]})
-    first = kernel.submit(df, "{{ text }}", temperature=0, output="said").results(full=True)
+    first = session.submit(df, "{{ text }}", temperature=0, output="said").results(full=True)
     assert first["said_reused"].tolist() == [False, False, True]
     assert first["said_latency"].isna().tolist() == [False, False, True]
     changed = df.assign(text=["a", "new", "b"])
-    again = kernel.submit(changed, "{{ text }}", temperature=0).results(full=True)
+    again = session.submit(changed, "{{ text }}", temperature=0).results(full=True)
     assert again["reused"].tolist() == [True, False, True]
     assert again["latency"].isna().tolist() == [True, False, True]
     assert again["completion_tokens"].tolist() == [1, 1, 1]
-    assert kernel.engine.requests == 3
+    assert session.engine.requests == 3
 
 
 def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
-    kernel = open_kernel(tmp_path, latency_seconds=0.1)
-    batch = kernel.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
-    kernel.close()
-    kernel = open_kernel(tmp_path, load=False)
-    again = kernel.attach(batch.id)
+    session = open_session(tmp_path, latency_seconds=0.1)
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
+    session.close()
+    session = open_session(tmp_path, load=False)
+    again = session.attach(batch.id)
     assert again.results(full=True)["latency"].between(0.1, 5).all()
     output_file_id = again.to_openai().output_file_id
-    # A kernel sweeps when it begins, too, and may take what the sweep here then misses.
-    kernel.close()
+    # A session sweeps when it begins, too, and may take what the sweep here then misses.
+    session.close()
     with Store(tmp_path / "store") as store:
         kept = store.path / "timings" / batch.id
         store.sweep()
@@ -75,17 +75,17 @@ def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
         assert not kept.exists()
 
 
-def test_a_retry_has_the_figures_of_the_batch_that_answered(kernel):
-    batch = kernel.submit(pd.DataFrame({"text": ["a", "refuse me"]}), "{{ text }}").wait(10)
-    kernel.engine._refusing = None
+def test_a_retry_has_the_figures_of_the_batch_that_answered(session):
+    batch = session.submit(pd.DataFrame({"text": ["a", "refuse me"]}), "{{ text }}").wait(10)
+    session.engine._refusing = None
     full = batch.retry().results(full=True)
     assert full["status_code"].tolist() == [200, 200]
     assert full["reused"].tolist() == [False, False]
     assert full["latency"].notna().all()
 
 
-def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(kernel):
-    batch = kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other").cancel().wait(10)
+def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(session):
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other").cancel().wait(10)
     full = batch.results(full=True)
     assert full[FULL[:6]].isna().all(axis=None)
     assert full["error"].str.contains("cancelled").all()
@@ -122,9 +122,9 @@ def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
     assert detail_of(parse_output_line(line({}))).reused is None
 
 
-def test_timings_that_a_crash_has_torn_count_as_none(kernel):
-    batch = kernel.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
-    kept = kernel.store.path / "timings" / batch.id
+def test_timings_that_a_crash_has_torn_count_as_none(session):
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
+    kept = session.store.path / "timings" / batch.id
     for content in (kept.read_bytes()[:-1], b"", bytes(kept.stat().st_size - 1)):
         kept.write_bytes(content)
         full = batch.results(full=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.columns import placeholder
 from vbatch_jupyter.frames.template import Template
@@ -20,10 +20,10 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def kernel(tmp_path):
-    kernel = open_kernel(tmp_path, refusing="refuse me")
-    yield kernel
-    kernel.close()
+def session(tmp_path):
+    session = open_session(tmp_path, refusing="refuse me")
+    yield session
+    session.close()
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def result_of(builder: Builder, *, holds: str) -> str:
     return shown
 
 
-def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without_a_prompt(kernel, names):
-    builder = Builder(kernel, names)
+def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without_a_prompt(session, names):
+    builder = Builder(session, names)
     assert builder._frame.options == ("df", "older")
     assert [button.description for button in builder._columns.children[1:]] == ["text", "Review text"]
     assert (builder._model.value, builder._model.options) == ("echo", ("echo",))
@@ -51,8 +51,8 @@ def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without
     assert [button.description for button in builder._columns.children[1:]] == ["a"]
 
 
-def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_tokens(kernel, names):
-    builder = Builder(kernel, names, df="df")
+def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_tokens(session, names):
+    builder = Builder(session, names, df="df")
     builder._template.value = "Say"
     for button in builder._columns.children[1:]:
         button.click()
@@ -63,7 +63,7 @@ def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_t
     assert "Say number 2 &lt;img src=x onerror=alert(1)&gt;" in seen
     assert "Be &lt;brief&gt;." in seen
     assert "<img" not in seen
-    assert kernel.engine.requests == 0
+    assert session.engine.requests == 0
     assert not builder._all.disabled
 
 
@@ -76,8 +76,8 @@ def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_t
         ("_out", "1x", "&#x27;1x&#x27; is no name of a variable."),
     ],
 )
-def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(kernel, names, field, value, sentence):
-    builder = Builder(kernel, names, df="df")
+def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(session, names, field, value, sentence):
+    builder = Builder(session, names, df="df")
     builder._template.value = "{{ text }}"
     getattr(builder, field).value = value
     assert sentence in builder._preview.value
@@ -85,8 +85,8 @@ def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(kernel, names
     assert builder._all.disabled
 
 
-def test_a_sample_of_five_is_run_in_place_and_then_all_into_the_variable(kernel, names):
-    builder = Builder(kernel, names, df="df")
+def test_a_sample_of_five_is_run_in_place_and_then_all_into_the_variable(session, names):
+    builder = Builder(session, names, df="df")
     builder._template.value = "{{ text }}!"
     builder._max_tokens.value = "7"
     builder._sample.click()
@@ -100,26 +100,26 @@ def test_a_sample_of_five_is_run_in_place_and_then_all_into_the_variable(kernel,
     builder._all.click()
     result_of(builder, holds="8 rows, in the variable out")
     assert list(names["out"]["response"]) == [f"number {n}!" for n in range(8)]
-    with kernel.manager.files.content(next(kernel.batches()).input_file_id) as lines:
+    with session.manager.files.content(next(session.batches()).input_file_id) as lines:
         assert b'"max_tokens":7' in bytes(parse_request_line(lines.readline().rstrip(b"\n")).body)
     assert builder._cell.value == "%%vbatch df -o out --model echo --max-tokens 7\n{{ text }}!"
     assert builder._copy.text == builder._cell.value
 
 
-def test_what_cannot_be_submitted_is_said(kernel, names):
-    builder = Builder(kernel, names, df="df")
+def test_what_cannot_be_submitted_is_said(session, names):
+    builder = Builder(session, names, df="df")
     builder._template.value = "{{ text }}"
     builder._target.value = "parasail"
     builder._all.click()
     assert "PARASAIL_API_KEY" in result_of(builder, holds="PARASAIL")
-    assert list(kernel.batches()) == []
+    assert list(session.batches()) == []
 
 
-def test_without_a_frame_it_says_so(kernel):
+def test_without_a_frame_it_says_so(session):
     with pytest.raises(FrameError, match="There is no DataFrame among the notebook's variables"):
-        Builder(kernel, {"pi": 3.14})
+        Builder(session, {"pi": 3.14})
     with pytest.raises(FrameError, match="There is no DataFrame 'dff'"):
-        Builder(kernel, {"df": pd.DataFrame({"a": [1]})}, df="dff")
+        Builder(session, {"df": pd.DataFrame({"a": [1]})}, df="dff")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_what_is_inserted_for_a_column_gives_its_value(label):
     assert template.render({label: "value", "other": "no"}) == "value"
 
 
-def test_the_written_cell_does_what_was_chosen(kernel, names, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
+def test_the_written_cell_does_what_was_chosen(session, names, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = names["df"]
@@ -141,7 +141,7 @@ def test_the_written_cell_does_what_was_chosen(kernel, names, monkeypatch):
         cell = cell_text("df", "Say {{ text }}\nnow", options, out=f"out{place}")
         assert shell.run_cell(cell).success
         assert shell.user_ns[f"out{place}"]["response"].iloc[0] == "Say number 0\nnow"
-        with kernel.manager.files.content(next(kernel.batches()).input_file_id) as lines:
+        with session.manager.files.content(next(session.batches()).input_file_id) as lines:
             body = bytes(parse_request_line(lines.readline().rstrip(b"\n")).body)
         assert b'"max_tokens":5,"temperature":0.5' in body
         assert cell.startswith("%%vbatch" if place == 0 else "out1 = df.vbatch.run(")

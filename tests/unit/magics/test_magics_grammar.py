@@ -10,33 +10,33 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.magics import VBatchMagics
 from vbatch_jupyter.magics.defaults import Defaults
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
 
 
 @pytest.fixture
-def kernel(tmp_path, monkeypatch):
+def session(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
-    kernel = open_kernel(tmp_path)
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
-    yield kernel
-    kernel.close()
+    session = open_session(tmp_path)
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    yield session
+    session.close()
 
 
 @pytest.fixture
-def shell(kernel):
+def shell(session):
     shell = InteractiveShell()
     shell.user_ns["df"] = pd.DataFrame({"text": ["a", "b"]})
     shell.run_cell("%load_ext vbatch_jupyter")
     return shell
 
 
-def requests_of(kernel):
-    with kernel.manager.files.content(next(kernel.batches()).input_file_id) as lines:
+def requests_of(session):
+    with session.manager.files.content(next(session.batches()).input_file_id) as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -69,9 +69,9 @@ def test_every_flag_that_many_use_has_a_short_form_and_each_verb_its_help():
     assert all("-h" in parser._option_string_actions for parser in verb_parsers().values())
 
 
-def test_a_semicolon_silences_lines_and_first_lines_and_is_no_part_of_an_id(shell, kernel):
+def test_a_semicolon_silences_lines_and_first_lines_and_is_no_part_of_an_id(shell, session):
     assert shell.run_cell("%%vbatch df;\n{{ text }}").result is None
-    (record,) = kernel.batches()
+    (record,) = session.batches()
     assert shell.run_cell(f"%vbatch results {record.id};").result is None
     assert len(shell.run_cell(f"%vbatch results {record.id}").result) == 2
     # The prompt's own semicolon is the prompt's.
@@ -91,7 +91,7 @@ def test_a_bug_keeps_its_traceback(shell, monkeypatch, capsys):
     def trip(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("vbatch_jupyter.kernel.Kernel.run", trip)
+    monkeypatch.setattr("vbatch_jupyter.session.session.Session.run", trip)
     done = shell.run_cell("%%vbatch df\n{{ text }}")
     assert isinstance(done.error_in_exec, ZeroDivisionError)
     assert "Traceback" in capsys.readouterr().out
@@ -106,15 +106,15 @@ def test_the_traits_and_the_keys_of_the_files_are_the_same_and_all_have_help():
     assert all(trait.help for trait in traits.values())
 
 
-def test_config_sets_defaults_and_flags_go_before_them(shell, kernel):
+def test_config_sets_defaults_and_flags_go_before_them(shell, session):
     shell.run_cell("%config VBatchMagics.max_tokens = 7")
     shell.run_cell("%config VBatchMagics.temperature = 0.5")
     shell.run_cell("%config VBatchMagics.sample = 1")
     shell.run_cell("%%vbatch df --temperature 0\n{{ text }}")
-    (request,) = requests_of(kernel)
+    (request,) = requests_of(session)
     assert (request["body"]["max_tokens"], request["body"]["temperature"]) == (7, 0.0)
     shell.run_cell("%%vbatch df -n 2 --endpoint embeddings\n{{ text }}")
-    assert set(requests_of(kernel)[1]["body"]) == {"model", "input"}
+    assert set(requests_of(session)[1]["body"]) == {"model", "input"}
 
 
 def test_a_wrong_key_of_config_is_answered_with_near_misses(shell, caplog, capsys):
@@ -123,7 +123,7 @@ def test_a_wrong_key_of_config_is_answered_with_near_misses(shell, caplog, capsy
     assert "max_tokens" in said
 
 
-def test_the_projects_file_goes_before_the_users_and_config_before_both(shell, kernel, tmp_path):
+def test_the_projects_file_goes_before_the_users_and_config_before_both(shell, session, tmp_path):
     (tmp_path / "configuration").mkdir()
     (tmp_path / "configuration" / "vbatch.toml").write_text('max_tokens = 1\nseed = 2\nsystem = "user"\n')
     (tmp_path / "pyproject.toml").write_text(
@@ -131,7 +131,7 @@ def test_the_projects_file_goes_before_the_users_and_config_before_both(shell, k
     )
     shell.run_cell("%config VBatchMagics.max_tokens = 5")
     shell.run_cell("%%vbatch df\n{{ text }}")
-    body = requests_of(kernel)[0]["body"]
+    body = requests_of(session)[0]["body"]
     assert (body["max_tokens"], body["seed"], body["messages"][0]["content"]) == (5, 2, "project")
 
 
@@ -144,44 +144,44 @@ def test_the_projects_file_goes_before_the_users_and_config_before_both(shell, k
         ("[tool.vbatch", "cannot be read:"),
     ],
 )
-def test_a_mistake_in_the_projects_file_is_one_sentence(shell, kernel, capsys, text, sentence):
+def test_a_mistake_in_the_projects_file_is_one_sentence(shell, session, capsys, text, sentence):
     Path("pyproject.toml").write_text(text)
     shell.run_cell("%%vbatch df\n{{ text }}")
     err = capsys.readouterr().err
     assert err.startswith("UsageError: ")
     assert sentence in err
-    assert list(kernel.batches()) == []
+    assert list(session.batches()) == []
 
 
-def test_a_default_of_background_and_fresh_is_taken_back_by_a_flag(shell, kernel):
+def test_a_default_of_background_and_fresh_is_taken_back_by_a_flag(shell, session):
     shell.run_cell("%config VBatchMagics.background = True")
     shell.run_cell("%config VBatchMagics.fresh = True")
     batch = shell.run_cell("%%vbatch df\n{{ text }}").result
     assert batch.wait(10).snapshot().batch.fresh is True
     out = shell.run_cell("%%vbatch df --no-background --no-fresh\n{{ text }}").result
     assert list(out["response"]) == ["a", "b"]
-    assert kernel.engine.requests == 2
+    assert session.engine.requests == 2
 
 
 # ----------------------------------------------------------------------------------------------- dry runs and exports
 
 
-def test_a_dry_run_of_a_cell_runs_nothing_and_can_be_kept(shell, kernel):
+def test_a_dry_run_of_a_cell_runs_nothing_and_can_be_kept(shell, session):
     dry = shell.run_cell("%%vbatch df --dry-run --max-tokens 4\nSay {{ text }}").result
     assert (dry.total, dry.prompt_tokens) == (2, 4)
     shell.run_cell("%%vbatch df --dry-run -o kept -n 1\nSay {{ text }}")
     assert shell.user_ns["kept"].total == 1
-    assert kernel.engine.requests == 0
-    assert list(kernel.batches()) == []
+    assert session.engine.requests == 0
+    assert list(session.batches()) == []
 
 
-def test_an_export_writes_the_input_file_that_a_run_would_have_and_runs_nothing(shell, kernel, capsys):
+def test_an_export_writes_the_input_file_that_a_run_would_have_and_runs_nothing(shell, session, capsys):
     shell.run_cell("%%vbatch df --export 'in put.jsonl' --system 'Be brief' --max-tokens 4\nSay {{ text }}")
     assert "in put.jsonl has 2 requests; nothing was run." in capsys.readouterr().out
-    assert list(kernel.batches()) == []
+    assert list(session.batches()) == []
     exported = exported_to("in put.jsonl")
     shell.run_cell("%%vbatch df --system 'Be brief' --max-tokens 4\nSay {{ text }}")
-    assert exported == requests_of(kernel)
+    assert exported == requests_of(session)
     shell.run_cell("template = 'Say {{ text }}'")
     for number, prompt in enumerate(("template", "'Say {{ text }}'")):
         line = f"%vbatch export df {number}.jsonl -p {prompt} -s 'Be brief' --max-tokens 4"
@@ -190,9 +190,9 @@ def test_an_export_writes_the_input_file_that_a_run_would_have_and_runs_nothing(
 
 
 def test_an_export_for_another_model_needs_no_engine_and_a_mistake_leaves_the_file_alone(
-    shell, kernel, tmp_path, capsys
+    shell, session, tmp_path, capsys
 ):
-    kernel.unload()
+    session.unload()
     shell.run_cell("%vbatch export df in.jsonl -m other -n 1 -p '{{ text }}'")
     (request,) = exported_to("in.jsonl")
     assert request["body"] == {"model": "other", "messages": [{"role": "user", "content": "a"}]}
@@ -210,7 +210,7 @@ def test_an_export_for_another_model_needs_no_engine_and_a_mistake_leaves_the_fi
 
 
 @pytest.mark.parametrize("cell", ["%vbatch list", "%%vbatch df\n{{ text }}"])
-def test_the_magics_load_themselves_where_ipython_is_told_to(kernel, cell):
+def test_the_magics_load_themselves_where_ipython_is_told_to(session, cell):
     shell = InteractiveShell(config=Config({"MagicsManager": {"lazy_magics": {"vbatch": "vbatch_jupyter"}}}))
     shell.user_ns["df"] = pd.DataFrame({"text": ["a"]})
     done = shell.run_cell(cell)
@@ -218,7 +218,7 @@ def test_the_magics_load_themselves_where_ipython_is_told_to(kernel, cell):
     assert done.result is not None
 
 
-def test_the_fields_of_whole_rows_are_reordered_where_it_is_asked_for(shell, kernel):
+def test_the_fields_of_whole_rows_are_reordered_where_it_is_asked_for(shell, session):
     shell.run_cell("import pandas as pd\ndf = pd.DataFrame({'id': ['x', 'y'], 'text': ['the same'] * 2})")
     plain = shell.run_cell("%%vbatch df\n{{ row | tojson }}").result
     out = shell.run_cell("%%vbatch df --reorder-fields\n{{ row | tojson }}").result

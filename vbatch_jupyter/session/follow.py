@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.protocol.stats import Snapshot
+from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.widgets.frontend import ProgressStyle
 
 _GRACE_SECONDS = 0.5

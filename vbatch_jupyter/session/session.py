@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vbatch_jupyter.batch import Batch
 from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
-from vbatch_jupyter.following import follow
-from vbatch_jupyter.loader import Loader
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.presence import Presence
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.check import first_url
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.stats import EngineStats
 from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.session.batch import Batch
+from vbatch_jupyter.session.follow import follow
+from vbatch_jupyter.session.loader import Loader
+from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target, targets
 from vbatch_jupyter.targets.runner import TargetRunner
@@ -48,7 +48,7 @@ _CLOSE_SECONDS = 20.0
 _TOKENIZE_SECONDS = 5.0
 
 
-class Kernel:
+class Session:
     """The store, the engine and the runner of one process.
 
     Parameters
@@ -366,8 +366,8 @@ class Kernel:
 
 
 @functools.cache
-def current() -> Kernel:
-    """Give this process's kernel object; the first call opens the store."""
-    kernel = Kernel(Store())
-    atexit.register(kernel.close)
-    return kernel
+def current() -> Session:
+    """Give the session of this process; the first call opens the store."""
+    session = Session(Store())
+    atexit.register(session.close)
+    return session

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.batches import ENDPOINT, content, open_store
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,
@@ -24,17 +24,17 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     TemplateError,
 )
-from vbatch_jupyter.kernel import Kernel
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
+from vbatch_jupyter.session.session import Session
 
 
 @pytest.fixture
-def kernel(tmp_path):
-    kernel = open_kernel(tmp_path, refusing="refuse me")
-    yield kernel
-    kernel.close()
+def session(tmp_path):
+    session = open_session(tmp_path, refusing="refuse me")
+    yield session
+    session.close()
 
 
 FRAMES = {
@@ -51,10 +51,10 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_any_frame_comes_back_row_for_row(kernel, name):
+def test_any_frame_comes_back_row_for_row(session, name):
     df = FRAMES[name]
     before = df.copy(deep=True)
-    out = kernel.run(df, "{{ text }}.")
+    out = session.run(df, "{{ text }}.")
     pd.testing.assert_frame_equal(df, before)
     pd.testing.assert_index_equal(out.index, df.index)
     assert list(out.columns) == ["text", "response", "error"]
@@ -63,35 +63,35 @@ def test_any_frame_comes_back_row_for_row(kernel, name):
     assert out["error"].isna().all()
 
 
-def test_an_empty_frame_makes_no_batch_and_gives_an_empty_result(kernel):
-    out = kernel.run(pd.DataFrame({"text": []}), "{{ text }}")
+def test_an_empty_frame_makes_no_batch_and_gives_an_empty_result(session):
+    out = session.run(pd.DataFrame({"text": []}), "{{ text }}")
     assert (list(out.columns), len(out)) == (["text", "response", "error"], 0)
-    assert list(kernel.batches()) == []
+    assert list(session.batches()) == []
     with pytest.raises(FrameError, match="no rows, so there is no batch"):
-        kernel.submit(pd.DataFrame({"text": []}), "{{ text }}")
+        session.submit(pd.DataFrame({"text": []}), "{{ text }}")
 
 
-def test_an_empty_frame_has_the_same_columns_and_the_same_mistakes_as_a_full_one(kernel):
+def test_an_empty_frame_has_the_same_columns_and_the_same_mistakes_as_a_full_one(session):
     df = pd.DataFrame({"text": [], "ticket": []})
     tools = [{"type": "function", "function": {"name": "look_up"}}]
-    empty = kernel.run(df, "{{ text }}", custom_id="ticket", fresh=True, tools=tools, max_tokens=4)
+    empty = session.run(df, "{{ text }}", custom_id="ticket", fresh=True, tools=tools, max_tokens=4)
     assert list(empty.columns) == ["text", "ticket", "response", "tool_calls", "error"]
     with pytest.raises(BadRequestError, match="'temperature'"):
-        kernel.run(df, "{{ text }}", temprature=0)
+        session.run(df, "{{ text }}", temprature=0)
     with pytest.raises(FrameError, match="Did you mean 'ticket'"):
-        kernel.run(df, "{{ text }}", custom_id="tickets")
+        session.run(df, "{{ text }}", custom_id="tickets")
 
 
-def test_columns_that_are_no_strings_and_all_kinds_of_missing_values_are_reached_by_row(kernel):
+def test_columns_that_are_no_strings_and_all_kinds_of_missing_values_are_reached_by_row(session):
     df = pd.DataFrame({0: ["a", None], ("b", 1): [np.nan, 2.5], "c d": [pd.NaT, pd.Timestamp("2026-01-02")]})
-    out = kernel.run(df, "{{ row[0] }}|{{ row['b', 1] }}|{{ row['c d'] }}")
+    out = session.run(df, "{{ row[0] }}|{{ row['b', 1] }}|{{ row['c d'] }}")
     assert list(out["response"]) == ["a||", "|2.5|2026-01-02 00:00:00"]
     assert list(out.columns) == [0, ("b", 1), "c d", "response", "error"]
 
 
-def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row(kernel):
+def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row(session):
     df = pd.DataFrame({"text": ["a", "b", "c"]}, index=["x", "y", "z"])
-    batch = kernel.submit(df, "{{ text }}!")
+    batch = session.submit(df, "{{ text }}!")
     df.index = ["z", "y", "x"]
     df["text"] = ["c", "b", "a"]
     df["response"] = "mine"
@@ -111,26 +111,26 @@ def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row
         (BadRequestError, "chat", {"endpoint": "chatt"}),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(kernel, error, sentence, arguments):
+def test_a_mistake_is_told_before_anything_is_written(session, error, sentence, arguments):
     df = pd.DataFrame({"text": ["a"]})
     with pytest.raises(error, match=sentence):
-        kernel.run(df, arguments.pop("template", "{{ text }}"), **arguments)
-    assert list(kernel.batches()) == []
-    assert kernel.store.files.list().data == ()
+        session.run(df, arguments.pop("template", "{{ text }}"), **arguments)
+    assert list(session.batches()) == []
+    assert session.store.files.list().data == ()
 
 
-def test_sample_custom_id_and_output_are_kept_to(kernel):
+def test_sample_custom_id_and_output_are_kept_to(session):
     df = pd.DataFrame({"text": ["a", "b", "c"], "ticket": [30, 20, 10]})
-    out = kernel.run(df, "{{ text }}", sample=2, custom_id="ticket", output="answer")
+    out = session.run(df, "{{ text }}", sample=2, custom_id="ticket", output="answer")
     assert list(out.columns) == ["text", "ticket", "answer", "answer_error"]
     assert list(out["answer"]) == ["a", "b"]
-    lines = content(kernel.store, next(kernel.batches()).input_file_id).splitlines()
+    lines = content(session.store, next(session.batches()).input_file_id).splitlines()
     assert [parse_request_line(line).custom_id for line in lines] == ["30", "20"]
 
 
-def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(kernel):
+def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(session):
     df = pd.DataFrame({"text": ["a", "refuse me", "c", "refuse me too"]}, index=[4, 3, 2, 1])
-    batch = kernel.submit(df, "{{ text }}")
+    batch = session.submit(df, "{{ text }}")
     out = batch.results()
     assert list(out["response"].dropna()) == ["a", "c"]
     assert out["error"].isna().tolist() == [True, False, True, False]
@@ -138,13 +138,13 @@ def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(kernel):
     errors = batch.errors()
     assert errors["custom_id"].tolist() == ["row-1", "row-3"]
     assert errors["status_code"].tolist() == [400, 400]
-    kernel.engine._refusing = b"refuse me too"
+    session.engine._refusing = b"refuse me too"
     again = batch.retry()
     once_more = again.wait().retry().wait()
     assert again.request_counts.total == 2
     assert again.to_openai().metadata == {"retry_of": batch.id}
     assert again.results()["error"].isna().tolist() == [True, True, True, False]
-    kernel.engine._refusing = None
+    session.engine._refusing = None
     third = once_more.retry()
     assert (once_more.request_counts.total, third.wait().request_counts.completed) == (1, 1)
     complete = third.results()
@@ -157,10 +157,10 @@ def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(kernel):
 SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
 
 
-def test_an_answer_that_does_not_fit_the_schema_is_an_error_and_retry_asks_the_engine_for_it_again(kernel):
-    asked = kernel.engine.requests
+def test_an_answer_that_does_not_fit_the_schema_is_an_error_and_retry_asks_the_engine_for_it_again(session):
+    asked = session.engine.requests
     df = pd.DataFrame({"text": ['{"stars": 4}', '{"stars": "many"}', "refuse me"]})
-    batch = kernel.submit(df, "{{ text }}", schema=SCHEMA)
+    batch = session.submit(df, "{{ text }}", schema=SCHEMA)
     out = batch.results()
     assert str(out["stars"].dtype) == "Int64"
     assert out["stars"].tolist() == [4, pd.NA, pd.NA]
@@ -168,26 +168,26 @@ def test_an_answer_that_does_not_fit_the_schema_is_an_error_and_retry_asks_the_e
     assert batch.request_counts.completed == 2
     assert batch.errors()["custom_id"].tolist() == ["row-1", "row-2"]
     assert batch.errors()["status_code"].tolist() == [200, 400]
-    assert kernel.engine.requests - asked == 3
+    assert session.engine.requests - asked == 3
     retried = batch.retry().wait()
-    assert kernel.engine.requests - asked == 5
-    lines = content(kernel.store, retried.to_openai().input_file_id).splitlines()
+    assert session.engine.requests - asked == 5
+    lines = content(session.store, retried.to_openai().input_file_id).splitlines()
     assert [parse_request_line(line).custom_id for line in lines] == ["row-1", "row-2"]
 
 
-def test_a_batch_of_a_file_gives_its_answers_in_the_files_order_and_takes_no_frame(kernel):
+def test_a_batch_of_a_file_gives_its_answers_in_the_files_order_and_takes_no_frame(session):
     body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
     lines = [encode_request_line(name, ENDPOINT, body) + b"\n" for name in ("second", "first")]
-    file = kernel.manager.files.create(lines, filename="made-by-hand.jsonl", purpose="batch")
-    batch = kernel.attach(kernel.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
+    file = session.manager.files.create(lines, filename="made-by-hand.jsonl", purpose="batch")
+    batch = session.attach(session.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
     assert batch.results()["response"].tolist() == ["hello", "hello"]
     with pytest.raises(FrameError, match="was made from an input file and not from a DataFrame"):
         batch.results(pd.DataFrame({"text": ["a", "b"]}))
 
 
-def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_errors(kernel):
-    file = kernel.manager.files.create([b'{"custom_id": "a"}\n'], filename="bad.jsonl", purpose="batch")
-    batch = kernel.attach(kernel.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
+def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_errors(session):
+    file = session.manager.files.create([b'{"custom_id": "a"}\n'], filename="bad.jsonl", purpose="batch")
+    batch = session.attach(session.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
     assert batch.wait(10).status == "failed"
     for ask in (batch.results, batch.errors, batch.retry):
         with pytest.raises(BadRequestError, match=rf"^Batch {batch.id} failed validation, and nothing ran. line 1: "):
@@ -195,11 +195,11 @@ def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_erro
 
 
 def test_a_batch_that_was_cancelled_before_it_was_validated_says_so_in_each_row_and_can_be_retried(tmp_path):
-    kernel = open_kernel(tmp_path)
+    session = open_session(tmp_path)
     df = pd.DataFrame({"text": ["a", "b"]})
-    held = kernel.submit(df, "{{ text }}").wait(10)
-    description = kernel.store.batches.get(held.id).frame
-    kernel.close()
+    held = session.submit(df, "{{ text }}").wait(10)
+    description = session.store.batches.get(held.id).frame
+    session.close()
     with open_store(tmp_path / "store") as store:
         manager = Manager(store, profile="local")
         input_file_id = store.batches.get(held.id).input_file_id
@@ -207,35 +207,35 @@ def test_a_batch_that_was_cancelled_before_it_was_validated_says_so_in_each_row_
         manager.batches.cancel(record.id)
         lifecycle.tend(store)
         assert store.batches.get(record.id).error_file_id is None
-    kernel = open_kernel(tmp_path)
-    batch = kernel.attach(record.id)
+    session = open_session(tmp_path)
+    batch = session.attach(record.id)
     sentence = "This request was not executed: the batch was cancelled before it ran."
     assert batch.results(df)["error"].tolist() == [sentence, sentence]
     assert batch.errors()["custom_id"].tolist() == ["row-0", "row-1"]
     assert batch.retry().results(df)["response"].tolist() == ["a", "b"]
-    kernel.close()
+    session.close()
 
 
 def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_path):
     df = pd.DataFrame({"text": ["a", "b"]}, index=["x", "y"])
-    kernel = open_kernel(tmp_path)
-    batch_id = kernel.submit(df, "{{ text }}").wait().id
-    kernel.close()
-    kernel = open_kernel(tmp_path, load=False)
-    batch = kernel.attach(batch_id)
+    session = open_session(tmp_path)
+    batch_id = session.submit(df, "{{ text }}").wait().id
+    session.close()
+    session = open_session(tmp_path, load=False)
+    batch = session.attach(batch_id)
     assert list(batch.results()["response"]) == ["a", "b"]
     assert list(batch.results().columns) == ["response", "error"]
     assert list(batch.results(df.copy())["response"].loc[["y", "x"]]) == ["b", "a"]
     with pytest.raises(FrameError, match="another DataFrame"):
         batch.results(pd.DataFrame({"text": ["a", "c"]}, index=["x", "y"]))
     with pytest.raises(NotFoundError, match="No batch found with id 'batch_0'"):
-        kernel.attach("batch_0")
-    kernel.close()
+        session.attach("batch_0")
+    session.close()
 
 
 def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
-    kernel = open_kernel(tmp_path, latency_seconds=30)
-    batch = kernel.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
+    session = open_session(tmp_path, latency_seconds=30)
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
     with pytest.raises(TimeoutError, match=f"Batch {batch.id} has not ended within 0.3 s; it is in_progress"):
         batch.wait(0.3)
     with pytest.raises(ConflictError, match="its errors are known when it has ended"):
@@ -248,24 +248,24 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     assert batch.status == "cancelled"
     assert (batch.request_counts.completed, batch.request_counts.failed) == (0, 0)
     assert set(batch.errors()["error"]) == {"This request was not executed: the batch was cancelled before it ran."}
-    kernel.close()
+    session.close()
 
     async def awaited():
-        kernel = open_kernel(tmp_path / "other")
-        batch = await kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
-        kernel.close()
+        session = open_session(tmp_path / "other")
+        batch = await session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
+        session.close()
         return batch.id
 
     (tmp_path / "other").mkdir()
     assert asyncio.run(awaited()).startswith("batch_")
 
 
-def interrupt(kernel, *, when, again_after=None) -> None:
+def interrupt(session, *, when, again_after=None) -> None:
     """Send SIGINT to this process once a batch that has not ended is so far, and perhaps once more."""
 
     def send() -> None:
         until = time.monotonic() + 20
-        while not any(when(record) for record in kernel.store.batches.unfinished()):
+        while not any(when(record) for record in session.store.batches.unfinished()):
             assert time.monotonic() < until
             time.sleep(0.01)
         time.sleep(0.2)  # the main thread has to be where it waits
@@ -285,121 +285,121 @@ def has_answers(record: BatchRecord) -> bool:
     return record.request_counts.completed > 0
 
 
-def hurry(kernel: Kernel) -> None:
-    assert isinstance(kernel.engine, EchoEngine)
-    kernel.engine.latency_seconds = 0
+def hurry(session: Session) -> None:
+    assert isinstance(session.engine, EchoEngine)
+    session.engine.latency_seconds = 0
 
 
 def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
-    kernel = open_kernel(tmp_path, latency_seconds=1.5)
+    session = open_session(tmp_path, latency_seconds=1.5)
     df = pd.DataFrame({"text": range(3000)})
-    interrupt(kernel, when=has_answers)
-    out = kernel.run(df, "{{ text }}")
-    record = next(kernel.batches())
+    interrupt(session, when=has_answers)
+    out = session.run(df, "{{ text }}")
+    record = next(session.batches())
     assert record.status == "cancelled"
     assert 0 < record.request_counts.completed < 3000
     assert int(out["error"].isna().sum()) == record.request_counts.completed
     assert "interrupted; cancelling it (interrupt again at once to leave it running)" in capsys.readouterr().out
-    kernel.close()
+    session.close()
 
 
 def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
-    kernel = open_kernel(tmp_path, latency_seconds=1.5)
-    interrupt(kernel, when=has_answers, again_after=0.1)
+    session = open_session(tmp_path, latency_seconds=1.5)
+    interrupt(session, when=has_answers, again_after=0.1)
     with pytest.raises(KeyboardInterrupt):
-        kernel.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
-    record = next(kernel.batches())
+        session.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
+    record = next(session.batches())
     assert record.status == "in_progress"
-    hurry(kernel)
-    assert kernel.attach(record.id).wait(30).request_counts.completed == 3000
-    kernel.close()
+    hurry(session)
+    assert session.attach(record.id).wait(30).request_counts.completed == 3000
+    session.close()
 
 
 def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_result(tmp_path, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.following._GRACE_SECONDS", 4)
-    kernel = open_kernel(tmp_path, latency_seconds=2.5)
-    interrupt(kernel, when=is_running)
-    out = kernel.run(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
-    assert next(kernel.batches()).status == "completed"
+    monkeypatch.setattr("vbatch_jupyter.session.follow._GRACE_SECONDS", 4)
+    session = open_session(tmp_path, latency_seconds=2.5)
+    interrupt(session, when=is_running)
+    out = session.run(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
+    assert next(session.batches()).status == "completed"
     assert out["response"].tolist() == ["a", "b"]
-    kernel.close()
+    session.close()
 
 
 def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone(tmp_path, capsys):
-    kernel = open_kernel(tmp_path, latency_seconds=60)
-    batch = kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
-    interrupt(kernel, when=is_running)
+    session = open_session(tmp_path, latency_seconds=60)
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
+    interrupt(session, when=is_running)
     with pytest.raises(KeyboardInterrupt):
         batch.wait()
-    interrupt(kernel, when=is_running)
-    assert kernel.follow(batch, cancels=False) is batch
+    interrupt(session, when=is_running)
+    assert session.follow(batch, cancels=False) is batch
     assert f"{batch.id}: no longer followed; it goes on\n" in capsys.readouterr().out
     assert batch.status == "in_progress"
-    hurry(kernel)
+    hurry(session)
     assert batch.wait(10).request_counts.completed == 1
-    kernel.close()
+    session.close()
 
 
 def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_one_resumes_it(tmp_path):
     said: list[str] = []
-    kernel = open_kernel(tmp_path, said=said, latency_seconds=0.4)
-    batch = kernel.submit(pd.DataFrame({"text": range(1000)}), "{{ text }}")
+    session = open_session(tmp_path, said=said, latency_seconds=0.4)
+    batch = session.submit(pd.DataFrame({"text": range(1000)}), "{{ text }}")
     until = time.monotonic() + 20
     while not batch.request_counts.completed:
         assert time.monotonic() < until
         time.sleep(0.01)
-    kernel.unload()
+    session.unload()
     answered = batch.request_counts.completed
     assert (batch.status, said) == ("in_progress", [])
     assert 0 < answered < 1000
-    never_begun = kernel.submit(pd.DataFrame({"text": ["z"]}), "{{ text }}", model="echo")
-    kernel.load("echo")
+    never_begun = session.submit(pd.DataFrame({"text": ["z"]}), "{{ text }}", model="echo")
+    session.load("echo")
     assert said == [f"Resuming batch {batch.id}: {answered:,} of 1,000 requests are answered."]
     assert batch.wait(30).results()["response"].tolist() == [str(n) for n in range(1000)]
     assert never_begun.wait(10).status == "completed"
     assert len(said) == 1
-    kernel.close()
+    session.close()
 
 
-def test_run_for_a_model_that_the_engine_does_not_serve_waits_for_nothing(kernel):
+def test_run_for_a_model_that_the_engine_does_not_serve_waits_for_nothing(session):
     with pytest.raises(EngineNotLoadedError, match="serves 'echo', not 'ecco': load that model first"):
-        kernel.run(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="ecco")
-    assert list(kernel.batches()) == []
+        session.run(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="ecco")
+    assert list(session.batches()) == []
 
 
 def test_without_an_engine_a_named_model_waits_and_an_unnamed_one_is_an_error(tmp_path):
-    kernel = open_kernel(tmp_path, load=False)
+    session = open_session(tmp_path, load=False)
     df = pd.DataFrame({"text": ["a"]})
-    for call in (kernel.run, kernel.submit):
+    for call in (session.run, session.submit):
         with pytest.raises(EngineNotLoadedError, match="%vbatch load MODEL"):
             call(df, "{{ text }}")
-    batch = kernel.submit(df, "{{ text }}", model="echo")
+    batch = session.submit(df, "{{ text }}", model="echo")
     with pytest.raises(TimeoutError, match="it is in_progress"):
         batch.wait(1)
-    kernel.load("echo")
+    session.load("echo")
     assert batch.wait(5).request_counts.completed == 1
-    kernel.unload()
-    assert kernel.engine_stats() is None
-    kernel.close()
+    session.unload()
+    assert session.engine_stats() is None
+    session.close()
 
 
 def test_a_paused_batch_says_why_and_goes_on_when_an_engine_is_loaded_anew(tmp_path):
     said: list[str] = []
-    kernel = open_kernel(tmp_path, said=said, killer="deadly", starts=1)
-    batch = kernel.submit(pd.DataFrame({"text": ["deadly", "b"]}), "{{ text }}")
+    session = open_session(tmp_path, said=said, killer="deadly", starts=1)
+    batch = session.submit(pd.DataFrame({"text": ["deadly", "b"]}), "{{ text }}")
     with pytest.raises(BatchPausedError, match=r"could not be loaded again.*told to start no more"):
         batch.wait(10)
     assert said[0] == "The engine died; it is being loaded again, and the batch goes on."
     assert said[-1].startswith(f"Batch {batch.id} is paused: ")
-    kernel.load("echo")
+    session.load("echo")
     with pytest.raises(BatchPausedError):
         batch.wait(10)
-    other = kernel.submit(pd.DataFrame({"text": ["deadly"]}), "{{ text }}!")
+    other = session.submit(pd.DataFrame({"text": ["deadly"]}), "{{ text }}!")
     with pytest.raises(BatchPausedError):
         other.wait(10)
     # To be cancelled it needs no engine, and nobody is told that it waits for one.
     assert other.cancel().wait(10).status == "cancelled"
-    kernel._loader._make_engine = lambda *_, **__: EchoEngine()
-    kernel.load("echo")
+    session._loader._make_engine = lambda *_, **__: EchoEngine()
+    session.load("echo")
     assert list(batch.results()["response"]) == ["deadly", "b"]
-    kernel.close()
+    session.close()

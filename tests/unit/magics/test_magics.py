@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.unit.kernel_surface import open_kernel
-from vbatch_jupyter.batch import Batch
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.echo_engine import EchoEngine
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.magics.grammar import line_parser
+from vbatch_jupyter.session.batch import Batch
 
 VERBS = "load unload engine build list show attach cancel results retry run export check env".split()  # noqa: SIM905
 
@@ -38,15 +38,15 @@ class Shell:
 
 
 @pytest.fixture
-def kernel(tmp_path, monkeypatch):
-    kernel = open_kernel(tmp_path, load=False, refusing="refuse me")
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
-    yield kernel
-    kernel.close()
+def session(tmp_path, monkeypatch):
+    session = open_session(tmp_path, load=False, refusing="refuse me")
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    yield session
+    session.close()
 
 
 @pytest.fixture
-def shell(kernel, capsys):
+def shell(session, capsys):
     shell = Shell(capsys)
     shell.names["df"] = pd.DataFrame({"text": ["a", "refuse me"], "name": ["x", "y"]})
     shell.run("%vbatch load echo")
@@ -73,9 +73,9 @@ def test_a_background_cell_gives_the_batch(shell):
     assert json.loads(line)["body"]["messages"][0] == {"role": "system", "content": "Be brief, {text}"}
 
 
-def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
+def test_the_verbs_show_keep_and_complete_batches(shell, session):
     shell.run("%%vbatch df -o out\n{{ text }}")
-    (record,) = kernel.batches()
+    (record,) = session.batches()
     header, row = repr(shell.run("%vbatch list")[2]).splitlines()
     assert header.split() == ["id", "status", "requests", "model", "endpoint", "created", "took", "note"]
     assert row.split()[:7] == [record.id, "completed", "1/2,", "1", "failed", "echo", "/v1/chat/completions"]
@@ -85,13 +85,13 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
     assert "row-1" in shown
     assert shell.run("value = %vbatch results")[1] == ""
     assert list(shell.names["value"]["response"].fillna("-")) == ["a", "-"]
-    kernel.engine._refusing = None
+    session.engine._refusing = None
     shell.run("%vbatch retry -d df -o completed")
     assert list(shell.names["completed"]["response"]) == ["a", "refuse me"]
     assert shell.run(f"%vbatch attach {record.id}")[2].id == record.id
     assert "running                0" in shell.run("%vbatch engine")[0]
     shell.run("%vbatch unload")
-    assert kernel.engine is None
+    assert session.engine is None
 
 
 @pytest.mark.parametrize(
@@ -156,46 +156,46 @@ def test_the_verbs_show_keep_and_complete_batches(shell, kernel):
         ),
     ],
 )
-def test_a_users_mistake_is_one_sentence_and_neither_a_traceback_nor_a_batch(shell, kernel, cell, sentence):
+def test_a_users_mistake_is_one_sentence_and_neither_a_traceback_nor_a_batch(shell, session, cell, sentence):
     shell.names["Mood"] = {"type": "object", "properties": {"mood": {"type": "string"}}}
     _, err, value = shell.run(cell)
     assert err == f"UsageError: {sentence}\n"
     assert value is None
-    assert list(kernel.batches()) == []
+    assert list(session.batches()) == []
 
 
-def test_a_batch_that_has_ended_cannot_be_cancelled_and_one_without_failures_not_retried(shell, kernel):
+def test_a_batch_that_has_ended_cannot_be_cancelled_and_one_without_failures_not_retried(shell, session):
     shell.run("%%vbatch df --sample 1\n{{ text }}")
-    (record,) = kernel.batches()
+    (record,) = session.batches()
     err = shell.run(f"%vbatch cancel {record.id}")[1]
     assert err == "UsageError: Cannot cancel a batch with status 'completed'.\n"
     err = shell.run("%vbatch retry")[1]
     assert err == f"UsageError: Batch {record.id} has no request without an answer, so there is nothing to retry.\n"
 
 
-def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(shell, kernel):
+def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(shell, session):
     shell.names["text"] = "a variable of the notebook"
     cell = """%%vbatch df --sample 1 --system "Don't say {text} or $text"
 {"answer": "{text} $text {{ text }}"}
 """
     _, _, value = shell.run(cell)
     assert value["response"].tolist() == ['{"answer": "{text} $text a"}']
-    (record,) = kernel.batches()
-    with kernel.manager.files.content(record.input_file_id) as lines:
+    (record,) = session.batches()
+    with session.manager.files.content(record.input_file_id) as lines:
         body = json.loads(lines.readline())["body"]
     assert body["messages"][0]["content"] == "Don't say {text} or $text"
 
 
-def test_the_flags_of_a_cell_go_into_every_request_and_a_schema_gives_its_columns(shell, kernel):
+def test_the_flags_of_a_cell_go_into_every_request_and_a_schema_gives_its_columns(shell, session):
     shell.names["df"] = pd.DataFrame({"text": ['{"mood": "fine"}', '{"mood": 3}']})
     shell.names["Mood"] = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
     flags = "--max-tokens 7 --temperature 0.5 --seed 11 --model echo --fresh --schema Mood"
     _, _, value = shell.run("%%vbatch df " + flags + "\n{{ text }}")
     assert list(value.columns) == ["text", "mood", "error"]
     assert value["mood"].tolist() == ["fine", pd.NA]
-    (record,) = kernel.batches()
+    (record,) = session.batches()
     assert record.fresh is True
-    with kernel.manager.files.content(record.input_file_id) as lines:
+    with session.manager.files.content(record.input_file_id) as lines:
         body = json.loads(lines.readline())["body"]
     assert (body["max_tokens"], body["temperature"], body["seed"], body["model"]) == (7, 0.5, 11, "echo")
     assert body["response_format"]["json_schema"]["schema"]["properties"] == {"mood": {"type": "string"}}
@@ -214,7 +214,7 @@ def test_a_server_is_loaded_by_its_address_or_by_the_name_of_one_of_its_models(s
         asked.append(flags)
         return EchoEngine()
 
-    monkeypatch.setattr("vbatch_jupyter.loader._remote_engine", remote_engine)
+    monkeypatch.setattr("vbatch_jupyter.session.loader._remote_engine", remote_engine)
     for words in ("--api-key-env KEY --url http://host/v1", "--url=http://host", "qwen --url http://host/v1/"):
         _, wrong, _ = shell.run(f"%vbatch load {words}")
         assert wrong == ""
@@ -226,9 +226,9 @@ def test_a_server_is_loaded_by_its_address_or_by_the_name_of_one_of_its_models(s
     assert "Or use a server as the engine: --url" in " ".join(shell.run("%vbatch load -h")[0].split())
 
 
-def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, kernel):
+def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, session):
     shell.run("%%vbatch df\n{{ text }}")
-    (record,) = kernel.batches()
+    (record,) = session.batches()
     shown = shell.run(f"%vbatch show {record.id}")[0]
     end = shown.index("\n}\n") + 3
     batch = json.loads(shown[:end])
@@ -241,14 +241,14 @@ def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, ker
     assert "This request is refused, as it asked to be." in row
 
 
-def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell, kernel, monkeypatch):
+def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell, session, monkeypatch):
     monkeypatch.setattr("vbatch_jupyter.magics.verbs._LISTED", 3)
     for _ in range(5):
-        kernel.submit(shell.names["df"], "{{ text }}", sample=1).wait(10)
-    newest = [record.id for record in kernel.batches()]
+        session.submit(shell.names["df"], "{{ text }}", sample=1).wait(10)
+    newest = [record.id for record in session.batches()]
     shell.run("%vbatch unload")
-    kernel.submit(shell.names["df"], "{{ text }}", model="<img src=x onerror=alert(1)>")
-    while next(kernel.batches()).status == "validating":
+    session.submit(shell.names["df"], "{{ text }}", model="<img src=x onerror=alert(1)>")
+    while next(session.batches()).status == "validating":
         time.sleep(0.01)
     listed = shell.run("%vbatch list")[2]
     assert [record.id for record in listed][1:] == newest[:2]
@@ -261,7 +261,7 @@ def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell,
     assert newest[0] in shown
 
 
-def test_a_waiting_batch_is_cancelled_by_its_id(shell, kernel):
+def test_a_waiting_batch_is_cancelled_by_its_id(shell, session):
     shell.run("%vbatch unload")
     shell.run("%%vbatch df -b --model echo -o batch\n{{ text }}")
     batch = shell.names["batch"]
@@ -273,14 +273,14 @@ def test_a_waiting_batch_is_cancelled_by_its_id(shell, kernel):
     )
 
 
-def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_running(shell, kernel):
-    kernel.engine.latency_seconds = 60
+def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_running(shell, session):
+    session.engine.latency_seconds = 60
     shell.run("%%vbatch df -b --sample 1\n{{ text }}")
     threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
     out, err, batch = shell.run("%vbatch attach")
     assert f"{batch.id}: no longer followed; it goes on\n" in out
     assert err == ""
-    kernel.engine.latency_seconds = 0
+    session.engine.latency_seconds = 0
     assert batch.wait(20).status == "completed"
 
 

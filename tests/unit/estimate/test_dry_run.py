@@ -6,26 +6,26 @@ import pandas as pd
 import pytest
 
 import vbatch_jupyter as vb
-from tests.unit.kernel_surface import open_kernel
-from vbatch_jupyter import preview
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
+from vbatch_jupyter.estimate import measure as preview
 
 
 @pytest.fixture
-def kernel(tmp_path, monkeypatch):
+def session(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
-    kernel = open_kernel(tmp_path, latency_seconds=0.2)
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
-    yield kernel
-    kernel.close()
+    session = open_session(tmp_path, latency_seconds=0.2)
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    yield session
+    session.close()
 
 
-def test_a_dry_run_runs_nothing_and_counts_every_prompts_tokens(kernel):
+def test_a_dry_run_runs_nothing_and_counts_every_prompts_tokens(session):
     df = pd.DataFrame({"text": ["one", "two words", "three more words", "a b c d"]})
     dry = vb.dry_run(df, "Say {{ text }}", system="Be brief", max_tokens=10)
-    assert kernel.engine.requests == 0
-    assert list(kernel.batches()) == []
-    assert kernel.store.files.list().data == ()
+    assert session.engine.requests == 0
+    assert list(session.batches()) == []
+    assert session.store.files.list().data == ()
     assert dry.prompt_tokens == 2 + 3 + 4 + 5
     assert (dry.total, dry.to_run, dry.counted, dry.max_output_tokens) == (4, 4, 4, 10)
     assert list(dry.requests) == ["row-0", "row-1", "row-2"]
@@ -38,25 +38,25 @@ def test_a_dry_run_runs_nothing_and_counts_every_prompts_tokens(kernel):
     assert "run one, such as with --sample 20" in said
 
 
-def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_saves(kernel):
+def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_saves(session):
     document = "word " * 100
     df = pd.DataFrame({"text": ["a", "b", "b", "c"]})
     template = document + "{{ text }}"
-    kernel.run(df[:1], template, temperature=0)
+    session.run(df[:1], template, temperature=0)
     dry = vb.dry_run(df, template, temperature=0)
     assert (dry.total, dry.reused, dry.duplicates, dry.to_run) == (4, 1, 1, 2)
     assert dry.shared_prefix == pytest.approx(500 / 1002)
     assert vb.dry_run(df, template, temperature=0, fresh=True).reused == 0
-    before = kernel.engine.requests
-    kernel.run(df, template, temperature=0)
-    assert kernel.engine.requests - before == dry.to_run
+    before = session.engine.requests
+    session.run(df, template, temperature=0)
+    assert session.engine.requests - before == dry.to_run
 
 
-def test_the_time_comes_from_the_newest_batch_that_was_measured(kernel):
+def test_the_time_comes_from_the_newest_batch_that_was_measured(session):
     df = pd.DataFrame({"text": ["a b c d"] * 3})
     assert vb.dry_run(df, "{{ text }}").seconds is None
-    batch = kernel.submit(df, "{{ text }}").wait(10)
-    kernel.submit(df, "{{ text }}").wait(10)  # all reused: nothing was measured
+    batch = session.submit(df, "{{ text }}").wait(10)
+    session.submit(df, "{{ text }}").wait(10)  # all reused: nothing was measured
     dry = vb.dry_run(df, "{{ text }}", fresh=True)
     assert dry.rate is not None
     assert dry.rate.batch_id == batch.id
@@ -70,7 +70,7 @@ def test_the_time_comes_from_the_newest_batch_that_was_measured(kernel):
     assert "24 for each request)" in repr(vb.dry_run(df, "{{ text }}", max_tokens=24))
 
 
-def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(kernel, tmp_path):
+def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(session, tmp_path):
     (tmp_path / "configuration").mkdir()
     (tmp_path / "configuration" / "vbatch-prices.toml").write_text(
         """
@@ -101,7 +101,7 @@ def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(kernel, 
     assert vectors.prompt_tokens == 4
 
 
-def test_without_a_limit_or_a_measured_batch_the_cost_is_not_guessed(kernel):
+def test_without_a_limit_or_a_measured_batch_the_cost_is_not_guessed(session):
     df = pd.DataFrame({"text": ["a"]})
     assert "set a limit to the answers" in repr(vb.dry_run(df, "{{ text }}"))
     other = vb.dry_run(df, "{{ text }}", model="other", max_tokens=1)
@@ -110,7 +110,7 @@ def test_without_a_limit_or_a_measured_batch_the_cost_is_not_guessed(kernel):
     assert other.costs == ()
 
 
-def test_of_many_requests_a_part_is_counted_and_that_is_said(kernel, monkeypatch):
+def test_of_many_requests_a_part_is_counted_and_that_is_said(session, monkeypatch):
     monkeypatch.setattr(preview, "COUNTED_REQUESTS", 10)
     df = pd.DataFrame({"text": ["a b"] * 50})
     dry = vb.dry_run(df, "{{ text }}")
@@ -118,13 +118,13 @@ def test_of_many_requests_a_part_is_counted_and_that_is_said(kernel, monkeypatch
     assert "about 100: 10 of 50 requests were counted" in repr(dry)
 
 
-def test_responses_are_counted_as_the_chats_they_are(kernel):
+def test_responses_are_counted_as_the_chats_they_are(session):
     dry = vb.dry_run(pd.DataFrame({"text": ["a b c"]}), "{{ text }}", endpoint="responses", system="s")
     assert dry.prompt_tokens == 3
     assert "  instructions: s\n  input: a b c\n" in repr(dry)
 
 
-def test_a_mistake_is_an_error_as_in_a_run(kernel):
+def test_a_mistake_is_an_error_as_in_a_run(session):
     df = pd.DataFrame({"text": ["a"]})
     with pytest.raises(TemplateError, match="'tixt'"):
         vb.dry_run(df, "{{ tixt }}")
@@ -134,7 +134,7 @@ def test_a_mistake_is_an_error_as_in_a_run(kernel):
         vb.dry_run(df[:0], "{{ text }}")
 
 
-def test_what_stands_in_the_frame_is_shown_as_text(kernel):
+def test_what_stands_in_the_frame_is_shown_as_text(session):
     df = pd.DataFrame({"text": ["<img src=x onerror=alert(1)>"], "id": ["<b>7</b>"]})
     shown = vb.dry_run(df, "{{ text }}", custom_id="id", model="<i>m</i>")._repr_html_()
     assert "<img" not in shown

@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.protocol import prices
+from vbatch_jupyter.estimate import prices
 
 
 def test_the_table_that_comes_along_has_a_date_and_sources_for_each_service(tmp_path):

@@ -9,20 +9,20 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 
 
 @pytest.fixture
-def kernel(tmp_path, monkeypatch):
+def session(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    kernel = open_kernel(tmp_path)
-    monkeypatch.setattr("vbatch_jupyter.kernel.current", lambda: kernel)
-    yield kernel
-    kernel.close()
+    session = open_session(tmp_path)
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    yield session
+    session.close()
 
 
 @pytest.fixture
-def complete(kernel):
+def complete(session):
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns |= {
@@ -64,8 +64,8 @@ def test_frames_are_offered_where_a_frame_is_meant(complete):
     assert complete("%vbatch results -d ") == ["%vbatch results -d reviews"]
 
 
-def test_batches_models_targets_endpoints_schemas_and_columns_are_offered(complete, kernel):
-    batch = kernel.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other/model")
+def test_batches_models_targets_endpoints_schemas_and_columns_are_offered(complete, session):
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other/model")
     while batch.status == "validating":
         time.sleep(0.01)
     assert complete("%vbatch show ") == [f"%vbatch show {batch.id}"]
@@ -92,7 +92,7 @@ def test_elsewhere_in_the_prompt_and_in_other_cells_nothing_is_added(complete):
         assert not any(offer.endswith(("title", "results")) for offer in complete(code))
 
 
-def test_the_completer_goes_with_the_extension_and_is_attached_once(complete, kernel):
+def test_the_completer_goes_with_the_extension_and_is_attached_once(complete, session):
     shell = InteractiveShell()
     before = list(shell.Completer.custom_matchers)
     shell.run_cell("%load_ext vbatch_jupyter")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from vbatch_jupyter.engine.echo_engine import EchoEngine
-from vbatch_jupyter.kernel import Kernel
+from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 
 TEMPLATE = "Say {{ word }}"
@@ -22,16 +22,16 @@ class Kernels:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.said: list[str] = []
-        self.open: list[Kernel] = []
+        self.open: list[Session] = []
 
-    def start(self, *, answers_key: str = "echo", refusing: str | None = None) -> tuple[Kernel, EchoEngine]:
+    def start(self, *, answers_key: str = "echo", refusing: str | None = None) -> tuple[Session, EchoEngine]:
         engine = EchoEngine(refusing=refusing)
         engine.answers_key = answers_key
         store = Store(self.folder / "store", floor_bytes=0, reserve_bytes=0)
-        kernel = Kernel(store, make_engine=lambda *_, **__: engine, say=self.said.append)
-        self.open.append(kernel)
-        kernel.load("echo")
-        return kernel, engine
+        session = Session(store, make_engine=lambda *_, **__: engine, say=self.said.append)
+        self.open.append(session)
+        session.load("echo")
+        return session, engine
 
     def close(self) -> None:
         while self.open:
@@ -50,14 +50,14 @@ def words(*texts: str) -> pd.DataFrame:
 
 
 def test_an_unchanged_cell_costs_no_request_and_says_so(kernels: Kernels) -> None:
-    kernel, engine = kernels.start()
-    first = kernel.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
+    session, engine = kernels.start()
+    first = session.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
     assert engine.requests == 3
-    again = kernel.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
+    again = session.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
     assert engine.requests == 3
     pd.testing.assert_frame_equal(first, again)
     assert list(again["response"]) == ["Say one", "Say two", "Say three"]
-    newest = next(kernel.batches())
+    newest = next(session.batches())
     assert kernels.said == [f"Batch {newest.id}: 3 of 3 answers were known and are taken again."]
     assert newest.request_counts.completed == 3
     assert newest.usage is not None
@@ -65,71 +65,71 @@ def test_an_unchanged_cell_costs_no_request_and_says_so(kernels: Kernels) -> Non
 
 
 def test_a_changed_row_runs_alone(kernels: Kernels) -> None:
-    kernel, engine = kernels.start()
-    kernel.run(words("one", "two", "three"), TEMPLATE)
-    out = kernel.run(words("three", "four", "one"), TEMPLATE)
+    session, engine = kernels.start()
+    session.run(words("one", "two", "three"), TEMPLATE)
+    out = session.run(words("three", "four", "one"), TEMPLATE)
     assert engine.requests == 4
     assert list(out["response"]) == ["Say three", "Say four", "Say one"]
 
 
 def test_fresh_asks_for_every_row(kernels: Kernels) -> None:
-    kernel, engine = kernels.start()
-    kernel.run(words("one", "two"), TEMPLATE)
-    kernel.run(words("one", "two"), TEMPLATE, fresh=True)
+    session, engine = kernels.start()
+    session.run(words("one", "two"), TEMPLATE)
+    session.run(words("one", "two"), TEMPLATE, fresh=True)
     assert engine.requests == 4
 
 
 def test_another_parameter_is_another_request(kernels: Kernels) -> None:
-    kernel, engine = kernels.start()
-    kernel.run(words("one"), TEMPLATE, max_tokens=5)
-    kernel.run(words("one"), TEMPLATE, max_tokens=6)
+    session, engine = kernels.start()
+    session.run(words("one"), TEMPLATE, max_tokens=5)
+    session.run(words("one"), TEMPLATE, max_tokens=6)
     assert engine.requests == 2
 
 
 def test_a_number_is_the_same_however_it_is_written(kernels: Kernels) -> None:
-    kernel, engine = kernels.start()
+    session, engine = kernels.start()
     for temperature in (0, 0.0, np.float32(0)):
-        kernel.run(words("one"), TEMPLATE, temperature=temperature, top_p=1.0)
+        session.run(words("one"), TEMPLATE, temperature=temperature, top_p=1.0)
     assert engine.requests == 1
-    kernel.run(words("one"), TEMPLATE, temperature=0.5, top_p=1)
+    session.run(words("one"), TEMPLATE, temperature=0.5, top_p=1)
     assert engine.requests == 2
 
 
 def test_answers_outlive_the_kernel_but_are_not_taken_from_another_engine(kernels: Kernels) -> None:
-    kernel, _ = kernels.start(answers_key="these weights")
-    kernel.run(words("one", "two"), TEMPLATE)
+    session, _ = kernels.start(answers_key="these weights")
+    session.run(words("one", "two"), TEMPLATE)
     kernels.close()
-    kernel, engine = kernels.start(answers_key="these weights")
-    kernel.run(words("one", "two"), TEMPLATE)
+    session, engine = kernels.start(answers_key="these weights")
+    session.run(words("one", "two"), TEMPLATE)
     assert engine.requests == 0
     kernels.close()
-    kernel, engine = kernels.start(answers_key="other weights")
-    kernel.run(words("one", "two"), TEMPLATE)
+    session, engine = kernels.start(answers_key="other weights")
+    session.run(words("one", "two"), TEMPLATE)
     assert engine.requests == 2
 
 
 @pytest.mark.parametrize("deleted", ["output_file_id", "input_file_id"])
 def test_deleting_a_file_takes_its_answers_out(kernels: Kernels, deleted: str) -> None:
-    kernel, engine = kernels.start()
-    kernel.run(words("one", "two"), TEMPLATE)
-    kernel.manager.files.delete(getattr(next(kernel.batches()), deleted))
-    kernel.run(words("one", "two"), TEMPLATE)
+    session, engine = kernels.start()
+    session.run(words("one", "two"), TEMPLATE)
+    session.manager.files.delete(getattr(next(session.batches()), deleted))
+    session.run(words("one", "two"), TEMPLATE)
     assert engine.requests == 4
 
 
 def test_errors_are_never_taken_again(kernels: Kernels) -> None:
-    kernel, engine = kernels.start(refusing="bad")
+    session, engine = kernels.start(refusing="bad")
     for _ in range(2):
-        out = kernel.run(words("good", "bad"), TEMPLATE)
+        out = session.run(words("good", "bad"), TEMPLATE)
         assert out["error"].isna().tolist() == [True, False]
     assert engine.requests == 3
 
 
 def test_a_sweep_removes_what_is_kept_of_deleted_files(kernels: Kernels) -> None:
-    kernel, _ = kernels.start()
-    kernel.run(words("one"), TEMPLATE)
-    file_id = next(kernel.batches()).output_file_id
+    session, _ = kernels.start()
+    session.run(words("one"), TEMPLATE)
+    file_id = next(session.batches()).output_file_id
     assert file_id is not None
-    kernel.manager.files.delete(file_id)
-    assert file_id in kernel.store.sweep()
-    assert list((kernel.store.path / "answers").iterdir()) == []
+    session.manager.files.delete(file_id)
+    assert file_id in session.store.sweep()
+    assert list((session.store.path / "answers").iterdir()) == []

@@ -1,48 +1,151 @@
-"""A dry run as text and as HTML."""
+"""A dry run: what a batch would ask, compute and cost, as data that draws itself."""
 
 from __future__ import annotations
 
+import dataclasses
 import html as markup
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from vbatch_jupyter.display.progress import duration
-
-if TYPE_CHECKING:
-    from vbatch_jupyter.preview import DryRun
+from vbatch_jupyter.estimate.prices import ServicePrices
 
 _SHOWN_CHARACTERS = 600
 _SHOWN_COSTS = 4
 _CENT = 0.01
 _INDENT = 17
+_EMBEDDINGS = "/v1/embeddings"
 
 
-def text(dry_run: DryRun) -> str:
-    """Say it as lines of text.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast an engine has answered a batch.
 
     Parameters
     ----------
-    dry_run
-        What to show.
+    tokens_per_second
+        Prompt and generation tokens together.
+    output_tokens
+        Generated for each request, on average.
+    batch_id
+        The batch in which that was measured.
     """
+
+    tokens_per_second: float
+    output_tokens: float
+    batch_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What the batch would cost at one service with one of its models, in US dollars."""
+
+    service: str
+    model: str
+    dollars: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a batch would do.
+
+    Parameters
+    ----------
+    model, endpoint, target
+        Where its requests would go.
+    requests
+        Bodies of the first requests, by custom_id.
+    total
+        How many requests it has.
+    reused
+        How many answers are known from earlier batches.
+    duplicates
+        How many requests would take the answer of an equal one.
+    shared_prefix
+        What part of the prompts' text follows a beginning that the request before has too, 0 to 1.
+    prompt_tokens
+        Of all requests; None where no engine could count them.
+    counted
+        Of how many requests the tokens were counted; those of the rest are taken to be like them.
+    max_output_tokens
+        The limit for one answer, where the requests have one.
+    rate
+        How fast the engine was; None where that was not measured yet.
+    price_list
+        What services charge.
+    """
+
+    model: str
+    endpoint: str
+    target: str | None
+    requests: Mapping[str, Mapping[str, Any]]
+    total: int
+    reused: int
+    duplicates: int
+    shared_prefix: float
+    prompt_tokens: int | None
+    counted: int
+    max_output_tokens: int | None
+    rate: Rate | None
+    price_list: Mapping[str, ServicePrices]
+
+    @property
+    def to_run(self) -> int:
+        """How many requests the engine would be asked."""
+        return self.total - self.reused - self.duplicates
+
+    @property
+    def output_tokens(self) -> float | None:
+        """Tokens of one answer: as in the measured batch, but within the limit; else the limit; None without both."""
+        if self.endpoint == _EMBEDDINGS:
+            return 0.0
+        limits = [self.max_output_tokens, None if self.rate is None else self.rate.output_tokens]
+        return min((tokens for tokens in limits if tokens is not None), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it would take here at the measured rate; None where something of that is not known."""
+        if self.rate is None or self.prompt_tokens is None or self.target is not None:
+            return None
+        output = self.output_tokens or 0
+        return self.to_run * (self.prompt_tokens / self.total + output) / self.rate.tokens_per_second
+
+    @property
+    def costs(self) -> Sequence[Cost]:
+        """What it would cost at each service with each model that answers such requests, the cheapest first."""
+        if self.prompt_tokens is None or self.output_tokens is None:
+            return ()
+        return sorted(
+            (
+                Cost(service, model, table.cost(model, self.prompt_tokens, self.total * self.output_tokens))
+                for service, table in self.price_list.items()
+                if self.target in {None, service}
+                for model, price in table.models.items()
+                if (price.output is None) == (self.endpoint == _EMBEDDINGS)
+            ),
+            key=lambda cost: cost.dollars,
+        )
+
+    def __repr__(self) -> str:
+        return _text(self)
+
+    def _repr_html_(self) -> str:
+        return _html(self)
+
+
+def _text(dry_run: DryRun) -> str:
     lines = [_head(dry_run), ""]
     for custom_id, body in dry_run.requests.items():
         lines.append(custom_id)
         lines += [f"  {role}: {said}" for role, said in _said(body)]
     lines.append("")
-    lines += [f"{name:<{_INDENT}}" + value.replace("\n", "\n" + " " * _INDENT) for name, value in rows(dry_run)]
+    lines += [f"{name:<{_INDENT}}" + value.replace("\n", "\n" + " " * _INDENT) for name, value in _rows(dry_run)]
     return "\n".join(lines)
 
 
-def html(dry_run: DryRun) -> str:
-    """Say it as HTML; what comes from the frame or the model's name is shown as text.
-
-    Parameters
-    ----------
-    dry_run
-        What to show.
-    """
+def _html(dry_run: DryRun) -> str:
+    """Draw it as HTML; what comes from the frame or the model's name is shown as text."""
     requests = "".join(
         f"<details open><summary><code>{markup.escape(custom_id)}</code></summary>"
         + "".join(
@@ -55,19 +158,12 @@ def html(dry_run: DryRun) -> str:
     table = "".join(
         f"<tr><th style='text-align:left'>{markup.escape(name)}</th>"
         f"<td style='text-align:left;white-space:pre-wrap'>{markup.escape(value)}</td></tr>"
-        for name, value in rows(dry_run)
+        for name, value in _rows(dry_run)
     )
     return f"<p>{markup.escape(_head(dry_run))}</p>{requests}<table>{table}</table>"
 
 
-def rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
-    """Give what is to be said of it, by name.
-
-    Parameters
-    ----------
-    dry_run
-        What to show.
-    """
+def _rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
     yield "prompt tokens", _prompt_tokens(dry_run)
     if dry_run.output_tokens:
         yield "answer tokens", _answer_tokens(dry_run, dry_run.output_tokens)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.batches import make_batch, open_store
-from tests.unit.kernel_surface import open_kernel
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.lines import parse_output_line
@@ -178,39 +178,39 @@ def test_the_lifecycle_does_not_touch_a_batch_of_a_service(tmp_path: Path):
 
 def test_an_engine_that_serves_the_model_leaves_a_batch_of_a_service_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("OURS_API_KEY", raising=False)
-    kernel = open_kernel(tmp_path, served_model_names=["m"])
+    session = open_session(tmp_path, served_model_names=["m"])
     try:
-        record = make_batch(kernel.store, 3, target=msgspec.json.encode(TARGET).decode())
+        record = make_batch(session.store, 3, target=msgspec.json.encode(TARGET).decode())
         # The batch that is made after it has been run by then.
-        kernel.attach(make_batch(kernel.store, 3).id).wait(30)
+        session.attach(make_batch(session.store, 3).id).wait(30)
         until = time.monotonic() + 30
-        while (reason := kernel.store.batches.get(record.id).reason) is None:
+        while (reason := session.store.batches.get(record.id).reason) is None:
             assert time.monotonic() < until
             time.sleep(0.05)
         assert reason == "Set the environment variable OURS_API_KEY to the key for ours; it goes on then."
-        assert kernel.store.batches.get(record.id).status == "validating"
+        assert session.store.batches.get(record.id).status == "validating"
     finally:
-        kernel.close()
+        session.close()
 
 
 def test_a_target_needs_no_engine_but_a_model_and_a_key(tmp_path, configure, monkeypatch):
     import pandas as pd
 
     df = pd.DataFrame({"n": [1]})
-    kernel = open_kernel(tmp_path, load=False)
+    session = open_session(tmp_path, load=False)
     try:
         with pytest.raises(BadRequestError, match="set the environment variable PARASAIL_API_KEY to it"):
-            kernel.run(df, "{{ n }}", target="parasail", model="m")
+            session.run(df, "{{ n }}", target="parasail", model="m")
         monkeypatch.setenv("PARASAIL_API_KEY", "k")
         with pytest.raises(FrameError, match="Name the model that parasail shall run"):
-            kernel.submit(df, "{{ n }}", target="parasail")
+            session.submit(df, "{{ n }}", target="parasail")
         with pytest.raises(EngineNotLoadedError):
-            kernel.submit(df, "{{ n }}")
-        assert list(kernel.run(df.iloc[:0], "{{ n }}", target="parasail", model="m").columns) == [
+            session.submit(df, "{{ n }}")
+        assert list(session.run(df.iloc[:0], "{{ n }}", target="parasail", model="m").columns) == [
             "n",
             "response",
             "error",
         ]
-        assert list(kernel.batches()) == []
+        assert list(session.batches()) == []
     finally:
-        kernel.close()
+        session.close()

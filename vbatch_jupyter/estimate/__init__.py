@@ -1,0 +1,1 @@
+"""What a batch would ask, compute and cost; nothing is run."""

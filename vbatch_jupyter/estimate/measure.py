@@ -1,0 +1,135 @@
+"""Find out what a batch would ask and compute, without running anything."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO
+
+import msgspec
+
+from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.estimate import prices
+from vbatch_jupyter.estimate.report import DryRun, Rate
+from vbatch_jupyter.planning.plan import plan as plan_requests
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.protocol.prefix import prompt_text
+from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.validation import validate
+
+COUNTED_REQUESTS = 2_000
+"""How many requests have their tokens counted; of more, so many that are spread evenly."""
+
+_COMPARED_PAIRS = 5_000
+_SHOWN_REQUESTS = 3
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_EMBEDDINGS = "/v1/embeddings"
+
+
+def estimate(
+    lines: Iterable[bytes],
+    *,
+    model: str,
+    endpoint: str,
+    target: str | None = None,
+    find_known: Callable[[LineIndex, Callable[[int], bytes], bytearray], int] = lambda *_: 0,
+    count_tokens: Callable[[Sequence[bytes]], Sequence[int]] | None = None,
+    rate: Rate | None = None,
+) -> DryRun:
+    """Find out what a batch would do.
+
+    Parameters
+    ----------
+    lines
+        Of its input file.
+    model, endpoint, target
+        Where its requests would go.
+    find_known
+        Called with the index, a function that reads a line, and one byte for each request, which it sets to 1 where
+        the answer is known; gives their number.
+    count_tokens
+        Gives the prompt tokens of each of some bodies; None where no engine can.
+    rate
+        How fast the engine was.
+
+    Raises
+    ------
+    BadRequestError
+        The batch would not validate, or Jupyter's configuration directory has a price list that is none.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.writelines(lines)
+        index = _index_of(file, endpoint)
+
+        def read(position: int) -> bytes:
+            return os.pread(file.fileno(), index.lengths[position], index.offsets[position])
+
+        def body(position: int) -> bytes:
+            return bytes(parse_request_line(read(position)).body)
+
+        finished = bytearray(len(index))
+        reused = 0 if target is not None else find_known(index, read, finished)
+        plan = plan_requests(index, finished)
+        counted = _spread(len(index), COUNTED_REQUESTS)
+        tokens = None
+        if count_tokens is not None:
+            found = count_tokens([_countable(endpoint, body(position)) for position in counted])
+            tokens = round(sum(found) * len(index) / len(counted))
+        first = [parse_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
+        bodies = {line.custom_id: msgspec.json.decode(bytes(line.body)) for line in first}
+        return DryRun(
+            model=model,
+            endpoint=endpoint,
+            target=target,
+            requests=bodies,
+            total=len(index),
+            reused=reused,
+            duplicates=0 if target is not None else sum(map(len, plan.followers.values())),
+            shared_prefix=_shared_prefix(plan.order, body),
+            prompt_tokens=tokens,
+            counted=len(counted),
+            max_output_tokens=next(
+                (known[key] for known in bodies.values() for key in _LIMITS if known.get(key)), None
+            ),
+            rate=rate,
+            price_list=prices.load(),
+        )
+
+
+def _index_of(file: BinaryIO, endpoint: str) -> LineIndex:
+    result = validate(file, endpoint=endpoint, profile=PROFILES["local"])
+    if result.errors:
+        error = result.errors[0]
+        raise BadRequestError(f"Line {error.line}: {error.message}", param=error.param, code=error.code)
+    return result.index
+
+
+def _spread(total: int, most: int) -> Sequence[int]:
+    return range(total) if total <= most else [number * total // most for number in range(most)]
+
+
+def _countable(endpoint: str, raw: bytes) -> bytes:
+    """Make of any request one whose prompt tokens an engine can count: a chat or a completion."""
+    body = msgspec.json.decode(raw)
+    # Without the model's name: that of a service is none of the engine's.
+    kept = {key: body[key] for key in ("messages", "prompt", "tools", "chat_template_kwargs") if key in body}
+    if endpoint == _EMBEDDINGS:
+        kept["prompt"] = body["input"]
+    elif endpoint == "/v1/responses":
+        opening = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
+        kept["messages"] = [*opening, {"role": "user", "content": body["input"]}]
+        kept.pop("tools", None)  # they are shaped otherwise there
+    return msgspec.json.encode(kept)
+
+
+def _shared_prefix(order: Sequence[int], body: Callable[[int], bytes]) -> float:
+    shared = length = 0
+    for place in _spread(len(order), _COMPARED_PAIRS):
+        text = prompt_text(msgspec.json.decode(body(order[place])))
+        length += len(text)
+        if place:
+            before = prompt_text(msgspec.json.decode(body(order[place - 1])))
+            shared += len(os.path.commonprefix([before, text]))  # noqa: RUF071 - characters are meant
+    return shared / length if length else 0.0

@@ -1,0 +1,99 @@
+"""A dry run of a frame: the session's engine counts its tokens, and its store knows answers and rates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.estimate.measure import estimate
+from vbatch_jupyter.estimate.report import DryRun, Rate
+from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.session.session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LOOKED_AT_BATCHES = 20
+
+
+def dry_run(
+    session: Session,
+    df: pd.DataFrame,
+    template: str,
+    *,
+    model: str | None = None,
+    target: str | None = None,
+    sample: int | None = None,
+    fresh: bool = False,
+    **options: Any,
+) -> DryRun:
+    """Find out what a batch of a frame would do; nothing is run, and nothing is written into the store.
+
+    Parameters
+    ----------
+    session
+        Whose engine counts the tokens, and whose store knows answers and rates.
+    df, template, model, target, sample, fresh, **options
+        As for `vbatch_jupyter.submit`.
+
+    Raises
+    ------
+    TemplateError, FrameError, BadRequestError
+        Template, frame or an argument is wrong.
+    EngineNotLoadedError
+        No engine is loaded, and no ``model`` was named.
+    """
+    from vbatch_jupyter.frames import batches as frame_batches
+
+    df = frame_batches.sampled(df, sample)
+    name = model or session.default_model(target)
+    lines, description = frame_batches.requests_of(df, template, model=name, **options)
+    if not len(df):
+        raise FrameError("The DataFrame has no rows, so there is nothing to run.", param="df")
+    engine = session.engine if session.engine and name in session.engine.served_model_names else None
+
+    def find_known(index: LineIndex, read: Callable[[int], bytes], finished: bytearray) -> int:
+        if engine is None or fresh:
+            return 0
+        return sum(1 for _ in session.store.answers.find(engine.answers_key, index, read, finished))
+
+    return estimate(
+        lines,
+        model=name,
+        endpoint=description.endpoint,
+        target=target,
+        find_known=find_known,
+        # A service has its own tokenizer; that of the engine here, whatever it holds, is as near as one can come.
+        count_tokens=session.count_tokens
+        if (engine or (target and session.engine)) and session.counts_tokens
+        else None,
+        rate=measured_rate(session, name),
+    )
+
+
+def measured_rate(session: Session, model: str) -> Rate | None:
+    """Give how fast the newest batch of a model was that asked the engine for every answer; None where there is none.
+
+    Parameters
+    ----------
+    session
+        Whose store is looked at.
+    model
+        The model's name.
+    """
+    for record in itertools.islice(session.batches(), _LOOKED_AT_BATCHES):
+        if record.status != "completed" or record.model != model or record.target is not None or record.usage is None:
+            continue
+        timings = session.manager.batches.timings(record.id)
+        came = [(timing.finished_at, timing.latency) for timing in timings]
+        known = [(at, latency) for at, latency in came if at is not None and latency is not None]
+        seconds = max((at for at, _ in known), default=0.0) - min((at - latency for at, latency in known), default=0.0)
+        if len(known) < len(came) or seconds <= 0:
+            continue
+        tokens = record.usage.input_tokens + record.usage.output_tokens
+        completed = record.request_counts.completed
+        if tokens and completed:
+            return Rate(tokens / seconds, record.usage.output_tokens / completed, record.id)
+    return None
