@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line

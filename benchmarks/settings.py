@@ -38,7 +38,7 @@ def folder_of(setting: Setting, made: Path) -> Path:
 
 def flags_of(setting: Setting, folder: Path, *, equal: bool) -> list[str]:
     """Give the engine arguments that all sides have, or only the room that the side with its own defaults has too."""
-    from vbatch_jupyter.engine.vllm_arguments import parse_arguments
+    from vbatch_jupyter.engine.vllm.arguments import parse_arguments
 
     arguments = parse_arguments(str(folder), [])
     flags = ["--max-model-len", str(setting.max_model_len)]

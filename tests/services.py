@@ -20,7 +20,7 @@ import httpx
 
 _ECHO_KERNEL = """
 import sys, threading
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.batches import open_store
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
 

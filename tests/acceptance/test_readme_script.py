@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PREPARE = """
 %load_ext vbatch_jupyter
 from vbatch_jupyter.session import session
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 session.current()._loader._make_engine = lambda *_, **__: EchoEngine(["echo"])
 %vbatch load echo
 """

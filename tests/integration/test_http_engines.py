@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What IPython runs first in each kernel of the server: the kernel's engine is the echo engine.
 STARTUP = """
 from vbatch_jupyter.session import loader
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import EngineArgumentError
 
 def make(model, flags, **_):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(120)
 PREPARE = """
 import time
 import vbatch_jupyter as vb
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.session.session import current
 
 class SlowEngine(EchoEngine):

@@ -16,7 +16,7 @@ PREPARE = """
 import pandas as pd
 import vbatch_jupyter as vb
 from vbatch_jupyter.session import session
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.1)
 df = pd.DataFrame({"text": ["one two", "three"], "title": ["a", "b"]})
 %vbatch load echo

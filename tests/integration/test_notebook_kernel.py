@@ -18,7 +18,7 @@ PREPARE = """
 import json, pandas as pd
 import vbatch_jupyter as vb
 from vbatch_jupyter.session import session
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5)
 session.current()._loader.engine = None
 df = pd.DataFrame({"n": range(3000)})

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from tests.unit.session_surface import open_session
 
 from tests.batches import open_store
 from tests.servers import JupyterServer
 from tests.services import EchoKernel, Fault, FaultyProxy, end
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.store.fsck import check
 

@@ -24,7 +24,7 @@ PREPARE = """
 import pandas as pd, time
 import vbatch_jupyter as vb
 from vbatch_jupyter.session import session
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5, refusing="refuse me")
 df = pd.DataFrame({"n": list(range(1499)) + ["refuse me"]})
 %vbatch load echo

@@ -26,7 +26,7 @@ _ECHO = """
 import msgspec
 from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.base import EngineResponse
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.protocol.lines import error_body
 
 class RefusingEngine(EchoEngine):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.batches import open_store
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.session.session import Session
 
 

@@ -172,13 +172,13 @@ class Loader:
 
 
 def _vllm_engine(model: str, flags: Sequence[str], **options: Any) -> Engine:
-    from vbatch_jupyter.engine.vllm_engine import VllmEngine
+    from vbatch_jupyter.engine.vllm.engine import VllmEngine
 
     return VllmEngine(model, flags, **options)
 
 
 def _remote_engine(flags: RemoteFlags, **options: Any) -> Engine:
-    from vbatch_jupyter.engine.remote_engine import RemoteEngine
+    from vbatch_jupyter.engine.remote import RemoteEngine
 
     return RemoteEngine(flags, **options)
 

@@ -22,7 +22,7 @@ from tests.unit.runner.running import a_runner, answers, batch_of, ended, on_a_l
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags
-from vbatch_jupyter.engine.remote_engine import Patience, RemoteEngine
+from vbatch_jupyter.engine.remote import Patience, RemoteEngine
 from vbatch_jupyter.engine.remote_stats import RemoteFigures
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import (

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from vbatch_jupyter.engine import vllm_process
+from vbatch_jupyter.engine.vllm import process as vllm_process
 
 
 @pytest.mark.parametrize("chosen", [{}, {"VLLM_CPU_NUM_OF_RESERVED_CPU": "1"}, {"VLLM_CPU_OMP_THREADS_BIND": "0"}])

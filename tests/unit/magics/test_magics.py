@@ -13,7 +13,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.unit.session_surface import open_session
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.magics.grammar import line_parser
 from vbatch_jupyter.session.batch import Batch

@@ -14,7 +14,7 @@ import msgspec
 
 from tests.batches import ENDPOINT, content
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.batches import ENDPOINT, content, open_store
 from tests.unit.session_surface import open_session
-from vbatch_jupyter.engine.echo_engine import EchoEngine
+from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,
     BatchPausedError,

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vbatch_jupyter.engine import asgi, vllm_process
+from vbatch_jupyter.engine import asgi
 from vbatch_jupyter.engine.base import ABORTED, BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
 from vbatch_jupyter.engine.thread import in_thread
+from vbatch_jupyter.engine.vllm import process as vllm_process
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.protocol.stats import EngineState, EngineStats
@@ -25,8 +26,8 @@ from vbatch_jupyter.protocol.stats import EngineState, EngineStats
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from vbatch_jupyter.engine.vllm_routes import Routes
-    from vbatch_jupyter.engine.vllm_stats import EngineCounters
+    from vbatch_jupyter.engine.vllm.routes import Routes
+    from vbatch_jupyter.engine.vllm.stats import EngineCounters
 
 _DIED = "The engine died; the request is run again on the next one."
 

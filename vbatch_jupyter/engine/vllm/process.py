@@ -29,7 +29,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbatch_jupyter.engine.vllm_child import LOG_VARIABLE
+from vbatch_jupyter.engine.vllm.child import LOG_VARIABLE
 from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
 from vbatch_jupyter.protocol import policy
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vbatch_jupyter.engine.asgi import Application
-    from vbatch_jupyter.engine.vllm_routes import Routes
-    from vbatch_jupyter.engine.vllm_stats import EngineCounters
+    from vbatch_jupyter.engine.vllm.routes import Routes
+    from vbatch_jupyter.engine.vllm.stats import EngineCounters
 
 # Hugging Face's own exceptions are told by name: transformers wraps some in an OSError, and vLLM others.
 _NOT_FOUND = frozenset(
@@ -154,9 +154,9 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from vbatch_jupyter.engine import vllm_scheduler
-    from vbatch_jupyter.engine.vllm_arguments import bounded_engine_args, parse_arguments
-    from vbatch_jupyter.engine.vllm_stats import EngineCounters, stat_logger_factory
+    from vbatch_jupyter.engine.vllm import scheduler as vllm_scheduler
+    from vbatch_jupyter.engine.vllm.arguments import bounded_engine_args, parse_arguments
+    from vbatch_jupyter.engine.vllm.stats import EngineCounters, stat_logger_factory
 
     arguments = parse_arguments(model, flags)
     on_progress("reading the model's configuration")
@@ -181,7 +181,7 @@ async def build_app(built: Built) -> Application:
     from vllm.entrypoints.launchers import app as vllm_app
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
-    from vbatch_jupyter.engine.vllm_routes import RenderingExecutor
+    from vbatch_jupyter.engine.vllm.routes import RenderingExecutor
 
     executor = built.llm.renderer._executor  # noqa: SLF001 - made to be swapped, but not by us
     executor._inner = RenderingExecutor(executor._inner)  # noqa: SLF001
@@ -195,7 +195,7 @@ async def build_app(built: Built) -> Application:
 
 def routes_of(app: Application) -> Routes:
     """Give the functions behind the routes of an engine's OpenAI layer."""
-    from vbatch_jupyter.engine.vllm_routes import Routes
+    from vbatch_jupyter.engine.vllm.routes import Routes
 
     return Routes(app)
 

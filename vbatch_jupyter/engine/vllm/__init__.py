@@ -1,0 +1,1 @@
+"""vLLM as the engine; the only folder that imports vllm or torch."""
