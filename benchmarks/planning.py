@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbatch_jupyter.frames.requests import render_requests
+from vbatch_jupyter.frames.render import render_requests
 from vbatch_jupyter.planning.plan import plan
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import encode_request_line

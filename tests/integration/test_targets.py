@@ -36,11 +36,11 @@ import sys
 import pandas as pd
 from pathlib import Path
 from tests.unit.session_surface import open_session
-from vbatch_jupyter.targets import runner
+from vbatch_jupyter.targets import target_runner
 
-runner.POLL_SECONDS = (0.05, 0.3)
-kernel = open_session(Path(sys.argv[1]), load=False)
-batch = kernel.submit(pd.DataFrame({"n": range(25)}), "Say {{ n }}", target="ours", model="echo")
+target_runner.POLL_SECONDS = (0.05, 0.3)
+session = open_session(Path(sys.argv[1]), load=False)
+batch = session.submit(pd.DataFrame({"n": range(25)}), "Say {{ n }}", target="ours", model="echo")
 print(batch.id, flush=True)
 batch.wait()
 print(batch.status, flush=True)
@@ -72,15 +72,15 @@ def folder(tmp_path, monkeypatch, service, proxy):
     (tmp_path / "pyproject.toml").write_text(configuration)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(KEY, service.token)
-    monkeypatch.setattr("vbatch_jupyter.targets.runner.POLL_SECONDS", (0.05, 0.3))
+    monkeypatch.setattr("vbatch_jupyter.targets.target_runner.POLL_SECONDS", (0.05, 0.3))
     return tmp_path
 
 
 @pytest.fixture
-def kernel(folder):
-    kernel = open_session(folder, load=False)
-    yield kernel
-    kernel.close()
+def session(folder):
+    session = open_session(folder, load=False)
+    yield session
+    session.close()
 
 
 def frame() -> pd.DataFrame:
@@ -114,25 +114,25 @@ def assert_store_is_sound_and_has_no_key(folder: Path, service: JupyterServer) -
             assert service.token.encode() not in path.read_bytes(), path
 
 
-def test_a_frame_comes_back_from_several_batches_as_the_same_frame_in_order(kernel, service, folder):
+def test_a_frame_comes_back_from_several_batches_as_the_same_frame_in_order(session, service, folder):
     df = frame()
-    batch = kernel.submit(df, "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(df, "Say {{ n }}", target="ours", model="echo")
     assert_answered(batch.results())
     assert (batch.status, batch.request_counts.completed, batch.request_counts.total) == ("completed", ROWS, ROWS)
     totals = [counts.total for remote in remote_batches(service, batch.id) if (counts := remote.request_counts)]
     assert totals == [5, 10, 10]
     assert parts_at(service, batch.id) == ["0", "1", "2"]
-    record = next(iter(kernel.batches()))
+    record = next(iter(session.batches()))
     assert record.usage is not None
     assert record.usage.output_tokens > 0
     # The same by its id alone, as after a restart.
-    assert_answered(kernel.attach(batch.id).results(df))
+    assert_answered(session.attach(batch.id).results(df))
     assert_store_is_sound_and_has_no_key(folder, service)
 
 
-def test_failed_rows_are_rows_and_a_retry_runs_at_the_same_service(kernel, service):
+def test_failed_rows_are_rows_and_a_retry_runs_at_the_same_service(session, service):
     df = pd.DataFrame({"text": ["a", "refuse me", "b"]})
-    batch = kernel.submit(df, "{{ text }}", target="ours", model="echo")
+    batch = session.submit(df, "{{ text }}", target="ours", model="echo")
     out = batch.results()
     assert list(out["response"].fillna("")) == ["a", "", "b"]
     assert "refused" in out["error"].iloc[1]
@@ -159,20 +159,20 @@ def test_failed_rows_are_rows_and_a_retry_runs_at_the_same_service(kernel, servi
         ),
     ],
 )
-def test_faults_of_the_service_cost_time_and_neither_a_row_nor_a_second_batch(kernel, service, proxy, faults):
+def test_faults_of_the_service_cost_time_and_neither_a_row_nor_a_second_batch(session, service, proxy, faults):
     proxy.faults = faults
-    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     assert_answered(batch.wait(120).results())
     assert proxy.happened()
     assert parts_at(service, batch.id) == ["0", "1", "2"]
 
 
-def test_the_service_is_killed_in_the_middle_of_a_batch(kernel, service, proxy):
+def test_the_service_is_killed_in_the_middle_of_a_batch(session, service, proxy):
     proxy.faults = [Fault(r"GET .*/content$", hook=service.kill)]
-    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     try:
         until = time.monotonic() + 60
-        while "did not answer" not in (kernel.attach(batch.id).snapshot().batch.reason or ""):
+        while "did not answer" not in (session.attach(batch.id).snapshot().batch.reason or ""):
             assert time.monotonic() < until
             time.sleep(0.05)
     finally:
@@ -196,22 +196,22 @@ def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_
     assert proxy.happened()
     proxy.faults = []
     said: list[str] = []
-    kernel = open_session(folder, load=False, said=said)
+    session = open_session(folder, load=False, said=said)
     try:
-        (record,) = kernel.batches()
+        (record,) = session.batches()
         batch_id = record.id
-        batch = kernel.attach(batch_id).wait(120)
+        batch = session.attach(batch_id).wait(120)
         out = batch.results(pd.DataFrame({"n": range(ROWS)}))
         assert list(out["response"]) == [f"Say {number}" for number in range(ROWS)]
         assert parts_at(service, batch_id) == ["0", "1", "2"]
         assert said == [f"Following batch {batch_id} at ours again."]
     finally:
-        kernel.close()
+        session.close()
     assert_store_is_sound_and_has_no_key(folder, service)
 
 
-def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(kernel, service):
-    batch = kernel.submit(pd.DataFrame({"n": range(30)}), "Say {{ n }}", target="ours", model="no such model")
+def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
+    batch = session.submit(pd.DataFrame({"n": range(30)}), "Say {{ n }}", target="ours", model="no such model")
     until = time.monotonic() + 60
     while parts_at(service, batch.id) != ["0", "1", "2"]:
         assert time.monotonic() < until
@@ -224,8 +224,8 @@ def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(kernel, service):
     assert set(errors) == {"This request was not executed: the batch was cancelled before it ran."}
 
 
-def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(kernel, service):
-    batch = kernel.submit(pd.DataFrame({"n": range(3)}), "Say {{ n }}", target="ours", model="no such model")
+def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, service):
+    batch = session.submit(pd.DataFrame({"n": range(3)}), "Say {{ n }}", target="ours", model="no such model")
     until = time.monotonic() + 60
     while not (remotes := remote_batches(service, batch.id)):
         assert time.monotonic() < until
@@ -235,8 +235,8 @@ def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(kernel, serv
     assert batch.results()["error"].notna().all()
 
 
-def test_what_has_expired_at_the_service_has_expired_here(kernel, service):
-    batch = kernel.submit(pd.DataFrame({"n": range(12)}), "Say {{ n }}", target="ours", model="no such model")
+def test_what_has_expired_at_the_service_has_expired_here(session, service):
+    batch = session.submit(pd.DataFrame({"n": range(12)}), "Say {{ n }}", target="ours", model="no such model")
     until = time.monotonic() + 60
     while parts_at(service, batch.id) != ["0", "1"]:
         assert time.monotonic() < until
@@ -252,7 +252,7 @@ def test_what_has_expired_at_the_service_has_expired_here(kernel, service):
     assert set(errors) == {"This request could not be executed before the completion window expired."}
 
 
-def test_a_service_that_loses_the_input_file_gets_it_again(kernel, service, proxy):
+def test_a_service_that_loses_the_input_file_gets_it_again(session, service, proxy):
     def lose() -> None:
         client = service.client()
         for file in client.files.list(purpose="batch"):
@@ -260,7 +260,7 @@ def test_a_service_that_loses_the_input_file_gets_it_again(kernel, service, prox
                 client.files.delete(file.id)
 
     proxy.faults = [Fault(CREATE, 500, hook=lose)]
-    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     assert_answered(batch.wait(60).results())
     attempts = {
         ((remote.metadata or {})["vbatch_part"], (remote.metadata or {})["vbatch_attempt"], remote.status)
@@ -274,7 +274,7 @@ def test_a_service_that_loses_the_input_file_gets_it_again(kernel, service, prox
     }
 
 
-def test_what_only_the_service_finds_wrong_is_in_the_rows(kernel, folder, proxy, tmp_path):
+def test_what_only_the_service_finds_wrong_is_in_the_rows(session, folder, proxy, tmp_path):
     # As Parasail it takes several models in a file, and it is not Parasail.
     (folder / "pyproject.toml").write_text(
         f'[tool.vbatch.targets.ours]\nbase_url = "{proxy.url}/user/ann/vbatch/v1"\napi_key_env = "{KEY}"\n'
@@ -284,7 +284,7 @@ def test_what_only_the_service_finds_wrong_is_in_the_rows(kernel, folder, proxy,
     bodies = [{"model": model, "messages": [{"role": "user", "content": "hi"}]} for model in ("echo", "other")]
     lines = [json.dumps({**request, "custom_id": body["model"], "body": body}) for body in bodies]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    out = kernel.submit_file(tmp_path / "in.jsonl", target="ours").wait(60).results()
+    out = session.submit_file(tmp_path / "in.jsonl", target="ours").wait(60).results()
     assert out["response"].isna().all()
     assert len(out) == 2
     for error in out["error"]:
@@ -292,8 +292,8 @@ def test_what_only_the_service_finds_wrong_is_in_the_rows(kernel, folder, proxy,
         assert "The model 'other' for this request does not match the rest of the batch." in error
 
 
-def test_a_cell_and_a_frame_take_a_target(kernel, monkeypatch, capsys):
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: kernel)
+def test_a_cell_and_a_frame_take_a_target(session, monkeypatch, capsys):
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = frame()
@@ -307,7 +307,7 @@ def test_a_cell_and_a_frame_take_a_target(kernel, monkeypatch, capsys):
     assert len(re.findall(r"completed +25/25 +echo", capsys.readouterr().out)) == 2
 
 
-def test_what_the_service_would_refuse_is_said_before_anything_is_sent(kernel, proxy, tmp_path):
+def test_what_the_service_would_refuse_is_said_before_anything_is_sent(session, proxy, tmp_path):
     path = tmp_path / "in.jsonl"
     request = {
         "custom_id": "a",
@@ -318,18 +318,18 @@ def test_what_the_service_would_refuse_is_said_before_anything_is_sent(kernel, p
     lines = [request, {**request, "body": {"model": "n", "messages": [], "stream": True}}]
     path.write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(BadRequestError, match="ours would refuse this batch, so nothing was sent:\n") as refused:
-        kernel.submit_file(path, target="ours")
+        session.submit_file(path, target="ours")
     assert [line.partition(": The")[0] for line in str(refused.value).splitlines()[1:]] == [
         "line 2 ('a'): refused: streaming_unsupported: Chat Completions: Streaming is not supported in the Batch API.",
         "line 2 ('a'): refused: mismatched_model",
         "line 2 ('a'): refused: duplicate_custom_id",
     ]
     assert proxy.seen == []
-    assert list(kernel.batches()) == []
-    assert list(kernel.manager.files.list().data) == []
+    assert list(session.batches()) == []
+    assert list(session.manager.files.list().data) == []
 
 
-def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(kernel, tmp_path, service):
+def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(session, tmp_path, service):
     path = tmp_path / "in.jsonl"
     body = {"model": "echo", "top_k": 3}
     lines = [
@@ -342,22 +342,22 @@ def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(kernel, tm
         for number in range(12)
     ]
     path.write_text("\n\n".join(map(json.dumps, lines)))
-    batch = kernel.submit_file(path, target="ours")
+    batch = session.submit_file(path, target="ours")
     assert list(batch.wait(60).results()["response"]) == [f"hello {number}" for number in range(12)]
     assert parts_at(service, batch.id) == ["0", "1"]
 
 
-def test_without_the_key_nothing_is_made_and_a_batch_that_is_there_waits_for_it(kernel, monkeypatch, service):
+def test_without_the_key_nothing_is_made_and_a_batch_that_is_there_waits_for_it(session, monkeypatch, service):
     monkeypatch.delenv(KEY)
     with pytest.raises(BadRequestError, match="set the environment variable OURS_API_KEY"):
-        kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+        session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     monkeypatch.setenv(KEY, "a wrong key")
-    batch = kernel.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     until = time.monotonic() + 60
-    while "answered 401" not in (reason := kernel.attach(batch.id).snapshot().batch.reason or ""):
+    while "answered 401" not in (reason := session.attach(batch.id).snapshot().batch.reason or ""):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert "a wrong key" not in reason
-    # The key is read anew when the kernel is; here it is the kernel's next look.
+    # The key is read anew when the session is; here it is the session's next look.
     monkeypatch.setenv(KEY, service.token)
     assert_answered(batch.wait(60).results())

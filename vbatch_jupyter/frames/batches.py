@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.requests import check_frame, render_requests
+from vbatch_jupyter.frames.render import check_frame, render_requests
 from vbatch_jupyter.frames.results import FrameDescription, describe, results
 from vbatch_jupyter.frames.schema import Schema, response_format
 from vbatch_jupyter.protocol.body import endpoint_path

@@ -36,7 +36,7 @@ from vbatch_jupyter.frames.answers import Answer, answer_of, parser
 from vbatch_jupyter.frames.columns import full_label
 from vbatch_jupyter.frames.details import Detail, TimedLine, detail_arrays, detail_names, detail_of
 from vbatch_jupyter.frames.fingerprint import fingerprint
-from vbatch_jupyter.frames.requests import check_frame, column_position
+from vbatch_jupyter.frames.render import check_frame, column_position
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, json_schema
 from vbatch_jupyter.protocol.lines import parse_output_line
 

@@ -13,12 +13,12 @@ from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server import (
     batches,
-    check,
+    checking,
     engines,
     events,
+    file_lines,
     files,
     health,
-    lines,
     models,
     online,
     openapi,
@@ -28,9 +28,9 @@ from vbatch_jupyter.server import (
 )
 from vbatch_jupyter.server.base import UnknownHandler
 from vbatch_jupyter.server.events import EVENTS_KEY, Events
+from vbatch_jupyter.server.file_lines import PAGES_KEY, LinePages
 from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels, arguments_of
-from vbatch_jupyter.server.lines import PAGES_KEY, LinePages
 from vbatch_jupyter.server.metrics import VBatchCollector
 from vbatch_jupyter.server.services import SERVICES_KEY, Services
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
@@ -45,8 +45,8 @@ ROUTES = (
     *batches.ROUTES,
     *retries.ROUTES,
     *views.ROUTES,
-    *lines.ROUTES,
-    *check.ROUTES,
+    *file_lines.ROUTES,
+    *checking.ROUTES,
     *engines.ROUTES,
     *events.ROUTES,
     *openapi.ROUTES,

@@ -262,7 +262,7 @@ class Batch:
 
     def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:
         """Wait for the batch, and give what its result is made of."""
-        from vbatch_jupyter.frames.requests import custom_ids
+        from vbatch_jupyter.frames.render import custom_ids
         from vbatch_jupyter.frames.results import FrameDescription
 
         self.wait()

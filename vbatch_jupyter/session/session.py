@@ -35,8 +35,8 @@ from vbatch_jupyter.session.loader import Loader
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target, targets
-from vbatch_jupyter.targets.runner import TargetRunner
 from vbatch_jupyter.targets.submission import reachable_target, refuse_what_the_target_would
+from vbatch_jupyter.targets.target_runner import TargetRunner
 from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
 
 if TYPE_CHECKING:

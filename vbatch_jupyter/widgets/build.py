@@ -131,7 +131,7 @@ class Builder:
 
     @property
     def _df(self) -> pd.DataFrame:
-        from vbatch_jupyter.frames.requests import check_frame
+        from vbatch_jupyter.frames.render import check_frame
 
         df: Any = self._names.get(self._frame.value)
         check_frame(df)

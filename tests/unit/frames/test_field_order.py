@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.field_order import field_orders
-from vbatch_jupyter.frames.requests import render_requests
+from vbatch_jupyter.frames.render import render_requests
 
 ROWS = st.integers(1, 4).flatmap(lambda fields: st.lists(st.lists(st.integers(0, 3), min_size=fields, max_size=fields)))
 

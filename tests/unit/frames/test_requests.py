@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
-from vbatch_jupyter.frames.requests import custom_ids, render_requests
+from vbatch_jupyter.frames.render import custom_ids, render_requests
 from vbatch_jupyter.frames.schema import response_format
 from vbatch_jupyter.protocol.lines import parse_request_line
 

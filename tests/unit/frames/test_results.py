@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.requests import custom_ids
+from vbatch_jupyter.frames.render import custom_ids
 from vbatch_jupyter.frames.results import FrameDescription, describe, results
 from vbatch_jupyter.frames.schema import json_schema
 

@@ -20,7 +20,7 @@ from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate
 from vbatch_jupyter.targets.configuration import Target, named_target, targets
 from vbatch_jupyter.targets.parts import Part, Stretch, counts_of, divide, parts_from_json, parts_to_json, positions
-from vbatch_jupyter.targets.remote import _spooled
+from vbatch_jupyter.targets.service_batch import _spooled
 
 TARGET = Target(name="ours", base_url="https://batch.example.org/v1", api_key_env="OURS_API_KEY")
 

@@ -113,7 +113,7 @@ def import_vllm(log_path: Path) -> None:
             from vllm import envs
             from vllm.v1.engine import async_llm  # noqa: F401
 
-            from vbatch_jupyter.engine import vllm_arguments, vllm_stats  # noqa: F401
+            from vbatch_jupyter.engine.vllm import arguments, stats  # noqa: F401
         except ImportError as error:
             raise EngineLoadError(_import_message(error)) from error
     # vLLM asks its variables anew for each request, when this process's environment is its own again.

@@ -19,8 +19,8 @@ from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
 from vbatch_jupyter.targets.configuration import Target
-from vbatch_jupyter.targets.remote import RemoteBatch
 from vbatch_jupyter.targets.service import Service
+from vbatch_jupyter.targets.service_batch import RemoteBatch
 
 LOOK_SECONDS = 0.5
 """How often the store is looked at."""
