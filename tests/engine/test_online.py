@@ -21,7 +21,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from tests import waiting
 from tests.batches import open_store
 from tests.servers import JupyterServer
-from vbatch_jupyter.protocol.socket import SECRET_HEADER
+from vbatch_jupyter.records import SECRET_HEADER
 from vbatch_jupyter.store import EngineRecord, Store
 
 pytestmark = pytest.mark.timeout(600)

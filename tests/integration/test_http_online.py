@@ -22,7 +22,7 @@ from tests import waiting
 from tests.batches import open_store
 from tests.kernels import NotebookKernel
 from tests.servers import JupyterServer
-from vbatch_jupyter.protocol.socket import SECRET_HEADER
+from vbatch_jupyter.records import SECRET_HEADER
 from vbatch_jupyter.store import EngineRecord, Store
 
 pytestmark = pytest.mark.timeout(120)

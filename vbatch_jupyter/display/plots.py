@@ -6,7 +6,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

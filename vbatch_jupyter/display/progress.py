@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, RequestCounts
-from vbatch_jupyter.protocol.stats import Snapshot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.javascript import ASK_SERVER
 from vbatch_jupyter.display.progress import Progress, duration
+from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
-from vbatch_jupyter.protocol.stats import Snapshot
 
 _LINES_READ = 10_000
 

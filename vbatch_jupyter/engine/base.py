@@ -15,7 +15,7 @@ import msgspec
 
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats
 
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""

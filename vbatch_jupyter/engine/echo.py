@@ -16,7 +16,7 @@ import msgspec
 from vbatch_jupyter.engine.base import Engine, EngineResponse
 from vbatch_jupyter.errors import EngineDiedError, EngineLoadError
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats
 
 _OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
 

@@ -29,8 +29,7 @@ from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
 from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.protocol.socket import SECRET_HEADER
-from vbatch_jupyter.protocol.stats import EngineStats
+from vbatch_jupyter.records import SECRET_HEADER, EngineStats
 
 _MAX_PATH_BYTES = 100
 """A longer path cannot be bound (108 bytes on Linux, 104 elsewhere)."""

@@ -32,7 +32,7 @@ from vbatch_jupyter.errors import (
     EngineNotLoadedError,
     RequestAbortedError,
 )
-from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats
 
 _MORE_CONNECTIONS = 128
 _CONNECT_SECONDS = 10.0

@@ -26,7 +26,7 @@ import msgspec
 import pandas as pd
 
 from vbatch_jupyter.protocol.lines import OutputLine
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 
 TimedLine = tuple[bytes, Timing | None]
 """A line of an output or error file, and when it came."""

@@ -17,7 +17,7 @@ from vbatch_jupyter.manager.checks import (
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import Page, Store
 
 _WINDOW_SECONDS = {"24h": 24 * 3600, "1h": 3600}

@@ -14,7 +14,7 @@ from vbatch_jupyter.manager.lifecycle import UNEXECUTED
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, unexecuted_line
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 
 _SUCCESS = 2
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import httpx
 
-from vbatch_jupyter.protocol.socket import SECRET_HEADER
+from vbatch_jupyter.records import SECRET_HEADER
 from vbatch_jupyter.store import EngineRecord
 
 _CONNECT_SECONDS = 5.0

@@ -32,7 +32,7 @@ class EngineView:
     id, name, models, state, kernel_id, pid
         See `EngineRecord`.
     stats
-        Its figures (`vbatch_jupyter.protocol.stats.EngineStats`); None where it does not tell them in time.
+        Its figures (`vbatch_jupyter.records.EngineStats`); None where it does not tell them in time.
     note
         What the server does, or has given up doing, about an engine that it starts itself.
     """

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.display.progress import Progress
+from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.protocol.stats import Snapshot
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.widgets.frontend import ProgressStyle
 

@@ -15,7 +15,7 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import ConflictError, EngineLoadError
-from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
 

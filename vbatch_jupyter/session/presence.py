@@ -16,8 +16,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from vbatch_jupyter.engine.listener import Listener, Verbs, make_socket_path
 from vbatch_jupyter.engine.thread import EngineThread, in_thread
 from vbatch_jupyter.errors import StoreError
-from vbatch_jupyter.protocol.socket import NAME_VARIABLE
-from vbatch_jupyter.protocol.stats import EngineState
+from vbatch_jupyter.records import NAME_VARIABLE, EngineState
 from vbatch_jupyter.store import Store
 
 _WATCH_SECONDS = 0.1

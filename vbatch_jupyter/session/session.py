@@ -27,7 +27,7 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.check import first_url
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.protocol.stats import EngineStats
+from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.follow import follow

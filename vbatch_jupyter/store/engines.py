@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vbatch_jupyter.protocol.stats import EngineState
+from vbatch_jupyter.records import EngineState
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.locks import FileLock
 

@@ -15,7 +15,7 @@ from array import array
 from pathlib import Path
 
 from vbatch_jupyter.protocol.ids import result_file_id
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.files import Files
 

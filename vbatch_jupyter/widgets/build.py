@@ -11,9 +11,9 @@ import msgspec
 from IPython.display import display
 
 from vbatch_jupyter.display import drawing
+from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import FrameError, VBatchError
 from vbatch_jupyter.protocol.body import ENDPOINTS
-from vbatch_jupyter.protocol.stats import Snapshot
 from vbatch_jupyter.widgets.cell_text import cell_text
 from vbatch_jupyter.widgets.copy_button import CopyButton
 from vbatch_jupyter.widgets.live import Live, html

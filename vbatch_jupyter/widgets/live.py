@@ -23,10 +23,10 @@ from IPython.display import display
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.display.rates import Rates
+from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import ConflictError, StoreBusyError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.lines import parse_output_line
-from vbatch_jupyter.protocol.stats import Snapshot
 from vbatch_jupyter.widgets.server_button import ServerButton
 
 _REDRAW_SECONDS = 0.22

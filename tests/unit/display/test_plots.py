@@ -8,7 +8,7 @@ import pytest
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.display.plots import draw
 from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 
 
 @pytest.fixture(autouse=True)

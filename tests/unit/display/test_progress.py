@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from vbatch_jupyter.display.progress import Progress
+from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Status
-from vbatch_jupyter.protocol.stats import EngineStats, Snapshot
+from vbatch_jupyter.records import EngineStats
 
 
 def look(

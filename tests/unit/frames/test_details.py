@@ -10,7 +10,7 @@ import pytest
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.frames.details import detail_of
 from vbatch_jupyter.protocol.lines import parse_output_line
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import Store
 
 FULL = ["status_code", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens", "latency", "reused"]

@@ -10,7 +10,7 @@ from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.timing import Timing
+from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import SpoolRecord
 
 

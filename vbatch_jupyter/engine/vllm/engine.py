@@ -21,7 +21,7 @@ from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.engine.vllm import process as vllm_process
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM

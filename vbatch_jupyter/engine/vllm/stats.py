@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from vbatch_jupyter.protocol.stats import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats
 
 WINDOW_SECONDS = 5.0
 """Over how long throughput is averaged."""

@@ -1,12 +1,15 @@
-"""What an engine and a batch look like at one moment; widgets, magics and HTTP all draw these."""
+"""Small immutable records that several floors pass on, and the names that a kernel and the Jupyter server agree on."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from vbatch_jupyter.protocol.batch import BatchRecord
+SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
+"""The header that carries the secret of a kernel's socket."""
+
+NAME_VARIABLE = "VBATCH_ENGINE_NAME"
+"""Set by a server for a kernel that it starts: the name of the engine that the kernel is to hold."""
 
 EngineState = Literal["loading", "ready", "dead", "unloaded"]
 
@@ -45,26 +48,17 @@ class EngineStats:
     generation_tokens: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """One moment of a batch and of the engine it runs on.
+class Timing(NamedTuple):
+    """When one request's answer came.
 
     Parameters
     ----------
-    time
-        Monotonic seconds.
-    batch
-        The batch as the store has it.
-    engine
-        The engine that runs it, if one does.
-    answers
-        The last lines of its output file, the newest first, as far as this process has seen them.
-    errors
-        How often each message of an error has come, as far as this process has seen them.
+    finished_at
+        Unix seconds; None where the request was not run.
+    latency
+        Seconds from handing it to the engine to its answer; None where the engine was not asked, because the answer
+        was known.
     """
 
-    time: float
-    batch: BatchRecord
-    engine: EngineStats | None = None
-    answers: tuple[bytes, ...] = ()
-    errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    finished_at: float | None
+    latency: float | None

@@ -1,0 +1,34 @@
+"""One moment of a batch and of the engine it runs on; every face draws it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.records import EngineStats
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One moment of a batch and of the engine it runs on.
+
+    Parameters
+    ----------
+    time
+        Monotonic seconds.
+    batch
+        The batch as the store has it.
+    engine
+        The engine that runs it, if one does.
+    answers
+        The last lines of its output file, the newest first, as far as this process has seen them.
+    errors
+        How often each message of an error has come, as far as this process has seen them.
+    """
+
+    time: float
+    batch: BatchRecord
+    engine: EngineStats | None = None
+    answers: tuple[bytes, ...] = ()
+    errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
