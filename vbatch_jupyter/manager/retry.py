@@ -1,110 +1,16 @@
-"""Retries: a new batch with the requests of another that have no answer; a finished batch never changes.
-
-A retry names the batch it retries in its metadata (``retry_of``), and may be retried itself: together they are a chain,
-whose first batch has the input file with every request.
-"""
+"""Retries: a new batch with the requests of another that have no answer; a finished batch never changes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
-from vbatch_jupyter.errors import ConflictError, NotFoundError
+from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.lifecycle import UNEXECUTED
+from vbatch_jupyter.manager.chain import chain_of, input_lines, lines_of
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
-from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, unexecuted_line
-from vbatch_jupyter.records import Timing
+from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
 
 _SUCCESS = 2
-
-
-def chain_of(manager: Manager, batch_id: str) -> list[BatchRecord]:
-    """Give the batches that a batch retries, the first of them first, and itself.
-
-    Parameters
-    ----------
-    manager
-        OpenAI's verbs over the store.
-    batch_id
-        The last batch of the chain.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such batch.
-    """
-    chain = [manager.batches.retrieve(batch_id)]
-    while before := (chain[0].metadata or {}).get("retry_of"):
-        try:
-            chain.insert(0, manager.batches.retrieve(before))
-        except NotFoundError:
-            # Metadata is anybody's to write: then it names no batch of this store.
-            break
-    return chain
-
-
-def lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[bytes]:
-    """Give the lines of the output and error files of a chain, those of a retry after those of what it retries.
-
-    Parameters
-    ----------
-    manager
-        OpenAI's verbs over the store.
-    chain
-        Batches that have ended.
-    """
-    for record in chain:
-        if record.status == "cancelled" and record.in_progress_at is None:
-            yield from _never_validated(manager, record)
-        for file_id in (record.output_file_id, record.error_file_id):
-            if file_id is not None:
-                with manager.files.content(file_id) as content:
-                    yield from content
-
-
-def timed_lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[tuple[bytes, Timing | None]]:
-    """Give the lines of a chain, as `lines_of` does, each with its timing; None where none was kept.
-
-    Parameters
-    ----------
-    manager
-        OpenAI's verbs over the store.
-    chain
-        Batches that have ended.
-    """
-    for record in chain:
-        timings = manager.batches.timings(record.id)
-        positions = {name: place for place, name in enumerate(custom_ids_of(manager, record))} if timings else {}
-        for line in lines_of(manager, [record]):
-            place = positions.get(parse_output_line(line).custom_id)
-            yield line, None if place is None else timings[place]
-
-
-def _never_validated(manager: Manager, record: BatchRecord) -> Iterator[bytes]:
-    # It has no error file, and its requests have the same reason and the same right to a retry.
-    code, message = UNEXECUTED["cancelled"]
-    for position, name in enumerate(custom_ids_of(manager, record)):
-        yield unexecuted_line(id=request_id(record.id, position), custom_id=name, code=code, message=message)
-
-
-def custom_ids_of(manager: Manager, record: BatchRecord) -> Iterator[str]:
-    """Give the custom_ids of a batch's input file, in its order.
-
-    Parameters
-    ----------
-    manager
-        OpenAI's verbs over the store.
-    record
-        The batch.
-    """
-    for line in _input_lines(manager, record):
-        yield parse_request_line(line.rstrip(b"\r\n")).custom_id
-
-
-def _input_lines(manager: Manager, record: BatchRecord) -> Iterator[bytes]:
-    with manager.files.content(record.input_file_id) as content:
-        yield from (line for line in content if line.strip())
 
 
 def unanswered(output_lines: Iterable[bytes]) -> set[str]:
@@ -163,7 +69,7 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
         raise ConflictError(message, id=record.id, status=record.status)
     chosen = (
         line.rstrip(b"\r\n") + b"\n"
-        for line in _input_lines(manager, root)
+        for line in input_lines(manager, root)
         if parse_request_line(line.rstrip(b"\r\n")).custom_id in wanted
     )
     file = manager.files.create(chosen, filename=f"{record.id}_retry.jsonl", purpose="batch")

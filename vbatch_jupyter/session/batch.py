@@ -12,7 +12,8 @@ from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.retry import chain_of, custom_ids_of, lines_of, retry, timed_lines_of
+from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
+from vbatch_jupyter.manager.retry import retry
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.records import EngineStats
