@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import JupyterServer, assert_envelope
 from vbatch_jupyter.server.app import ROUTES
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 PROMPT = "a prompt that nobody but its author may read"

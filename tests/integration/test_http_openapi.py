@@ -17,7 +17,7 @@ from tornado.web import RequestHandler
 
 from tests.servers import JupyterServer
 from vbatch_jupyter.server.app import ROUTES
-from vbatch_jupyter.server.base import UnknownHandler
+from vbatch_jupyter.server.handler import UnknownHandler
 from vbatch_jupyter.server.openapi import describe
 
 VERBS = ("get", "post", "put", "patch", "delete", "head")

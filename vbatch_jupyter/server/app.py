@@ -26,9 +26,9 @@ from vbatch_jupyter.server import (
     uploads,
     views,
 )
-from vbatch_jupyter.server.base import UnknownHandler
 from vbatch_jupyter.server.events import EVENTS_KEY, Events
 from vbatch_jupyter.server.file_lines import PAGES_KEY, LinePages
+from vbatch_jupyter.server.handler import UnknownHandler
 from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels, arguments_of
 from vbatch_jupyter.server.metrics import VBatchCollector

@@ -8,7 +8,7 @@ import msgspec
 from tornado import web
 
 from vbatch_jupyter.manager.checks import expires_after_of
-from vbatch_jupyter.server.base import VBatchHandler, page_of
+from vbatch_jupyter.server.handler import VBatchHandler, page_of
 
 RESOURCE = "vbatch_batches"
 

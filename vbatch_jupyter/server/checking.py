@@ -11,7 +11,7 @@ from tornado import web
 
 from vbatch_jupyter.protocol.check import Finding, Summary, check
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """The largest file that is checked from a body; a larger one is uploaded, and named."""

@@ -17,7 +17,7 @@ from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.errors import NotFoundError, StoreBusyError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.server.views import BatchView, served_by
 from vbatch_jupyter.server.watch import EngineView, EngineWatch

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import msgspec
 from tornado import web
 
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.services import Services
 
 PAGES_KEY = "vbatch_line_pages"

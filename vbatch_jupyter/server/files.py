@@ -10,8 +10,8 @@ from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.manager import FileUpload
 from vbatch_jupyter.manager.checks import expires_after_of
-from vbatch_jupyter.server.base import VBatchHandler, page_of
 from vbatch_jupyter.server.forms import FormHandler
+from vbatch_jupyter.server.handler import VBatchHandler, page_of
 
 RESOURCE = "vbatch_files"
 

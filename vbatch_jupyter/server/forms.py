@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Generic
 
 from vbatch_jupyter.errors import TooLargeError
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.multipart import FormReader, SinkT
 
 _MIB = 1024 * 1024

@@ -7,7 +7,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from vbatch_jupyter.errors import StoreError
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 
 

@@ -24,7 +24,7 @@ from jupyter_core.utils import ensure_async
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.records import NAME_VARIABLE
-from vbatch_jupyter.server.base import RefusedError
+from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.server.kernel_specs import KERNEL_NAME
 from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.server.watch import EngineView, EngineWatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from openai.types import Model
 from tornado import web
 
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
 from vbatch_jupyter.server.online import unknown_model
 from vbatch_jupyter.store import EngineRecord

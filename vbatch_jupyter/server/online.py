@@ -15,7 +15,7 @@ import msgspec
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from vbatch_jupyter.server.base import RefusedError, VBatchHandler
+from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
 from vbatch_jupyter.store import EngineRecord
 

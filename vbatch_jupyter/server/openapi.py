@@ -9,7 +9,7 @@ from typing import Any
 
 from tornado import web
 
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.operations import OPERATIONS, SCHEMAS, Operation, ref
 
 _PARAMETER = re.compile(r"\{(\w+)\}")

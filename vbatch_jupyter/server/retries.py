@@ -5,7 +5,7 @@ from __future__ import annotations
 from tornado import web
 
 from vbatch_jupyter.manager.retry import retry
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 
 
 class RetryHandler(VBatchHandler):

@@ -10,8 +10,8 @@ from tornado import web
 from vbatch_jupyter.manager import PartUpload
 from vbatch_jupyter.manager.checks import expires_after_of
 from vbatch_jupyter.protocol.upload import MAX_PART_BYTES
-from vbatch_jupyter.server.base import VBatchHandler
 from vbatch_jupyter.server.forms import FormHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 
 RESOURCE = "vbatch_files"
 

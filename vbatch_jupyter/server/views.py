@@ -10,7 +10,7 @@ from tornado import web
 
 from vbatch_jupyter.manager.lifecycle import why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.server.base import VBatchHandler
+from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineView, EngineWatch
 
 MAX_LIMIT = 1000

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.server.base import RefusedError
+from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.store import EngineRecord
 
