@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.models import make_tiny_model
 
 if TYPE_CHECKING:
     from tests.kernels import NotebookKernel
+    from vbatch_jupyter.session.session import Session
+
+# The same examples each time, so that a commit either passes or fails; `--hypothesis-profile=default` searches on. How
+# long an example takes says what else the machine does.
+settings.register_profile(
+    "vbatch",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("vbatch")
 
 # A shell has its jobs in the background ignore SIGINT, and they hand that down, to kernels that are interrupted too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,6 +39,17 @@ for variable in ("BATCH_BASE_URL", "BATCH_API_KEY", "OPENAI_API_KEY", "OPENAI_BA
 @pytest.fixture(autouse=True)
 def store_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("VBATCH_STORE", str(tmp_path / "default-store"))
+
+
+@pytest.fixture
+def as_current(monkeypatch: pytest.MonkeyPatch) -> Callable[[Session], Session]:
+    """Make a session the current one of this process until the test ends, and return it."""
+
+    def make_current(session: Session) -> Session:
+        monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+        return session
+
+    return make_current
 
 
 @pytest.fixture(scope="session")

@@ -85,14 +85,7 @@ def test_no_request_that_can_be_made_of_the_description_is_a_server_error(server
         operation.as_strategy(GenerationMode.POSITIVE) | operation.as_strategy(GenerationMode.NEGATIVE),
         booleans(),
     )
-    @settings(
-        max_examples=12,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=12, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     def ask(case, of_one_that_is_there):
         if of_one_that_is_there:
             names = case.path_parameters or {}

@@ -292,8 +292,8 @@ def test_what_only_the_service_finds_wrong_is_in_the_rows(session, folder, proxy
         assert "The model 'other' for this request does not match the rest of the batch." in error
 
 
-def test_a_cell_and_a_frame_take_a_target(session, monkeypatch, capsys):
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+def test_a_cell_and_a_frame_take_a_target(session, as_current, capsys):
+    as_current(session)
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = frame()

@@ -452,11 +452,10 @@ async def _on_the_loop(function: Callable[[], None]) -> None:
     function()
 
 
-def test_a_frame_runs_on_a_server_as_it_does_on_an_engine_here(tmp_path, elsewhere, monkeypatch):
+def test_a_frame_runs_on_a_server_as_it_does_on_an_engine_here(tmp_path, elsewhere, monkeypatch, as_current):
     monkeypatch.setenv("SERVERS_KEY", "sesame")
     elsewhere.key = "sesame"
-    session = open_session(tmp_path, load=False)
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    session = as_current(open_session(tmp_path, load=False))
     try:
         engine = vb.load(url=elsewhere.url, api_key_env="SERVERS_KEY", max_num_seqs=8)
         assert (engine.served_model_names, engine.max_num_seqs) == (("echo",), 8)

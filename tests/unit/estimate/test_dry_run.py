@@ -12,10 +12,9 @@ from vbatch_jupyter.estimate import measure as preview
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch):
+def session(tmp_path, monkeypatch, as_current):
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
-    session = open_session(tmp_path, latency_seconds=0.2)
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    session = as_current(open_session(tmp_path, latency_seconds=0.2))
     yield session
     session.close()
 

@@ -13,9 +13,8 @@ from vbatch_jupyter.frames.comparison import compare
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch):
-    session = open_session(tmp_path, refusing="refuse me")
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+def session(tmp_path, as_current):
+    session = as_current(open_session(tmp_path, refusing="refuse me"))
     yield session
     session.close()
 

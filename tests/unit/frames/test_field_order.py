@@ -6,7 +6,7 @@ import os
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
@@ -50,7 +50,6 @@ def test_rows_whose_value_is_alone_begin_with_what_they_share_with_each_other():
     assert orders[3:].tolist() == [[0, 1]] * 3
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_every_field_of_every_row_stands_exactly_once(rows):
     columns = list(zip(*rows, strict=True))

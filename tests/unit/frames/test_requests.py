@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
@@ -28,7 +28,6 @@ def prompts(df, template="{{ text }}"):
     return [line["body"]["messages"][-1]["content"] for line in lines(df, template)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
 def test_any_text_survives_the_way_into_a_line(texts):
     df = pd.DataFrame({"text": pd.Series(texts, dtype=object)})

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
@@ -58,7 +58,6 @@ def only(line, **options):
     return out.iloc[0]
 
 
-@settings(deadline=None)
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11)))
 def test_results_stand_beside_their_rows_in_whatever_order_the_lines_come(order, failed):
     df = pd.DataFrame({"text": [f"t{number}" for number in range(12)]}, index=["same"] * 12)
@@ -69,7 +68,6 @@ def test_results_stand_beside_their_rows_in_whatever_order_the_lines_come(order,
     assert out["text"].tolist() == df["text"].tolist()
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
 def test_any_text_survives_the_way_back(texts):
     out = results([said(at, text) for at, text in enumerate(texts)], rows=len(texts))

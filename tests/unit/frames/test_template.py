@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import TemplateError
@@ -44,7 +44,6 @@ def test_a_cell_is_data_and_never_a_template(text):
     assert render("[{{ text }}]", {"text": text}) == f"[{text}]"
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_comes_through_unchanged(first, second):
     assert render("{{ a }}|{{ row['b c'] }}", {"a": first, "b c": second}) == f"{first}|{second}"

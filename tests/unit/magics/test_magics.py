@@ -38,9 +38,8 @@ class Shell:
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch):
-    session = open_session(tmp_path, load=False, refusing="refuse me")
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+def session(tmp_path, as_current):
+    session = as_current(open_session(tmp_path, load=False, refusing="refuse me"))
     yield session
     session.close()
 

@@ -13,10 +13,9 @@ from tests.unit.session_surface import open_session
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch):
+def session(tmp_path, monkeypatch, as_current):
     monkeypatch.chdir(tmp_path)
-    session = open_session(tmp_path)
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    session = as_current(open_session(tmp_path))
     yield session
     session.close()
 

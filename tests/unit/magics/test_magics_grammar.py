@@ -17,12 +17,11 @@ from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch):
+def session(tmp_path, monkeypatch, as_current):
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
-    session = open_session(tmp_path)
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    session = as_current(open_session(tmp_path))
     yield session
     session.close()
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -179,7 +179,5 @@ def _reachable(status):
     return after
 
 
-StoreMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 test_any_order_of_events_keeps_every_promise = StoreMachine.TestCase

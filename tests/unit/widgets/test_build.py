@@ -130,8 +130,8 @@ def test_what_is_inserted_for_a_column_gives_its_value(label):
     assert template.render({label: "value", "other": "no"}) == "value"
 
 
-def test_the_written_cell_does_what_was_chosen(session, names, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+def test_the_written_cell_does_what_was_chosen(session, names, as_current):
+    as_current(session)
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = names["df"]
