@@ -1,8 +1,9 @@
 """What a request's body may not ask for: fields that would harm the engine, other requests, or this machine.
 
-vLLM takes far more than OpenAI does, and trusts who asks. Here whoever has the server's key may ask, and a batch runs
-unattended; so every request passes these rules on its way into an engine, be it a line of a batch or a chat. Whatever
-vLLM's own checks refuse is left to them. Values are read as leniently as vLLM reads them: ``"n": "999"`` is a number.
+vLLM accepts far more than OpenAI does, and trusts its callers. Here anyone with the server's key can send requests, and
+batches run unattended. So every request is checked against these rules before it reaches an engine, both lines of a
+batch and chats. What vLLM's own checks refuse is left to them. Values are read as leniently as vLLM reads them:
+``"n": "999"`` is a number.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MAX_PROMPTS = 2048
 """The most sequences of one request, prompts times answers; OpenAI's limit for the inputs of embeddings."""
 
 MAX_TOKENS = 1 << 20
-"""The most output tokens that a request may ask for; longer than any model's context for answers."""
+"""The most output tokens that a request may ask for; more than the context of any model."""
 
 _RESPONSES = "/v1/responses"
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -53,13 +54,13 @@ class Rule:
     Parameters
     ----------
     fields
-        The keys of the body that it is about.
+        The keys of the body that the rule is about.
     sentence
-        What is refused, and why; it is the answer's message and the documentation.
+        What is refused, and why. It is used as the error message and in the documentation.
     broken
-        Called with the body and the endpoint's path; gives the offending field, or None where the rule holds.
+        Called with the body and the endpoint's path. Returns the offending field, or None if the rule is kept.
     inside
-        Whether the fields are somewhere inside the messages; else the rule is about bodies that have one of the fields.
+        Whether to look for the fields anywhere inside the messages, and not only among the keys of the body.
     """
 
     fields: tuple[str, ...]
@@ -70,7 +71,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a body is refused; what OpenAI's error envelope says about it."""
+    """Why a body is refused, with the fields of OpenAI's error envelope."""
 
     message: str
     param: str | None
@@ -96,12 +97,12 @@ def refusal(path: str, body: bytes) -> Refusal | None:
     try:
         content = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        # What is read here and what vLLM reads must be the same: it would also take UTF-16, NaN and lone surrogates.
+        # We must read the same as vLLM does, which would also accept UTF-16, NaN and lone surrogates.
         return Refusal(f"We could not parse the JSON body of your request: {error}.", None, "invalid_json")
     if not isinstance(content, dict):
         return Refusal("The body of a request must be a JSON object.", None, "invalid_json")
     for rule in RULES:
-        # Most bodies have none of the fields, and there may be a million of them.
+        # Fast path: most bodies have none of these fields, and a batch may have a million bodies.
         if not rule.inside and content.keys().isdisjoint(rule.fields):
             continue
         if (field := rule.broken(content, path)) is not None:
@@ -109,7 +110,7 @@ def refusal(path: str, body: bytes) -> Refusal | None:
     return None
 
 
-# ----------------------------------------------------------------------------------------------------- how to look
+# ----------------------------------------------------------------------------------------------------- the checks
 
 
 def _given(*fields: str) -> Callable[[Mapping[str, Any], str], str | None]:
@@ -132,7 +133,7 @@ def _is_on(value: Any) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Read a number as vLLM's models do, which also take one that is written as a string."""
+    """Read a number as vLLM's models do: a string with a number is accepted too."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -175,7 +176,7 @@ def _template_arguments(body: Mapping[str, Any], path: str) -> str | None:
 
 
 def _members(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give every key below ``messages``, ``input`` and ``prompt``, with its value."""
+    """Yield every key inside ``messages``, ``input`` and ``prompt``, with its value."""
     left = [body.get(name) for name in ("messages", "input", "prompt", "previous_input_messages")]
     while left:
         value = left.pop()
@@ -208,94 +209,95 @@ def _embedded(body: Mapping[str, Any], path: str) -> str | None:
 RULES: tuple[Rule, ...] = (
     Rule(
         ("image_url", "video_url", "audio_url", "file_url"),
-        "media come inside the request, as a data: URL; nothing is fetched from the network or read from the disk.",
+        "send media inside the request, as data: URLs. Nothing is fetched from the network or read from the disk.",
         _foreign_media,
         inside=True,
     ),
     Rule(
         ("image_embeds", "audio_embeds", "video_embeds", "image_pil"),
-        "media come as data: URLs of their files; tensors are not taken, since reading one can run code.",
+        "send media files as data: URLs. Tensors are refused, because reading one can run code.",
         _embedded,
         inside=True,
     ),
-    Rule(("prompt_embeds",), "tensors are not taken, since reading one can run code.", _given("prompt_embeds")),
+    Rule(("prompt_embeds",), "tensors are refused, because reading one can run code.", _given("prompt_embeds")),
     Rule(
         ("n", "best_of"),
-        f"it may be at most {MAX_SEQUENCES}; each answer takes a slot of the engine.",
+        f"the maximum is {MAX_SEQUENCES}, because each answer takes a slot of the engine.",
         _out_of(-1, MAX_SEQUENCES, "n", "best_of"),
     ),
     Rule(
         ("prompt", "input"),
-        f"one request may have at most {MAX_PROMPTS:,} sequences (prompts times n); send several requests.",
+        f"a request can have at most {MAX_PROMPTS:,} sequences (prompts times n). Send several requests.",
         _too_many,
     ),
     Rule(
         (*_LIMITS, "min_tokens"),
-        f"it may be at most {MAX_TOKENS:,}.",
+        f"the maximum is {MAX_TOKENS:,}.",
         _out_of(-1, MAX_TOKENS, *_LIMITS, "min_tokens"),
     ),
     Rule(
         ("logprobs", "top_logprobs", "prompt_logprobs"),
-        "it may not be negative: the log probabilities of the whole vocabulary for each token fill the memory.",
+        "it must not be negative. Log probabilities of the whole vocabulary for each token would fill the memory.",
         _out_of(0, MAX_TOKENS, "logprobs", "top_logprobs", "prompt_logprobs"),
     ),
     Rule(
         ("ignore_eos",),
-        "it needs max_tokens (max_completion_tokens, max_output_tokens) beside it, or the answer fills the context.",
+        "set max_tokens (max_completion_tokens, max_output_tokens) too, or the answer fills the context.",
         _endless,
     ),
     Rule(
         ("use_beam_search",),
-        "beam search multiplies a request in the engine, and ignores priorities; use n with a temperature.",
+        "beam search multiplies a request in the engine and ignores priorities. Use n with a temperature.",
         _switched_on("use_beam_search"),
     ),
     Rule(
         ("priority",),
-        "interactive requests come before those of batches, and nobody chooses for themselves.",
+        "priority is set by the server: interactive requests run before batch requests.",
         _given("priority"),
     ),
     Rule(
         ("request_id",),
-        "ids are given here: one that is in use would mix two requests up. Use custom_id or the header x-request-id.",
+        "request ids are set by the server, because an id in use would mix up two requests. "
+        "Use custom_id or the header x-request-id.",
         _given("request_id"),
     ),
     Rule(
         ("kv_transfer_params", "ec_transfer_params", "session_id"),
-        "it reaches into the engine's caches, past the prompt.",
+        "it would reach into the engine's caches.",
         _given("kv_transfer_params", "ec_transfer_params", "session_id"),
     ),
-    Rule(("vllm_xargs",), "it reaches the engine's plug-ins unchecked.", _given("vllm_xargs")),
+    Rule(("vllm_xargs",), "it would reach the engine's plug-ins unchecked.", _given("vllm_xargs")),
     Rule(
         ("chat_template",),
-        "a template is a program that runs in the kernel; give one when the model is loaded: --chat-template.",
+        "a template is a program that runs in the kernel. Set it when you load the model: --chat-template.",
         _given("chat_template"),
     ),
     Rule(
         ("chat_template_kwargs",),
-        "it may hold plain values for the template (such as enable_thinking), and no argument of its renderer.",
+        "only plain values for the template (such as enable_thinking) are allowed, no arguments of its renderer.",
         _template_arguments,
     ),
     Rule(
         ("mm_processor_kwargs", "media_io_kwargs"),
-        "how media are read is said when the model is loaded: a request could have them read at any size.",
+        "set how media are read when you load the model. In a request it could ask for any size.",
         _given("mm_processor_kwargs", "media_io_kwargs"),
     ),
     Rule(
         ("background",),
-        "no response runs in the background here; leave it out, or make a batch.",
+        "responses do not run in the background here. Leave it out, or make a batch.",
         _switched_on("background", only=_RESPONSES),
     ),
     Rule(
         ("store",),
-        "responses are not kept here, since the engine would keep them in its memory for good; leave it out.",
+        "responses are not stored here, because the engine would keep them in memory forever. Leave it out.",
         _switched_on("store", only=_RESPONSES),
     ),
 )
-"""In the order in which they are looked at."""
+"""In the order in which they are checked."""
 
 
 def documentation() -> str:
-    """Give the rules as a table in Markdown.
+    """Return the rules as a table in Markdown.
 
     Examples
     --------
