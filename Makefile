@@ -16,7 +16,7 @@ help:
 	@echo "make lab     set up, open JupyterLab in notebooks/"
 	@echo "make panel   set up, build the JupyterLab panel"
 	@echo "make test    set up, run every test"
-	@echo "make lint    set up, run ruff, mypy, import-linter and the check of words, and tsc, eslint and prettier on the panel"
+	@echo "make lint    set up, run ruff, mypy, import-linter, the checks of rooms and words, and tsc, eslint and prettier on the panel"
 	@echo "make bench   set up, compare with LLM.chat, run-batch, a loop of AsyncOpenAI and llama.cpp; BENCH=a,b picks workloads"
 	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, a chat beside a batch, a busy cell"
 	@echo "make wheel   set up, build dist/*.whl"
@@ -56,6 +56,8 @@ lint: $(READY)
 	@$(BIN)/lint-imports
 	@echo "== words"
 	@$(BIN)/python tools/check_words.py
+	@echo "== rooms"
+	@$(BIN)/python tools/check_rooms.py
 	@echo "== tsc, eslint, prettier"
 	@$(BIN)/python tools/build_panel.py lint
 

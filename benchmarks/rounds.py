@@ -101,15 +101,18 @@ class Side:
         As in `workloads`.
     engine
         What it is told.
+    checkout
+        The checkout that it runs; this one by default.
     """
 
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(self, name: str, engine: Engine, checkout: Path = Path(__file__).parents[1]) -> None:
         self.name = name
         self._log = Path(engine.place, "log")
         answers, reply_to = os.pipe()
         environment = {**os.environ, "VBATCH_STORE": str(Path(engine.place, "store"))}
         environment |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", **engine.variables}
-        command = [sys.executable, str(Path(__file__).with_name("sides.py")), name]
+        environment["PYTHONPATH"] = str(checkout)
+        command = [sys.executable, str(checkout / "benchmarks" / "sides.py"), name]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, json.dumps(dataclasses.asdict(engine)), str(reply_to)],
@@ -124,10 +127,11 @@ class Side:
         self.startup_seconds = self._answer()["startup_seconds"]
 
     def run(self, requests: list[Request]) -> Figures:
-        """Run a round, and watch the memory of the side's processes meanwhile."""
+        """Run a round; measure the memory of the side's processes and the CPU time of its first one, the front end."""
         assert self._process.stdin is not None
         ended = threading.Event()
         peak = [0.0]
+        before = psutil.Process(self._process.pid).cpu_times()
         watch = threading.Thread(target=self._watch, args=(ended, peak))
         watch.start()
         self._process.stdin.write(json.dumps([dataclasses.astuple(each) for each in requests]).encode() + b"\n")
@@ -137,7 +141,10 @@ class Side:
         finally:
             ended.set()
             watch.join()
-        return {**figures, "peak_mb": peak[0], "startup_seconds": self.startup_seconds}
+        after = psutil.Process(self._process.pid).cpu_times()
+        cpu_seconds = after.user + after.system - before.user - before.system
+        known = {"peak_mb": peak[0], "startup_seconds": self.startup_seconds, "cpu_seconds": cpu_seconds}
+        return {**figures, **known}
 
     def warm_up(self, like: list[Request]) -> None:
         """Run a few requests of the kind of others, of which nothing is kept."""
