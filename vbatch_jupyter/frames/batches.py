@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.render import check_frame, render_requests
-from vbatch_jupyter.frames.results import FrameDescription, describe, results
+from vbatch_jupyter.frames.frame import FrameDescription, describe
+from vbatch_jupyter.frames.render import render_requests
+from vbatch_jupyter.frames.results import results
 from vbatch_jupyter.frames.schema import Schema, response_format
 from vbatch_jupyter.protocol.body import endpoint_path
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def frames_among(names: Mapping[str, object]) -> list[str]:
-    """List the names that stand for a DataFrame, the latest first; those that begin with an underscore are left out.
-
-    Examples
-    --------
-    >>> frames_among({"pi": 3.14})
-    []
-    """
-    import pandas as pd
-
-    return [
-        name
-        for name, value in reversed(list(names.items()))
-        if isinstance(value, pd.DataFrame) and not name.startswith("_")
-    ]
-
-
-def sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:
-    """Give the first rows of a frame, or all of them.
-
-    Raises
-    ------
-    FrameError
-        It is no frame, or less than one row was asked for.
-    """
-    check_frame(df)
-    if sample is None:
-        return df
-    if sample < 1:
-        raise FrameError(f"sample= is how many of the first rows to run, not {sample}.", param="sample")
-    return df.iloc[:sample]
 
 
 def requests_of(

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import pandas as pd
 
+from vbatch_jupyter.errors import FrameError
+
 _SHOWN = 12
 _WORDS_OF_JINJA = frozenset("and else false if in is none not or recursive row true".split())  # noqa: SIM905
 
@@ -79,6 +81,35 @@ def placeholder(label: Hashable) -> str:
         return f"{{{{ row[{', '.join(map(repr, label))}] }}}}"
     # A label that cannot be written in a template is reached by its text.
     return f"{{{{ row[{label if isinstance(label, int) else str(label)!r}] }}}}"
+
+
+def column_position(df: pd.DataFrame, column: Hashable) -> int:
+    """Find the one column that is to name the requests.
+
+    Raises
+    ------
+    FrameError
+        There is no such column, or there are several.
+
+    Examples
+    --------
+    >>> column_position(pd.DataFrame({"text": [], "ticket": []}), "ticket")
+    1
+    """
+    labels = list(df.columns)
+    try:
+        found = positions_by_label(labels).get(column, [])
+    except TypeError as error:
+        raise FrameError(f"custom_id= is the label of a column, not {column!r}.", param="custom_id") from error
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise FrameError(
+            f"The DataFrame has the column {column!r} {len(found)} times; custom_id= needs one.", param="custom_id"
+        )
+    close = near_misses(column, labels)
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else describe_columns(labels)
+    raise FrameError(f"Unknown column {column!r} in custom_id=. {hint}", param="custom_id")
 
 
 def full_label(columns: pd.Index, name: str) -> Hashable:

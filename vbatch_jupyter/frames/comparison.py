@@ -11,7 +11,7 @@ import pandas as pd
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.cells import is_missing
 from vbatch_jupyter.frames.columns import full_label
-from vbatch_jupyter.frames.results import FrameDescription
+from vbatch_jupyter.frames.frame import FrameDescription
 
 _CHANGED = "changed"
 

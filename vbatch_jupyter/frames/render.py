@@ -16,20 +16,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.cells import cells_of, is_missing
-from vbatch_jupyter.frames.columns import describe_columns, near_misses, positions_by_label
+from vbatch_jupyter.frames.columns import column_position
 from vbatch_jupyter.frames.field_order import Orders, field_orders
+from vbatch_jupyter.frames.frame import check_frame, describe_row
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.body import check_body_keys, endpoint_path
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CHAT, _COMPLETIONS, _EMBEDDINGS, _RESPONSES = (
     "/v1/chat/completions",
@@ -101,6 +104,7 @@ def render_requests(
 
     Examples
     --------
+    >>> import pandas as pd
     >>> df = pd.DataFrame({"text": ["good", None]})
     >>> for line in render_requests(df, "Is it {{ text }}?", model="m", endpoint="completions"):
     ...     print(line.decode(), end="")
@@ -134,6 +138,7 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> df = pd.DataFrame({"ticket": [17, 23]})
     >>> custom_ids(df), custom_ids(df, "ticket")
     (['row-0', 'row-1'], ['17', '23'])
@@ -159,73 +164,6 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
         seen[name] = position
         names.append(name)
     return names
-
-
-def column_position(df: pd.DataFrame, column: Hashable) -> int:
-    """Find the one column that is to name the requests.
-
-    Raises
-    ------
-    FrameError
-        There is no such column, or there are several.
-
-    Examples
-    --------
-    >>> column_position(pd.DataFrame({"text": [], "ticket": []}), "ticket")
-    1
-    """
-    labels = list(df.columns)
-    try:
-        found = positions_by_label(labels).get(column, [])
-    except TypeError as error:
-        raise _custom_id_error(f"custom_id= is the label of a column, not {column!r}.") from error
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise _custom_id_error(f"The DataFrame has the column {column!r} {len(found)} times; custom_id= needs one.")
-    close = near_misses(column, labels)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else describe_columns(labels)
-    raise _custom_id_error(f"Unknown column {column!r} in custom_id=. {hint}")
-
-
-def check_frame(df: object) -> None:
-    """Refuse what is no DataFrame.
-
-    Raises
-    ------
-    FrameError
-        Says how to make one of it.
-
-    Examples
-    --------
-    >>> check_frame(pd.Series(["a"], name="text"))
-    Traceback (most recent call last):
-        ...
-    vbatch_jupyter.errors.FrameError: A Series is no DataFrame; pass series.to_frame("text").
-    """
-    if isinstance(df, pd.DataFrame):
-        return
-    if isinstance(df, pd.Series):
-        message = f'A Series is no DataFrame; pass series.to_frame("{"text" if df.name is None else df.name}").'
-    else:
-        message = f"A {type(df).__name__} is no pandas DataFrame; convert it first."
-    raise FrameError(message, param="df")
-
-
-def describe_row(df: pd.DataFrame, position: int) -> str:
-    """Name a row in an error: by its position, and by its label where that is another.
-
-    Examples
-    --------
-    >>> describe_row(pd.DataFrame({"a": [1, 2]}, index=["x", "y"]), 1)
-    "row 1 (index 'y')"
-    >>> describe_row(pd.DataFrame({"a": [1, 2]}), 1)
-    'row 1'
-    """
-    if isinstance(df.index, pd.RangeIndex) and df.index.start == 0 and df.index.step == 1:
-        return f"row {position}"
-    label = df.index[position]
-    return f"row {position} (index {label.item() if isinstance(label, np.generic) else label!r})"
 
 
 def _lines(

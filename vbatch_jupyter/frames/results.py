@@ -24,10 +24,9 @@ A row with several lines, as after a retry, takes the last answer; an error neve
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 
@@ -35,151 +34,9 @@ from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.answers import Answer, answer_of, parser
 from vbatch_jupyter.frames.columns import full_label
 from vbatch_jupyter.frames.details import Detail, TimedLine, detail_arrays, detail_names, detail_of
-from vbatch_jupyter.frames.fingerprint import fingerprint
-from vbatch_jupyter.frames.render import check_frame, column_position
-from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, json_schema
+from vbatch_jupyter.frames.frame import EXTRAS, check_output, prefix_of
+from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields
 from vbatch_jupyter.protocol.lines import parse_output_line
-
-_EXTRAS = ("tool_calls", "logprobs")
-
-
-class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a batch keeps of the frame it was made from, as JSON in `BatchRecord.frame`.
-
-    Parameters
-    ----------
-    fingerprint
-        The frame's; see `fingerprint`.
-    rows
-        Its number of rows.
-    endpoint
-        The batch's, as a path.
-    output
-        Name of the response column.
-    schema
-        The JSON schema of ``schema=``.
-    custom_id
-        Position of the column that names the requests.
-    extras
-        Which of the columns ``tool_calls`` and ``logprobs`` the request asked for.
-    """
-
-    fingerprint: str
-    rows: int
-    endpoint: str
-    output: str = "response"
-    schema: dict[str, Any] | None = None
-    custom_id: int | None = None
-    extras: tuple[str, ...] = ()
-
-    def to_json(self) -> str:
-        """Write the description.
-
-        Examples
-        --------
-        >>> FrameDescription(fingerprint="sha256:0", rows=2, endpoint="/v1/embeddings").to_json()
-        '{"fingerprint":"sha256:0","rows":2,"endpoint":"/v1/embeddings"}'
-        """
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> FrameDescription:
-        """Read a description; keys that a newer release has added are passed over.
-
-        Examples
-        --------
-        >>> FrameDescription.from_json('{"fingerprint":"sha256:0","rows":2,"endpoint":"/v1/embeddings"}').output
-        'response'
-        """
-        return msgspec.json.decode(text, type=cls)
-
-    def check(self, df: pd.DataFrame) -> None:
-        """Refuse a frame that is not the one the batch was made from.
-
-        Raises
-        ------
-        FrameError
-            It has other rows, or the same number of rows with another content.
-        """
-        check_frame(df)
-        if len(df) != self.rows:
-            message = f"The batch was made from a DataFrame of {self.rows:,} rows; this one has {len(df):,}."
-        elif fingerprint(df) != self.fingerprint:
-            message = "The batch was made from another DataFrame: values, index, columns or their order differ."
-        else:
-            return
-        raise FrameError(f"{message} results() without a DataFrame gives the answers by position.", param="df")
-
-
-def describe(
-    df: pd.DataFrame,
-    *,
-    endpoint: str,
-    output: str = "response",
-    schema: Schema | None = None,
-    custom_id: Hashable | None = None,
-    body: Mapping[str, Any] | None = None,
-) -> FrameDescription:
-    """Describe a frame that is about to become a batch, once it is sure that its result can be built.
-
-    Parameters
-    ----------
-    df, endpoint, output, schema, custom_id, body
-        As for `render_requests` and `results`; the endpoint is a path.
-
-    Raises
-    ------
-    FrameError
-        A column of the result is in the frame already, or ``schema`` and ``n`` are given together.
-    """
-    body = body or {}
-    if schema is not None:
-        parser(schema)
-        if body.get("n") not in (None, 1):
-            raise FrameError("schema= gives one column per field, so that n= must be 1.", param="n")
-    asked = {"tool_calls": body.get("tools"), "logprobs": body.get("logprobs") not in (None, False)}
-    if "message.output_text.logprobs" in (body.get("include") or ()) or body.get("top_logprobs"):
-        asked["logprobs"] = True
-    extras = tuple(name for name in _EXTRAS if asked[name])
-    check_output(df, output, schema, extras)
-    return FrameDescription(
-        fingerprint=fingerprint(df),
-        rows=len(df),
-        endpoint=endpoint,
-        output=output,
-        schema=None if schema is None else json_schema(schema),
-        custom_id=None if custom_id is None else column_position(df, custom_id),
-        extras=extras,
-    )
-
-
-def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: Collection[str] = ()) -> None:
-    """Refuse an ``output`` whose columns are in the frame already.
-
-    Raises
-    ------
-    FrameError
-        Names the column, and the way out.
-
-    Examples
-    --------
-    >>> check_output(pd.DataFrame({"error": []}), "response", None)
-    Traceback (most recent call last):
-        ...
-    vbatch_jupyter.errors.FrameError: The DataFrame already has a column 'error'; choose other names with output=.
-    """
-    if not output:
-        raise FrameError(f"output= is the name of a column, not {output!r}.", param="output")
-    names = [*_value_columns(output, schema), *(_prefix(output) + name for name in (*extras, "error"))]
-    for name in names:
-        if names.count(name) > 1:
-            message = (
-                f"The schema's field {name.removeprefix(_prefix(output))!r} is a column of the result's own; rename it."
-            )
-            raise FrameError(message, param="schema")
-        if name in df.columns.get_level_values(0):
-            message = f"The DataFrame already has a column {name!r}; choose other names with output=."
-            raise FrameError(message, param="output")
 
 
 def results(
@@ -232,14 +89,14 @@ def results(
         raise FrameError(f"There are {len(names):,} custom_ids for {rows:,} rows.", param="custom_id")
     out = pd.DataFrame(index=pd.RangeIndex(rows)) if df is None else df.copy()
     answers, details = _collect(output_lines, names, schema, full=full)
-    found = [name for name in _EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
+    found = [name for name in EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
     check_output(out, output, schema, [*found, *(detail_names() if full else ())])
     columns = _value_arrays(answers, output, schema, endpoint)
     for name in found:
-        columns[_prefix(output) + name] = _objects([getattr(answer, name) for answer in answers])
-    columns[_prefix(output) + "error"] = pd.array([answer.error for answer in answers], dtype="string")
+        columns[prefix_of(output) + name] = _objects([getattr(answer, name) for answer in answers])
+    columns[prefix_of(output) + "error"] = pd.array([answer.error for answer in answers], dtype="string")
     if full:
-        columns |= {_prefix(output) + name: array for name, array in detail_arrays(details).items()}
+        columns |= {prefix_of(output) + name: array for name, array in detail_arrays(details).items()}
     return _append(out, columns)
 
 
@@ -308,17 +165,13 @@ def _fits(value: object, dtype: Dtype) -> bool:
     return dtype == "object" or isinstance(value, bool if dtype == "boolean" else str)
 
 
-def _value_columns(output: str, schema: Schema | None) -> list[str]:
-    return [output] if schema is None else [_prefix(output) + field.name for field in fields(schema)]
-
-
 def _value_arrays(answers: list[Answer], output: str, schema: Schema | None, endpoint: str) -> dict[str, Any]:
     values = [answer.value for answer in answers]
     if schema is None:
         is_text = endpoint != "/v1/embeddings" and all(value is None or isinstance(value, str) for value in values)
         return {output: pd.array(values, dtype="string") if is_text else _objects(values)}
     return {
-        _prefix(output) + field.name: _typed(
+        prefix_of(output) + field.name: _typed(
             [None if row is None else row.get(field.name) for row in values], field.dtype
         )
         for field in fields(schema)
@@ -342,7 +195,3 @@ def _objects(values: list[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
     for position, value in enumerate(values):
         array[position] = value
     return array
-
-
-def _prefix(output: str) -> str:
-    return "" if output == "response" else f"{output}_"

@@ -131,7 +131,7 @@ class Completer:
         return [name for name, value in self._shell.user_ns.items() if _is_schema(name, value)]
 
     def _frames(self) -> Sequence[str]:
-        from vbatch_jupyter.frames.batches import frames_among
+        from vbatch_jupyter.frames.frame import frames_among
 
         return frames_among(self._shell.user_ns)
 

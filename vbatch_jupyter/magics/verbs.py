@@ -200,7 +200,8 @@ class VBatchMagics(Magics):
         self._write(options, names[prompt] if isinstance(names.get(prompt), str) else prompt, options.file)
 
     def _write(self, options: argparse.Namespace, template: str, name: str) -> None:
-        from vbatch_jupyter.frames.batches import requests_of, sampled
+        from vbatch_jupyter.frames.batches import requests_of
+        from vbatch_jupyter.frames.frame import sampled
 
         arguments = self._arguments(options)
         df = sampled(self._named(options.df, "DataFrame"), arguments.pop("sample"))

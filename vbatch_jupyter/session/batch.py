@@ -264,8 +264,8 @@ class Batch:
 
     def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:
         """Wait for the batch, and give what its result is made of."""
+        from vbatch_jupyter.frames.frame import FrameDescription
         from vbatch_jupyter.frames.render import custom_ids
-        from vbatch_jupyter.frames.results import FrameDescription
 
         self.wait()
         self._refuse_failed(self._record())
@@ -345,7 +345,7 @@ class Batch:
 
     def _failures(self, chain: Sequence[BatchRecord]) -> pd.DataFrame:
         from vbatch_jupyter.frames.failures import failures
-        from vbatch_jupyter.frames.results import FrameDescription
+        from vbatch_jupyter.frames.frame import FrameDescription
 
         record = chain[-1]
         if record.status not in TERMINAL_STATUSES:

@@ -46,8 +46,9 @@ def dry_run(
         No engine is loaded, and no ``model`` was named.
     """
     from vbatch_jupyter.frames import batches as frame_batches
+    from vbatch_jupyter.frames.frame import sampled
 
-    df = frame_batches.sampled(df, sample)
+    df = sampled(df, sample)
     name = model or session.default_model(target)
     lines, description = frame_batches.requests_of(df, template, model=name, **options)
     if not len(df):

@@ -245,8 +245,9 @@ class Session:
     ) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
         from vbatch_jupyter.frames import batches as frame_batches
+        from vbatch_jupyter.frames.frame import sampled
 
-        df = frame_batches.sampled(df, sample)
+        df = sampled(df, sample)
         service = None if target is None else reachable_target(target)
         lines, description = frame_batches.requests_of(
             df,
@@ -325,10 +326,11 @@ class Session:
     def run(self, df: pd.DataFrame, template: str, *, sample: int | None = None, **options: Any) -> pd.DataFrame:
         """Send a frame through a batch and return its result; the arguments are those of `submit`."""
         from vbatch_jupyter.frames import batches as frame_batches
+        from vbatch_jupyter.frames.frame import sampled
 
         if options.get("target") is None:
             self._refuse_other_model(options.get("model"))
-        df = frame_batches.sampled(df, sample)
+        df = sampled(df, sample)
         if not len(df):
             model = options.get("model") or self.default_model(options.get("target"))
             return frame_batches.empty_result(df, template, **{**options, "model": model})

@@ -65,7 +65,7 @@ class Builder:
     """
 
     def __init__(self, session: _Session, names: dict[str, Any], *, df: str | None = None) -> None:
-        from vbatch_jupyter.frames.batches import frames_among
+        from vbatch_jupyter.frames.frame import frames_among
 
         self._session = session
         self._names = names
@@ -131,7 +131,7 @@ class Builder:
 
     @property
     def _df(self) -> pd.DataFrame:
-        from vbatch_jupyter.frames.render import check_frame
+        from vbatch_jupyter.frames.frame import check_frame
 
         df: Any = self._names.get(self._frame.value)
         check_frame(df)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vbatch_jupyter.frames.fingerprint import fingerprint
+from vbatch_jupyter.frames.frame import fingerprint
 
 MAKE = """
 import numpy as np, pandas as pd
@@ -28,7 +28,7 @@ def make():
 
 
 def test_it_is_the_same_in_every_process():
-    script = f"{MAKE}\nfrom vbatch_jupyter.frames.fingerprint import fingerprint\nprint(fingerprint(df))"
+    script = f"{MAKE}\nfrom vbatch_jupyter.frames.frame import fingerprint\nprint(fingerprint(df))"
     seen = {fingerprint(make())}
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}

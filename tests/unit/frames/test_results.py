@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.frame import FrameDescription, describe
 from vbatch_jupyter.frames.render import custom_ids
-from vbatch_jupyter.frames.results import FrameDescription, describe, results
+from vbatch_jupyter.frames.results import results
 from vbatch_jupyter.frames.schema import json_schema
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (

@@ -1,0 +1,298 @@
+"""The frame that a batch is made from: what is one, its first rows, and what the batch keeps of it.
+
+A batch keeps a description of its frame: its fingerprint, by which the frame is recognised after the kernel that sent
+it is gone, and what is needed to build the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.answers import parser
+from vbatch_jupyter.frames.cells import is_missing
+from vbatch_jupyter.frames.columns import column_position
+from vbatch_jupyter.frames.schema import Schema, fields, json_schema
+
+EXTRAS = ("tool_calls", "logprobs")
+
+
+def frames_among(names: Mapping[str, object]) -> list[str]:
+    """List the names that stand for a DataFrame, the latest first; those that begin with an underscore are left out.
+
+    Examples
+    --------
+    >>> frames_among({"pi": 3.14})
+    []
+    """
+    return [
+        name
+        for name, value in reversed(list(names.items()))
+        if isinstance(value, pd.DataFrame) and not name.startswith("_")
+    ]
+
+
+def check_frame(df: object) -> None:
+    """Refuse what is no DataFrame.
+
+    Raises
+    ------
+    FrameError
+        Says how to make one of it.
+
+    Examples
+    --------
+    >>> check_frame(pd.Series(["a"], name="text"))
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.FrameError: A Series is no DataFrame; pass series.to_frame("text").
+    """
+    if isinstance(df, pd.DataFrame):
+        return
+    if isinstance(df, pd.Series):
+        message = f'A Series is no DataFrame; pass series.to_frame("{"text" if df.name is None else df.name}").'
+    else:
+        message = f"A {type(df).__name__} is no pandas DataFrame; convert it first."
+    raise FrameError(message, param="df")
+
+
+def sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:
+    """Give the first rows of a frame, or all of them.
+
+    Raises
+    ------
+    FrameError
+        It is no frame, or less than one row was asked for.
+    """
+    check_frame(df)
+    if sample is None:
+        return df
+    if sample < 1:
+        raise FrameError(f"sample= is how many of the first rows to run, not {sample}.", param="sample")
+    return df.iloc[:sample]
+
+
+def describe_row(df: pd.DataFrame, position: int) -> str:
+    """Name a row in an error: by its position, and by its label where that is another.
+
+    Examples
+    --------
+    >>> describe_row(pd.DataFrame({"a": [1, 2]}, index=["x", "y"]), 1)
+    "row 1 (index 'y')"
+    >>> describe_row(pd.DataFrame({"a": [1, 2]}), 1)
+    'row 1'
+    """
+    if isinstance(df.index, pd.RangeIndex) and df.index.start == 0 and df.index.step == 1:
+        return f"row {position}"
+    label = df.index[position]
+    return f"row {position} (index {label.item() if isinstance(label, np.generic) else label!r})"
+
+
+class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a batch keeps of the frame it was made from, as JSON in `BatchRecord.frame`.
+
+    Parameters
+    ----------
+    fingerprint
+        The frame's; see `fingerprint`.
+    rows
+        Its number of rows.
+    endpoint
+        The batch's, as a path.
+    output
+        Name of the response column.
+    schema
+        The JSON schema of ``schema=``.
+    custom_id
+        Position of the column that names the requests.
+    extras
+        Which of the columns ``tool_calls`` and ``logprobs`` the request asked for.
+    """
+
+    fingerprint: str
+    rows: int
+    endpoint: str
+    output: str = "response"
+    schema: dict[str, Any] | None = None
+    custom_id: int | None = None
+    extras: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Write the description.
+
+        Examples
+        --------
+        >>> FrameDescription(fingerprint="sha256:0", rows=2, endpoint="/v1/embeddings").to_json()
+        '{"fingerprint":"sha256:0","rows":2,"endpoint":"/v1/embeddings"}'
+        """
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> FrameDescription:
+        """Read a description; keys that a newer release has added are passed over.
+
+        Examples
+        --------
+        >>> FrameDescription.from_json('{"fingerprint":"sha256:0","rows":2,"endpoint":"/v1/embeddings"}').output
+        'response'
+        """
+        return msgspec.json.decode(text, type=cls)
+
+    def check(self, df: pd.DataFrame) -> None:
+        """Refuse a frame that is not the one the batch was made from.
+
+        Raises
+        ------
+        FrameError
+            It has other rows, or the same number of rows with another content.
+        """
+        check_frame(df)
+        if len(df) != self.rows:
+            message = f"The batch was made from a DataFrame of {self.rows:,} rows; this one has {len(df):,}."
+        elif fingerprint(df) != self.fingerprint:
+            message = "The batch was made from another DataFrame: values, index, columns or their order differ."
+        else:
+            return
+        raise FrameError(f"{message} results() without a DataFrame gives the answers by position.", param="df")
+
+
+def describe(
+    df: pd.DataFrame,
+    *,
+    endpoint: str,
+    output: str = "response",
+    schema: Schema | None = None,
+    custom_id: Hashable | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> FrameDescription:
+    """Describe a frame that is about to become a batch, once it is sure that its result can be built.
+
+    Parameters
+    ----------
+    df, endpoint, output, schema, custom_id, body
+        As for `render_requests` and `results`; the endpoint is a path.
+
+    Raises
+    ------
+    FrameError
+        A column of the result is in the frame already, or ``schema`` and ``n`` are given together.
+    """
+    body = body or {}
+    if schema is not None:
+        parser(schema)
+        if body.get("n") not in (None, 1):
+            raise FrameError("schema= gives one column per field, so that n= must be 1.", param="n")
+    asked = {"tool_calls": body.get("tools"), "logprobs": body.get("logprobs") not in (None, False)}
+    if "message.output_text.logprobs" in (body.get("include") or ()) or body.get("top_logprobs"):
+        asked["logprobs"] = True
+    extras = tuple(name for name in EXTRAS if asked[name])
+    check_output(df, output, schema, extras)
+    return FrameDescription(
+        fingerprint=fingerprint(df),
+        rows=len(df),
+        endpoint=endpoint,
+        output=output,
+        schema=None if schema is None else json_schema(schema),
+        custom_id=None if custom_id is None else column_position(df, custom_id),
+        extras=extras,
+    )
+
+
+def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: Collection[str] = ()) -> None:
+    """Refuse an ``output`` whose columns are in the frame already.
+
+    Raises
+    ------
+    FrameError
+        Names the column, and the way out.
+
+    Examples
+    --------
+    >>> check_output(pd.DataFrame({"error": []}), "response", None)
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.FrameError: The DataFrame already has a column 'error'; choose other names with output=.
+    """
+    if not output:
+        raise FrameError(f"output= is the name of a column, not {output!r}.", param="output")
+    names = [*value_columns(output, schema), *(prefix_of(output) + name for name in (*extras, "error"))]
+    for name in names:
+        if names.count(name) > 1:
+            field = name.removeprefix(prefix_of(output))
+            message = f"The schema's field {field!r} is a column of the result's own; rename it."
+            raise FrameError(message, param="schema")
+        if name in df.columns.get_level_values(0):
+            message = f"The DataFrame already has a column {name!r}; choose other names with output=."
+            raise FrameError(message, param="output")
+
+
+def value_columns(output: str, schema: Schema | None) -> list[str]:
+    """Return the names of the columns that hold the answers: one, or one for each field of the schema."""
+    return [output] if schema is None else [prefix_of(output) + field.name for field in fields(schema)]
+
+
+def prefix_of(output: str) -> str:
+    """Return what the names of the result's other columns begin with."""
+    return "" if output == "response" else f"{output}_"
+
+
+def fingerprint(df: pd.DataFrame) -> str:
+    """Hash a frame's values, index and column labels.
+
+    Two frames that were read the same way have the same fingerprint, in any process. A changed cell, another order of
+    the rows or of the columns, or another index gives another one; the names of index and columns do not count.
+
+    Parameters
+    ----------
+    df
+        Any frame: labels may stand twice, cells may be lists, dicts or arrays.
+
+    Examples
+    --------
+    >>> fingerprint(pd.DataFrame({"a": [1, 2]})) == fingerprint(pd.DataFrame({"a": [1, 2]}))
+    True
+    >>> fingerprint(pd.DataFrame({"a": [1, 2]})) == fingerprint(pd.DataFrame({"a": [2, 1]}))
+    False
+    """
+    digest = hashlib.sha256(f"{df.shape}".encode())
+    for label in df.columns:
+        digest.update(f"{_stable_text(label)}\n".encode(errors="surrogatepass"))
+    for level in range(df.index.nlevels):
+        digest.update(_hashes(df.index.get_level_values(level).to_series()).tobytes())
+    for position in range(df.shape[1]):
+        digest.update(_hashes(df.iloc[:, position]).tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _hashes(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    if values.dtype != object or pd.api.types.infer_dtype(values, skipna=True) == "string":
+        try:
+            return pd.util.hash_array(values.array, categorize=False)
+        except (TypeError, UnicodeEncodeError):
+            # Nested Arrow types, categories that are no scalars, lone surrogates.
+            pass
+    texts = np.array([_stable_text(value) for value in values.tolist()], dtype=object)
+    return pd.util.hash_array(texts, categorize=False)
+
+
+def _stable_text(value: object) -> str:
+    """Write a cell so that equal cells have equal texts in every process."""
+    if isinstance(value, np.ndarray):
+        # repr() leaves the middle of a long array out.
+        return f"array{_stable_text(value.tolist())}"
+    if isinstance(value, (set, frozenset)):
+        # The order of a set differs from process to process.
+        return f"set{sorted(map(_stable_text, value))}"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_stable_text(key)}:{_stable_text(cell)}" for key, cell in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}[{','.join(map(_stable_text, value))}]"
+    if is_missing(value):
+        return "missing"
+    return f"{type(value).__name__}:{value!a}"
