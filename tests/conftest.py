@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from tests.kernels import NotebookKernel
     from vbatch_jupyter.session.session import Session
 
+MEMORY = Path("/dev/shm")
+GIB = 2**30
+
+
+def _is_roomy_memory(path: Path) -> bool:
+    """Return whether a folder is a file system in memory with room for what the tests write and run."""
+    if not os.path.ismount(path) or not os.access(path, os.W_OK):
+        return False
+    status = os.statvfs(path)
+    return not status.f_flag & os.ST_NOEXEC and status.f_bavail * status.f_frsize >= 6 * GIB
+
+
+# Most of the time of a test with a store is fsync, and a process that is killed loses nothing of a file system in
+# memory either. Not TMPDIR: what programs keep in /tmp from one run to the next stays there.
+if _is_roomy_memory(MEMORY):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 # The same examples each time, so that a commit either passes or fails; `--hypothesis-profile=default` searches on. How
 # long an example takes says what else the machine does.
 settings.register_profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,7 +28,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self):
-        self.folder = Path(tempfile.mkdtemp())
+        # Where pytest makes its folders too.
+        self.folder = Path(tempfile.mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
         self.now = 1_000_000
         self.store = self._opened()
         self.leases = {}
