@@ -25,8 +25,8 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_unix_socket
 
 from vbatch_jupyter.engine.base import Engine
-from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import SECRET_HEADER, EngineStats

@@ -32,6 +32,7 @@ from vbatch_jupyter.errors import (
     EngineNotLoadedError,
     RequestAbortedError,
 )
+from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.records import EngineState, EngineStats
 
 _MORE_CONNECTIONS = 128
@@ -99,6 +100,8 @@ class RemoteEngine(Engine):
         Where it is.
     on_progress
         Called with one phrase for each step of a start.
+    say
+        Called with a sentence when its figures begin to be unreadable.
     patience
         How long it is waited for.
 
@@ -113,6 +116,7 @@ class RemoteEngine(Engine):
         flags: RemoteFlags,
         *,
         on_progress: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], object] | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.url = flags.url
@@ -124,8 +128,8 @@ class RemoteEngine(Engine):
         self._on_progress = on_progress
         self._patience = patience or Patience()
         self._client: httpx.AsyncClient | None = None
-        self._figures = RemoteFigures()
-        self._watch: asyncio.Task[None] | None = None
+        self.figures = RemoteFigures()
+        self.loop = Loop("remote figures", say=say)
         self._in_flight = 0
 
     async def start(self) -> None:
@@ -145,7 +149,7 @@ class RemoteEngine(Engine):
             self._client = self._new_client()
             self._take(await self._models(self._patience.away_seconds if was_ready else 0.0))
             self.counts_tokens = await self._has_tokenize()
-            self._watch = asyncio.create_task(self._read_metrics())
+            self.loop.start(self._read_metrics, every=_METRICS_SECONDS)
         except BaseException:
             await self.shutdown()
             self.state = "dead" if was_ready else "unloaded"
@@ -281,25 +285,21 @@ class RemoteEngine(Engine):
         raise EngineError(f"The server at {self.url} cannot count the tokens of a request: {response.text[:200]}")
 
     async def _read_metrics(self) -> None:
-        url = f"{self.url.removesuffix('/v1')}/metrics"
-        while True:
-            with contextlib.suppress(httpx.HTTPError, EngineError):
-                response = await self._connected().get(url, timeout=_CONNECT_SECONDS)
-                if response.status_code != HTTPStatus.OK or not self._figures.observe(response.text):
-                    return  # it is not vLLM's
-            await asyncio.sleep(_METRICS_SECONDS)
+        if self._client is None or self.state == "dead":
+            return  # its batches say so
+        response = await self._client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=_CONNECT_SECONDS)
+        if response.status_code != HTTPStatus.OK or not self.figures.observe(response.text):
+            self.loop.end()  # it is not vLLM's
 
     def stats(self) -> EngineStats:
         """Give the server's figures, as new as two seconds; of one that is not vLLM's only what this process asks."""
-        return self._figures.stats(self.served_model_names[0], self.state, in_flight=self._in_flight)
+        return self.figures.stats(self.served_model_names[0], self.state, in_flight=self._in_flight)
 
     async def shutdown(self) -> None:
         """Leave the server, which goes on; a second call does nothing."""
-        watch, self._watch = self._watch, None
+        await self.loop.stop(within=0)
         client, self._client = self._client, None
         self.state = "unloaded"
-        if watch is not None:
-            watch.cancel()
         if client is not None:
             await client.aclose()
 

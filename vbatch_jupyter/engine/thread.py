@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -71,21 +71,3 @@ class EngineThread:
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
             self.loop.close()
-
-
-async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function that blocks, off the loop.
-
-    Parameters
-    ----------
-    function, arguments
-        The call.
-    """
-    try:
-        return await asyncio.to_thread(function, *arguments)
-    except RuntimeError as error:
-        # The interpreter is going down and takes no more threads; what is finished must still reach the disk, and the
-        # engine must end. It says "after interpreter shutdown", and "after shutdown" once the pool has lost a thread.
-        if "cannot schedule new futures after" not in str(error):
-            raise
-        return function(*arguments)

@@ -306,6 +306,7 @@ def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
     """
     store.sweep(at_most_every_seconds=sweep_seconds)
     advanced = []
+    problem: Exception | None = None
     for record in store.batches.unfinished():
         if record.target is not None or _waits_for_engine(store, record) or _is_stuck(store, record):
             # What runs at a batch service is advanced by the kernels that have its key.
@@ -320,6 +321,10 @@ def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
         except (FencedError, StoreBusyError, StoreFullError):
             # Another owner advances it, or the next round tries again; a full disk is told by the batch's reason.
             continue
+        except Exception as error:  # noqa: BLE001 - raised when the others have had their turn
+            problem = error
+    if problem is not None:
+        raise problem
     return advanced
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import StoreBusyError, StoreFullError
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.runner.latest import Latest
 from vbatch_jupyter.store import Lease, SpoolRecord
 

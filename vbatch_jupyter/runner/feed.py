@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine
-from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id

@@ -15,7 +15,6 @@ from array import array
 from collections.abc import Callable
 
 from vbatch_jupyter.engine.base import Engine
-from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import (
     ConflictError,
     EngineError,
@@ -25,6 +24,7 @@ from vbatch_jupyter.errors import (
     StoreError,
     StoreFullError,
 )
+from vbatch_jupyter.loop import Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -38,6 +38,7 @@ POLL_SECONDS = 0.2
 """How often the store is looked at; a batch of another process is found within it, and so is its cancel."""
 
 _TEND_SECONDS = 1.0
+_STOP_SECONDS = 60.0
 _AGAIN_SECONDS = 1.0
 _CAREFUL_AFTER_DEATHS = 2
 _PAUSED_AFTER_DEATHS = 3
@@ -76,12 +77,9 @@ class Runner:
         self._rebuilding = asyncio.Lock()
         self._starting: asyncio.Task[None] | None = None
         self._loss: str | None = None
-        self._looking = asyncio.Lock()
-        self._woken = asyncio.Event()
         self._stopping = False
-        self._wrong: str | None = None
-        self._tended_at = -_TEND_SECONDS
-        self._tending: asyncio.Task[None] | None = None
+        self.loops = Loop("runner", say=on_notice), Loop("tending", say=on_notice)
+        """Takes up batches; does for the others what needs no engine. Apart, as finishing one may take long."""
 
     @property
     def running(self) -> frozenset[str]:
@@ -94,7 +92,7 @@ class Runner:
 
     def wake(self) -> None:
         """Look at the store at once; called on the loop."""
-        self._woken.set()
+        self.loops[0].wake()
 
     async def attach(self, engine: Engine) -> None:
         """Take an engine that has been started; batches that an earlier one left paused are taken up again."""
@@ -127,63 +125,41 @@ class Runner:
 
     async def run(self) -> None:
         """Run until stopped."""
-        while not self._stopping:
-            self._woken.clear()
-            async with self._looking:
-                await self._look()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+        looking, tending = self.loops
+        await asyncio.gather(
+            looking.run(self._look, every=POLL_SECONDS),
+            tending.run(lambda: in_thread(lifecycle.tend, self._store), every=_TEND_SECONDS),
+        )
 
     async def stop(self) -> None:
         """Stop, with what is finished on the disk."""
         self._stopping = True
-        self.wake()
-        async with self._looking:
-            # A batch that was just being taken up is among the feeds now.
-            pass
+        looking, tending = self.loops
+        # A batch that is just being taken up is among the feeds then.
+        await looking.stop(within=_STOP_SECONDS)
         await self.detach()
-        ending = [*self._feeds.values(), *([self._tending] if self._tending else [])]
-        if ending:
-            await asyncio.wait(ending)
+        if self._feeds:
+            await asyncio.wait(self._feeds.values())
+        await tending.stop(within=_STOP_SECONDS)
 
     # ----------------------------------------------------------------------------------------------- which batches
 
     async def _look(self) -> None:
-        # Whatever is wrong with the store, the next look may find it well: room on the disk, the directory back.
-        wrong = None
-        try:
-            await self._take_up()
-        except StoreBusyError:
-            pass
-        except StoreError as error:
-            wrong = str(error)
-            if wrong != self._wrong:
-                self._on_notice(f"No batch is taken up while the store is like this. {wrong}")
-        self._wrong = wrong
-
-    async def _take_up(self) -> None:
         records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is None]
         unfinished = {record.id: record for record in records}
         for batch_id, feed in self._fed.items():
             feed.look(unfinished.get(batch_id))
         self._careful = {record.id for record in records if record.careful and self._may_run(record)}
-        for record in records:
-            if record.id not in self._feeds and self._may_start(record):
-                lease = await in_thread(self._store.batches.acquire, record.id)
-                if lease is not None:
-                    self._start(record, lease)
-        now = asyncio.get_running_loop().time()
-        # Who cancels is waiting; for all else there is time.
-        cancelled = any(record.status == "cancelling" and record.id not in self._feeds for record in records)
-        if cancelled or now - self._tended_at >= _TEND_SECONDS:
-            self._tended_at = now
-            # Beside this: finishing a large batch must not keep a new one waiting.
-            if self._tending is None or self._tending.done():
-                self._tending = asyncio.create_task(self._tend())
+        if any(record.status == "cancelling" and record.id not in self._feeds for record in records):
+            # Who cancels is waiting; for all else there is time.
+            self.loops[1].wake()
+        await each_of(
+            [record for record in records if record.id not in self._feeds], self._acquire, give_up_on=StoreBusyError
+        )
 
-    async def _tend(self) -> None:
-        with contextlib.suppress(StoreError):
-            await in_thread(lifecycle.tend, self._store)
+    async def _acquire(self, record: BatchRecord) -> None:
+        if self._may_start(record) and (lease := await in_thread(self._store.batches.acquire, record.id)) is not None:
+            self._start(record, lease)
 
     def _may_start(self, record: BatchRecord) -> bool:
         if self._stopping or record.paused or self._again_at.get(record.id, 0) > asyncio.get_running_loop().time():

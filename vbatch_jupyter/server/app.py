@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
@@ -124,6 +122,7 @@ class VBatch(ExtensionApp):
             max_file_bytes=self.max_file_bytes,
             idle_seconds=self.body_idle_seconds,
             max_request_bytes=self.max_request_bytes,
+            say=self.log.warning,
         )
         self._engines = EngineWatch(self._services)
         self._events = Events(self._services, self._engines)
@@ -154,17 +153,12 @@ class VBatch(ExtensionApp):
         self.handlers.extend(ROUTES)
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:  # noqa: ARG002 - Jupyter's
-        self._tending = asyncio.ensure_future(
-            self._services.tend(every_seconds=self.tend_seconds, sweep_seconds=self.sweep_seconds)
-        )
+        self._services.tend(every_seconds=self.tend_seconds, sweep_seconds=self.sweep_seconds)
         self._kernels.start()
         self._collector.start()
 
     async def stop_extension(self) -> None:
         """Stop what runs beside the server, and close the store."""
-        self._tending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._tending
         await self._kernels.stop()
         await self._collector.stop()
         await self._events.stop()

@@ -15,7 +15,7 @@ import msgspec
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from vbatch_jupyter.errors import NotFoundError, StoreBusyError
+from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.services import Services
@@ -83,7 +83,9 @@ class Events:
         self._engines = engines
         self._listeners: set[Listener] = set()
         self._seen: dict[str, View] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._loop = services.new_loop("events")
+        self._version: tuple[int, int] | None = None
+        self._looked_at = 0.0
         self._lock = asyncio.Lock()
 
     async def listen(self) -> Listener:
@@ -93,8 +95,7 @@ class Events:
             await self._look()
             listener.tell(encoded("snapshot", self._shown()))
             self._listeners.add(listener)
-            if self._looking is None:
-                self._looking = asyncio.create_task(self._look_again_and_again())
+            self._loop.start(self._look_if_changed, every=_LOOK_SECONDS)
         return listener
 
     async def snapshot(self) -> dict[str, Any]:
@@ -113,38 +114,23 @@ class Events:
     def leave(self, listener: Listener) -> None:
         """Stop listening."""
         self._listeners.discard(listener)
-        if not self._listeners and self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        if not self._listeners:
+            self._loop.end()
 
     async def stop(self) -> None:
         """Send all listeners away."""
-        looking = self._looking
         for listener in list(self._listeners):
             listener.dropped.set()
             self.leave(listener)
-        if looking is not None:
-            await asyncio.wait({looking})
+        await self._loop.stop()
 
-    async def _look_again_and_again(self) -> None:
-        version, looked_at = None, 0.0
-        try:
-            while True:
-                now = asyncio.get_running_loop().time()
-                # A busy store is looked at again a moment later.
-                with contextlib.suppress(StoreBusyError):
-                    newest = await self._services.call(self._services.store.version)
-                    if newest != version or now - looked_at >= _FIGURES_SECONDS:
-                        async with self._lock:
-                            await self._look()
-                        version, looked_at = newest, now
-                await asyncio.sleep(_LOOK_SECONDS)
-        finally:
-            # Where it was not cancelled it has failed: who connects anew starts it again, and sees why.
-            if self._looking is asyncio.current_task():
-                self._looking = None
-                for listener in self._listeners:
-                    listener.dropped.set()
+    async def _look_if_changed(self) -> None:
+        now = asyncio.get_running_loop().time()
+        newest = await self._services.call(self._services.store.version)
+        if newest != self._version or now - self._looked_at >= _FIGURES_SECONDS:
+            async with self._lock:
+                await self._look()
+            self._version, self._looked_at = newest, now
 
     async def _look(self) -> None:
         engines = await self._engines.look()

@@ -8,7 +8,6 @@ kernels; whoever shuts it down there is obeyed until something new needs the mod
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import shlex
@@ -21,7 +20,7 @@ from typing import Any
 import msgspec
 from jupyter_core.utils import ensure_async
 
-from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.loop import Backoff, each_of
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.records import NAME_VARIABLE
 from vbatch_jupyter.server.handler import RefusedError
@@ -41,7 +40,7 @@ RESTARTS_SECONDS = 600.0
 _LOOK_SECONDS = 0.5
 _DEAD_SECONDS = 3.0
 _REGISTER_SECONDS = 120.0
-_BACK_OFF_SECONDS = (1.0, 5.0, 25.0)
+_BACKOFF = Backoff(first=1.0, longest=25.0, growth=5.0)
 _OK, _SERVER_ERROR = 200, 500
 
 
@@ -76,7 +75,7 @@ class _Planned:
         now = time.monotonic()
         self.kernel_id, self.wanted, self.reason = None, True, reason
         self.deaths.extend([now] * (RESTARTS + 1 if final else 1))
-        self.not_before = now + _BACK_OFF_SECONDS[min(len(self.deaths), len(_BACK_OFF_SECONDS)) - 1]
+        self.not_before = now + _BACKOFF.pause(len(self.deaths))
 
     def gave_up(self) -> bool:
         while self.deaths and self.deaths[0] < time.monotonic() - RESTARTS_SECONDS:
@@ -137,8 +136,7 @@ class EngineKernels:
         self._load_wait_seconds = load_wait_seconds
         self._activity = activity
         self.created_at = int(time.time())
-        self._looking: asyncio.Task[None] | None = None
-        self._woken = asyncio.Event()
+        self._loop = services.new_loop("engine kernels")
         self._tell()
 
     @property
@@ -148,14 +146,15 @@ class EngineKernels:
 
     def start(self) -> None:
         """Begin to look after the kernels."""
-        self._looking = asyncio.create_task(self._look_again_and_again())
+        self._loop.start(self._look, every=_LOOK_SECONDS)
 
     async def stop(self) -> None:
         """Stop looking after the kernels; Jupyter ends them with the server."""
-        tasks = [planned.starting for planned in self._planned.values() if planned.starting is not None]
-        for task in (*tasks, *([self._looking] if self._looking else [])):
-            task.cancel()
-            await asyncio.wait({task})
+        await self._loop.stop()
+        for planned in self._planned.values():
+            if (task := planned.starting) is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
     # ------------------------------------------------------------------------------------------- what others ask for
 
@@ -178,7 +177,7 @@ class EngineKernels:
         until = planned.used_at + self._load_wait_seconds
         while not serves(await self._services.engines(), model, "ready"):
             planned.wanted = True
-            self._woken.set()
+            self._loop.wake()
             if planned.gave_up():
                 headers = {"x-should-retry": "false"}
                 raise RefusedError(503, planned.note(), type="server_error", code="engine_failed", headers=headers)
@@ -209,30 +208,22 @@ class EngineKernels:
 
     # ------------------------------------------------------------------------------------------- looking after them
 
-    async def _look_again_and_again(self) -> None:
-        while True:
-            self._woken.clear()
-            # A store that is busy, or a kernel that goes while it is looked at: the next look finds what is so.
-            with contextlib.suppress(StoreError, KeyError):
-                await self._look()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _LOOK_SECONDS)
-
     async def _look(self) -> None:
         engines = await self._services.engines()
         unfinished = await self._services.call(self._services.store.batches.unfinished)
         running = [record for record in unfinished if record.status == "in_progress" and not record.paused]
         self._keep_from_culling(engines, running)
-        for planned in self._planned.values():
-            if planned.starting is None:
-                batches = [record for record in running if (record.model, record.target) == (planned.name, None)]
-                await self._look_at(planned, engines, batches)
-        self._tell()
+        idle = [planned for planned in self._planned.values() if planned.starting is None]
+        try:
+            await each_of(idle, lambda planned: self._look_at(planned, engines, running))
+        finally:
+            self._tell()
 
     async def _look_at(
-        self, planned: _Planned, engines: Sequence[EngineRecord], batches: Sequence[BatchRecord]
+        self, planned: _Planned, engines: Sequence[EngineRecord], running: Sequence[BatchRecord]
     ) -> None:
         now = time.monotonic()
+        batches = [record for record in running if (record.model, record.target) == (planned.name, None)]
         if batches:
             planned.used_at = now
         if planned.kernel_id is not None:
@@ -292,7 +283,7 @@ class EngineKernels:
                 planned.died(str(error) or type(error).__name__, final=getattr(error, "final", False))
         finally:
             planned.starting = None
-            self._woken.set()
+            self._loop.wake()
 
     async def _start_kernel(self, planned: _Planned) -> None:
         environment = {

@@ -7,7 +7,6 @@ moment before, by a task that gathers while somebody asks. What an engine has no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +15,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.protocol.batch import NEXT_STATUSES
 from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
@@ -45,19 +43,17 @@ class VBatchCollector(Collector):
         self._metrics: list[Metric] = []
         self._gathered_at = float("-inf")
         self._asked_at = time.monotonic()
-        self._gathering: asyncio.Task[None] | None = None
+        self._loop = services.new_loop("metrics")
 
     def start(self) -> None:
         """Appear on ``/metrics``."""
-        self._gathering = asyncio.create_task(self._gather_again_and_again())
+        self._loop.start(self._gather, every=_GATHER_SECONDS)
         prometheus_client.REGISTRY.register(self)
 
     async def stop(self) -> None:
         """Disappear from ``/metrics``."""
         prometheus_client.REGISTRY.unregister(self)
-        if self._gathering is not None:
-            self._gathering.cancel()
-            await asyncio.wait({self._gathering})
+        await self._loop.stop()
 
     def describe(self) -> Iterable[Metric]:
         """Promise no names: whose metrics an engine has is not known before it tells them."""
@@ -68,15 +64,10 @@ class VBatchCollector(Collector):
         self._asked_at = time.monotonic()
         return self._metrics if self._asked_at - self._gathered_at < _STALE_SECONDS else []
 
-    async def _gather_again_and_again(self) -> None:
-        while True:
-            if time.monotonic() - self._asked_at < _ASKED_WITHIN_SECONDS:
-                # A store that is busy or damaged tells nothing, rather than what was true once.
-                with contextlib.suppress(StoreError):
-                    await self._gather()
-            await asyncio.sleep(_GATHER_SECONDS)
-
     async def _gather(self) -> None:
+        if time.monotonic() - self._asked_at > _ASKED_WITHIN_SECONDS:
+            return
+        # A store that is busy or damaged tells nothing, rather than what was true once.
         views, told = await asyncio.gather(self._engines.look(), self._engines.metrics())
         texts = [(record.kernel_id or record.id, text) for record, text in told]
         self._metrics = await self._services.call(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.server.sockets import Sockets
 from vbatch_jupyter.store import EngineRecord, Store
@@ -36,6 +37,8 @@ class Services:
         How long the next byte of a request's body may take.
     max_request_bytes
         How large the body of an online request may be.
+    say
+        Called with a sentence when one of the server's loops begins to fail.
 
     Attributes
     ----------
@@ -45,6 +48,8 @@ class Services:
         The connections to the kernels.
     max_file_bytes, idle_seconds, max_request_bytes
         As above.
+    loops
+        What runs again and again in this server.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Services:
         max_file_bytes: int = 512 * 1024**2,
         idle_seconds: float = 60.0,
         max_request_bytes: int = 64 * 1024**2,
+        say: Callable[[str], object] | None = None,
     ) -> None:
         self.store = store
         self.max_file_bytes = max_file_bytes
@@ -62,8 +68,10 @@ class Services:
         self.max_request_bytes = max_request_bytes
         self.sockets = Sockets()
         self.manager = Manager(store, profile=profile, wake=self._committed)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._woken = asyncio.Event()
+        self._asyncio: asyncio.AbstractEventLoop | None = None
+        self._say = say
+        self.loops: list[Loop] = []
+        self._tending = self.new_loop("tending")
         self._waking: set[asyncio.Task[None]] = set()
         # Threads of our own: asyncio's are shared with what else runs in the server and may all be taken.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vbatch")
@@ -82,7 +90,7 @@ class Services:
 
     def poke(self) -> None:
         """Have the batches looked at now, here and by the runners of all kernels: one was created or cancelled."""
-        self._woken.set()
+        self._tending.wake()
         waking = asyncio.ensure_future(self._wake_runners())
         self._waking.add(waking)
         waking.add_done_callback(self._waking.discard)
@@ -96,22 +104,24 @@ class Services:
 
     def _committed(self) -> None:
         # From the thread in which the manager has committed.
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.poke)
+        if self._asyncio is not None:
+            self._asyncio.call_soon_threadsafe(self.poke)
 
-    async def tend(self, *, every_seconds: float, sweep_seconds: float) -> None:
-        """Do for batches what needs no engine, until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        while True:
-            self._woken.clear()
-            # Whatever is wrong with the store, a request is told of it, and the next look may find it well.
-            with contextlib.suppress(StoreError):
-                await self.call(lambda: lifecycle.tend(self.store, sweep_seconds=sweep_seconds))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), every_seconds)
+    def new_loop(self, name: str) -> Loop:
+        """Make a loop whose problems this server tells, in `loops`."""
+        self.loops.append(Loop(name, say=self._say))
+        return self.loops[-1]
+
+    def tend(self, *, every_seconds: float, sweep_seconds: float) -> None:
+        """Begin to do for batches what needs no engine."""
+        self._asyncio = asyncio.get_running_loop()
+        self._tending.start(
+            lambda: self.call(lambda: lifecycle.tend(self.store, sweep_seconds=sweep_seconds)), every=every_seconds
+        )
 
     async def close(self) -> None:
         """Wait for the calls that run, and close the store."""
+        await self._tending.stop()
         if self._waking:
             await asyncio.wait(self._waking)
         await self.sockets.close()

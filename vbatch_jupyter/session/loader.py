@@ -46,12 +46,19 @@ class Loader:
     """
 
     def __init__(
-        self, store: Store, thread: EngineThread, runner: Runner, *, make_engine: Callable[..., Engine] | None = None
+        self,
+        store: Store,
+        thread: EngineThread,
+        runner: Runner,
+        *,
+        make_engine: Callable[..., Engine] | None = None,
+        say: Callable[[str], object] | None = None,
     ) -> None:
         self._store = store
         self._thread = thread
         self._runner = runner
         self._make_engine = make_engine or _vllm_engine
+        self._say = say
         self._changing = threading.Lock()
         self._loading: tuple[str, ...] | None = None
         self._closed = False
@@ -112,7 +119,7 @@ class Loader:
         phrases = [f"loading {model}"]
         log_path = self._store.path / "logs" / f"engine-{os.getpid()}.log"
         if (remote := remote_flags(model, flags)) is not None:
-            engine = _remote_engine(remote, on_progress=phrases.append)
+            engine = _remote_engine(remote, on_progress=phrases.append, say=self._say)
         else:
             path, flags = _resolve(model, flags, draw)
             engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -14,8 +13,9 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_runtime_dir
 
 from vbatch_jupyter.engine.listener import Listener, Verbs, make_socket_path
-from vbatch_jupyter.engine.thread import EngineThread, in_thread
+from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.loop import Loop, in_thread
 from vbatch_jupyter.records import NAME_VARIABLE, EngineState
 from vbatch_jupyter.store import Store
 
@@ -35,6 +35,13 @@ class Presence:
         What may be asked over the socket.
     describe
         Gives the engine's state and served names; cheap, and safe from any thread.
+    say
+        Called with a sentence when the state begins to be unwritable.
+
+    Attributes
+    ----------
+    loop
+        Watches the engine's state.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class Presence:
         *,
         verbs: Verbs,
         describe: Callable[[], tuple[EngineState, Sequence[str]]],
+        say: Callable[[str], object] | None = None,
     ) -> None:
         self._store = store
         self._thread = thread
@@ -54,17 +62,16 @@ class Presence:
         path = make_socket_path(Path(jupyter_runtime_dir()))
         self.record = store.engines.register(kernel_id=_kernel_id(), name=self._name, socket=str(path))
         self._listener = thread.call(self._listen(path, verbs))
-        self._watching = thread.submit(self._watch())
+        self.loop = Loop("presence", say=say)
+        thread.submit(self.loop.run(self._watch, every=_WATCH_SECONDS))
 
     async def _listen(self, path: Path, verbs: Verbs) -> Listener:
         return Listener(path, secret=self.record.secret, verbs=verbs)
 
     async def _watch(self) -> None:
         # An engine dies, and is built anew, without anybody being told.
-        while True:
-            if self._seen() != self._published:
-                await in_thread(self.publish)
-            await asyncio.sleep(_WATCH_SECONDS)
+        if self._seen() != self._published:
+            await in_thread(self._publish)
 
     def _seen(self) -> tuple[EngineState, tuple[str, ...]]:
         state, models = self._describe()
@@ -72,16 +79,19 @@ class Presence:
 
     def publish(self) -> None:
         """Write the engine's state into the store, where it is another than before."""
+        # A store that is busy or full now is written to at the next look.
+        with contextlib.suppress(StoreError, OSError):
+            self._publish()
+
+    def _publish(self) -> None:
         with self._publishing:
             seen = self._seen()
             if seen == self._published:
                 return
             state, models = seen
             name = None if self._name or not models else models[0]
-            # A store that is busy or full now is written to at the next look.
-            with contextlib.suppress(StoreError):
-                self._store.engines.update(self.record.id, state=state, models=models, name=name)
-                self._published = seen
+            self._store.engines.update(self.record.id, state=state, models=models, name=name)
+            self._published = seen
 
     def close(self, timeout: float) -> None:
         """Take the process out of the store, and end what listens.
@@ -91,7 +101,7 @@ class Presence:
         timeout
             Seconds.
         """
-        self._watching.cancel()
+        self._thread.call(self.loop.stop(), timeout=timeout)
         self._thread.call(self._listener.close(), timeout=timeout)
         # Where that cannot be written the next sweep does it: this process will be gone.
         with contextlib.suppress(StoreError):

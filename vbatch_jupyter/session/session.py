@@ -84,11 +84,11 @@ class Session:
         self._runner = self._thread.call(self._new_runner())
         self._running: Future[None] = self._thread.submit(self._runner.run())
         self._targets = self._thread.call(self._new_target_runner())
-        self._following: Future[None] = self._thread.submit(self._targets.run())
+        self._thread.submit(self._targets.run())
         # So does a Jupyter server call the notebook that it has started this kernel for.
         origin = os.environ.get("JPY_SESSION_NAME")
         self.manager = Manager(store, profile="local", wake=self._wake, origin=origin)
-        self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine)
+        self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine, say=self._say)
         verbs = Verbs(
             engine=lambda: self.engine,
             stats=self._loader.stats,
@@ -96,7 +96,7 @@ class Session:
             load=self._load_unsaid,
             unload=self.unload,
         )
-        self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe)
+        self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
 
     async def _new_runner(self) -> Runner:
         return Runner(self.store, on_notice=self._say)
@@ -109,8 +109,8 @@ class Session:
             self._line.say(self._notices.popleft())
 
     def _wake(self) -> None:
-        self._thread.loop.call_soon_threadsafe(self._runner.wake)
-        self._thread.loop.call_soon_threadsafe(self._targets.wake)
+        self._runner.wake()
+        self._targets.wake()
 
     # ----------------------------------------------------------------------------------------------------- the engine
 
@@ -356,7 +356,6 @@ class Session:
             sys.modules["vbatch_jupyter.widgets.live"].stop_all()
         try:
             self._presence.close(_CLOSE_SECONDS)
-            self._following.cancel()
             self._thread.call(self._targets.stop(), timeout=_CLOSE_SECONDS)
             self._thread.call(self._runner.stop(), timeout=_CLOSE_SECONDS)
             self._running.result(timeout=_CLOSE_SECONDS)

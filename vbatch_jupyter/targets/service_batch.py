@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineError, ServiceError
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from vbatch_jupyter.engine.thread import in_thread
-from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreError
+from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreBusyError, StoreError
+from vbatch_jupyter.loop import Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
@@ -48,41 +48,37 @@ class TargetRunner:
         self._on_notice = on_notice
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: dict[str, asyncio.Event] = {}
-        self._woken = asyncio.Event()
+        self.loop = Loop("target runner", say=on_notice)
 
     def wake(self) -> None:
-        """Look at the store at once; called on the loop."""
-        self._woken.set()
+        """Look at the store at once; from any thread."""
+        self.loop.wake()
 
     async def run(self) -> None:
-        """Run until cancelled."""
-        while True:
-            self._woken.clear()
-            # Whatever is wrong with the store, the next look may find it well.
-            with contextlib.suppress(StoreError):
-                await self._take_up()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
+        """Run until stopped."""
+        await self.loop.run(self._look, every=LOOK_SECONDS)
 
     async def stop(self) -> None:
         """Leave the batches as they are at their services."""
+        await self.loop.stop()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _take_up(self) -> None:
-        for record in await in_thread(self._store.batches.unfinished):
-            if record.target is None:
-                continue
-            if record.id in self._tasks:
-                if record.status == "cancelling":
-                    self._cancelled[record.id].set()
-                continue
-            lease = await in_thread(self._store.batches.acquire, record.id)
-            if lease is not None:
-                self._start(record, lease)
+    async def _look(self) -> None:
+        records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is not None]
+        for record in records:
+            if record.id in self._tasks and record.status == "cancelling":
+                self._cancelled[record.id].set()
+        await each_of(
+            [record for record in records if record.id not in self._tasks], self._acquire, give_up_on=StoreBusyError
+        )
+
+    async def _acquire(self, record: BatchRecord) -> None:
+        if (lease := await in_thread(self._store.batches.acquire, record.id)) is not None:
+            self._start(record, lease)
 
     def _start(self, record: BatchRecord, lease: Lease) -> None:
         self._cancelled[record.id] = asyncio.Event()

@@ -11,6 +11,7 @@ says what to type.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import threading
@@ -24,7 +25,8 @@ from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.display.rates import Rates
 from vbatch_jupyter.display.snapshot import Snapshot
-from vbatch_jupyter.errors import ConflictError, StoreBusyError
+from vbatch_jupyter.errors import ConflictError
+from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.widgets.server_button import ServerButton
@@ -78,8 +80,7 @@ class Live:
         path = f"vbatch/v1/batches/{batch_id}/cancel"
         self._button = ServerButton("Cancel", path, on_refused=self._cancel_here)
         self.box = ipywidgets.VBox([self._head, self._answers, self._errors, self._button])
-        self._woken = threading.Event()
-        self._stopped = False
+        self.loop = Loop("live widget", say=self._show_problem)
         self._thread = threading.Thread(target=self._run, name=f"vbatch-live-{batch_id[-8:]}", daemon=True)
         self._draw(self._first)
 
@@ -90,13 +91,13 @@ class Live:
 
     def finish(self) -> None:
         """Look at once, and wait for the summary of a batch that has ended."""
-        self._woken.set()
+        self.loop.wake()
         self._thread.join(_END_SECONDS)
 
     def stop(self) -> None:
         """Redraw no more; the process is ending."""
-        self._stopped = True
-        self.finish()
+        self.loop.end()
+        self._thread.join(_END_SECONDS)
 
     def settle(self, summary: str) -> None:
         """Show the summary, as HTML, in the place of all else."""
@@ -109,16 +110,18 @@ class Live:
         _close(*self.box.children, self.box)
 
     def _run(self) -> None:
-        while not self._stopped:
-            # A store that is busy at this moment is looked at again the next.
-            with contextlib.suppress(StoreBusyError):
-                now = self._snapshot()
-                if now.batch.status in TERMINAL_STATUSES:
-                    self._on_end(self)
-                    return
-                self._draw(now)
-            self._woken.wait(_REDRAW_SECONDS)
-            self._woken.clear()
+        asyncio.run(self.loop.run(self._look, every=_REDRAW_SECONDS))
+
+    async def _look(self) -> None:
+        now = self._snapshot()
+        if now.batch.status in TERMINAL_STATUSES:
+            self._on_end(self)
+            self.loop.end()
+        else:
+            self._draw(now)
+
+    def _show_problem(self, text: str) -> None:
+        self._errors.value = drawing.errors_list({text: 1})
 
     def _cancel_here(self) -> None:
         with contextlib.suppress(ConflictError):  # it has ended meanwhile

@@ -158,11 +158,13 @@ class Chat(Handler):
 
 
 @contextlib.asynccontextmanager
-async def served(server: Server | None = None, **flags: Any) -> AsyncIterator[tuple[Server, RemoteEngine]]:
+async def served(
+    server: Server | None = None, *, say: Callable[[str], object] | None = None, **flags: Any
+) -> AsyncIterator[tuple[Server, RemoteEngine]]:
     """Start a server, and an engine that is ready where it can be."""
     server = server or Server()
     server.listen()
-    engine = RemoteEngine(RemoteFlags(server.url, **flags), patience=QUICK)
+    engine = RemoteEngine(RemoteFlags(server.url, **flags), patience=QUICK, say=say)
     try:
         await engine.start()
         yield server, engine

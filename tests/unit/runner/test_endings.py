@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from unittest.mock import Mock
 
@@ -21,7 +22,8 @@ from tests.unit.runner.running import (
     on_a_loop,
     until,
 )
-from vbatch_jupyter.errors import StoreError, StoreFullError
+from vbatch_jupyter.errors import StoreFullError
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.fsck import check
@@ -281,20 +283,53 @@ async def test_a_full_disk_stops_the_feed_and_the_batch_goes_on_when_there_is_ro
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
-    [("acquire", StoreFullError("no room")), ("unfinished", StoreError("The database cannot be used."))],
+    ("error", "text"),
+    [
+        (StoreFullError("There is no room."), "There is no room."),
+        (OSError(errno.ENOSPC, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (OSError(errno.EMFILE, "Too many open files"), "OSError: [Errno 24] Too many open files"),
+    ],
 )
 @on_a_loop
-async def test_a_runner_whose_look_at_the_store_fails_says_so_once_and_looks_again(store, monkeypatch, name, error):
-    failing = Mock(side_effect=error)
-    async with a_runner(store, WitnessEngine()) as (_, notices):
-        batch_id = batch_of(store, ["a", "b"])
+async def test_a_runner_that_cannot_take_a_lease_says_so_once_and_runs_the_batch_later(store, monkeypatch, error, text):
+    def fail(_: str) -> None:
+        raise error
+
+    async with a_runner(store, WitnessEngine()) as (runner, notices):
+        looking, _ = runner.loops
         with monkeypatch.context() as patch:
-            patch.setattr(store.batches, name, failing)
-            await until(lambda: failing.call_count >= 3)
+            patch.setattr(store.batches, "acquire", fail)
+            batch_id = batch_of(store, ["a", "b"])
+            for _ in range(3):
+                runner.wake()
+                await in_thread(looking.looked)
+            assert looking.last_problem is not None
+            assert (looking.last_problem.text, looking.last_problem.times) == (text, looking.problems)
         record = await ended(store, batch_id)
-    assert notices == [f"No batch is taken up while the store is like this. {error}"]
+        assert next(loop.last_problem for loop in runner.loops) is None
+    assert [notice for notice in notices if "runner" in notice] == [
+        f"The runner loop failed and will try again: {text}"
+    ]
     assert answers(store, record) == expected(["a", "b"])
+
+
+@on_a_loop
+async def test_a_batch_whose_lease_cannot_be_taken_keeps_no_other_back(store, monkeypatch):
+    broken = batch_of(store, ["a"])
+    acquire = store.batches.acquire
+
+    def fail_for_one(id_: str):
+        if id_ == broken:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return acquire(id_)
+
+    monkeypatch.setattr(store.batches, "acquire", fail_for_one)
+    async with a_runner(store, WitnessEngine()) as (runner, _):
+        record = await ended(store, batch_of(store, ["b"]))
+        assert (problem := runner.loops[0].last_problem) is not None
+        assert problem.text == "PermissionError: [Errno 13] Permission denied"
+    assert answers(store, record) == expected(["b"])
+    assert store.batches.get(broken).status == "validating"
 
 
 @on_a_loop

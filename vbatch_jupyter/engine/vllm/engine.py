@@ -17,9 +17,9 @@ import msgspec
 
 from vbatch_jupyter.engine import asgi
 from vbatch_jupyter.engine.base import ABORTED, BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
-from vbatch_jupyter.engine.thread import in_thread
 from vbatch_jupyter.engine.vllm import process as vllm_process
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import EngineState, EngineStats
 

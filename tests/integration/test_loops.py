@@ -1,0 +1,212 @@
+"""Every loop of the package goes on whatever its step raises, and its problem is seen until a step succeeds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+
+from tests.batches import make_batch, open_store
+from tests.unit.engine.test_remote_engine import served
+from tests.unit.runner.running import on_a_loop
+from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.engine.listener import Verbs
+from vbatch_jupyter.engine.thread import EngineThread
+from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.loop import Loop, in_thread
+from vbatch_jupyter.records import EngineStats
+from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.server.events import Events
+from vbatch_jupyter.server.kernels import EngineKernels
+from vbatch_jupyter.server.metrics import VBatchCollector
+from vbatch_jupyter.server.services import Services
+from vbatch_jupyter.server.watch import EngineWatch
+from vbatch_jupyter.session.presence import Presence
+from vbatch_jupyter.store import Store
+from vbatch_jupyter.targets.target_runner import TargetRunner
+from vbatch_jupyter.widgets.live import Live
+
+
+class Owner(NamedTuple):
+    """A loop with its owner, and the call of its step that is made to fail."""
+
+    loop: Loop
+    object: Any
+    method: str
+
+
+Say = Callable[[str], None]
+
+
+@contextlib.asynccontextmanager
+async def runner(store: Store, say: Say) -> AsyncIterator[Owner]:
+    runner = Runner(store, on_notice=say)
+    running = asyncio.create_task(runner.run())
+    yield Owner(runner.loops[0], store.batches, "unfinished")
+    await runner.stop()
+    await running
+
+
+@contextlib.asynccontextmanager
+async def tending_in_a_kernel(store: Store, say: Say) -> AsyncIterator[Owner]:
+    runner = Runner(store, on_notice=say)
+    running = asyncio.create_task(runner.run())
+    yield Owner(runner.loops[1], store, "sweep")
+    await runner.stop()
+    await running
+
+
+@contextlib.asynccontextmanager
+async def target_runner(store: Store, say: Say) -> AsyncIterator[Owner]:
+    runner = TargetRunner(store, on_notice=say)
+    running = asyncio.create_task(runner.run())
+    yield Owner(runner.loop, store.batches, "unfinished")
+    await runner.stop()
+    await running
+
+
+@contextlib.asynccontextmanager
+async def server(store: Store, say: Say) -> AsyncIterator[Services]:
+    services = Services(open_store(store.path), profile="openai", say=say)
+    yield services
+    await services.close()
+
+
+@contextlib.asynccontextmanager
+async def tending(store: Store, say: Say) -> AsyncIterator[Owner]:
+    async with server(store, say) as services:
+        services.tend(every_seconds=1.0, sweep_seconds=0.0)
+        yield Owner(services.loops[0], services.store, "sweep")
+
+
+@contextlib.asynccontextmanager
+async def engine_kernels(store: Store, say: Say) -> AsyncIterator[Owner]:
+    async with server(store, say) as services:
+        kernels = EngineKernels(
+            services,
+            EngineWatch(services),
+            kernel_manager=AsyncMappingKernelManager(),
+            models={"small": "ann/small"},
+            idle_seconds=0.0,
+            load_wait_seconds=1.0,
+            activity={},
+        )
+        kernels.start()
+        yield Owner(services.loops[-1], services.store.engines, "live")
+        await kernels.stop()
+
+
+@contextlib.asynccontextmanager
+async def events(store: Store, say: Say) -> AsyncIterator[Owner]:
+    async with server(store, say) as services:
+        events = Events(services, EngineWatch(services))
+        await events.listen()
+        yield Owner(services.loops[-1], services.store, "version")
+        await events.stop()
+
+
+@contextlib.asynccontextmanager
+async def metrics(store: Store, say: Say) -> AsyncIterator[Owner]:
+    async with server(store, say) as services:
+        collector = VBatchCollector(services, EngineWatch(services))
+        collector.start()
+        yield Owner(services.loops[-1], services.store.batches, "totals")
+        await collector.stop()
+
+
+@contextlib.asynccontextmanager
+async def presence(store: Store, say: Say) -> AsyncIterator[Owner]:
+    thread = EngineThread()
+    engine: Any = SimpleNamespace(describe=lambda: ("ready", ("small",)))
+    verbs = Verbs(
+        engine=lambda: None,
+        stats=lambda: EngineStats(model="", state="unloaded"),
+        wake=lambda: None,
+        load=lambda *_: None,
+        unload=lambda: None,
+    )
+    presence = Presence(store, thread, verbs=verbs, describe=lambda: engine.describe(), say=say)  # noqa: PLW0108 - it is replaced
+    yield Owner(presence.loop, engine, "describe")
+    await in_thread(presence.close, 10.0)
+    thread.stop()
+
+
+@contextlib.asynccontextmanager
+async def remote_figures(_: Store, say: Say) -> AsyncIterator[Owner]:
+    async with served(say=say) as (_server, engine):
+        yield Owner(engine.loop, engine.figures, "observe")
+
+
+@contextlib.asynccontextmanager
+async def live_widget(store: Store, _: Say) -> AsyncIterator[Owner]:
+    batch_id = make_batch(store, 2).id
+    manager = SimpleNamespace(snapshot=lambda: Snapshot(time=0.0, batch=store.batches.get(batch_id)))
+    live = Live(batch_id, snapshot=lambda: manager.snapshot(), cancel=bool, on_end=print)  # noqa: PLW0108 - it is replaced
+    live.start()
+    yield Owner(live.loop, manager, "snapshot")
+    await in_thread(live.stop)
+
+
+OWNERS = [
+    runner,
+    tending_in_a_kernel,
+    target_runner,
+    tending,
+    engine_kernels,
+    events,
+    metrics,
+    presence,
+    remote_figures,
+    live_widget,
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(24, "Too many open files"), "OSError: [Errno 24] Too many open files"),
+        (ValueError("could not convert"), "ValueError: could not convert"),
+        (StoreError("The database cannot be used."), "The database cannot be used."),
+    ],
+    ids=["OSError", "ValueError", "StoreError"],
+)
+@pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.__name__)
+@on_a_loop
+async def test_a_loop_whose_step_fails_says_so_once_and_takes_the_next_step(tmp_path, monkeypatch, owner, error, text):
+    calls: list[str] = []
+    said: list[str] = []
+
+    def fail(*_: object, **__: object) -> None:
+        calls.append("failed")
+        raise error
+
+    with open_store(tmp_path / "store") as store:
+        async with owner(store, said.append) as (loop, called, method):
+            await looked(loop)
+            assert (loop.last_problem, loop.problems) == (None, 0)
+            with monkeypatch.context() as patch:
+                patch.setattr(called, method, fail)
+                await looked(loop)
+                await looked(loop)
+                assert loop.last_problem is not None
+                assert (loop.last_problem.loop, loop.last_problem.text) == (loop.name, text)
+                assert loop.last_problem.times == loop.problems >= 2
+                assert len(calls) >= 2
+            await looked(loop)
+            assert loop.last_problem is None
+    if owner is not live_widget:
+        # The widget says it where it is looked at.
+        assert said.count(f"The {loop.name} loop failed and will try again: {text}") == 1
+
+
+async def looked(loop: Loop) -> None:
+    """Have a loop take a step, and wait for its end."""
+    looking = asyncio.create_task(in_thread(loop.looked))
+    await asyncio.sleep(0)
+    loop.wake()
+    await looking

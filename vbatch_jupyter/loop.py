@@ -1,0 +1,267 @@
+"""One loop that repeats a step: whatever the step raises is said once and counted, and the step is tried again.
+
+Every loop of the package is a `Loop`: those of a kernel, of the Jupyter server, and of a live widget's thread. Only its
+owner, a cancel, an interrupt or the end of the process stops one. Pauses that grow are a `Backoff` everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from vbatch_jupyter.errors import VBatchError
+
+T = TypeVar("T")
+
+_QUIET_SECONDS = 60.0
+"""A kind of problem that comes back within this time is not said again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pauses between attempts, each longer than the one before.
+
+    Parameters
+    ----------
+    first, longest
+        Seconds.
+    growth
+        By what each pause is multiplied.
+    spread
+        The part of a pause that is random, 0 to 1, so that many who wait do not all try again at once.
+
+    Examples
+    --------
+    >>> [Backoff(first=0.5, longest=3).pause(failures) for failures in (1, 2, 3, 4)]
+    [0.5, 1.0, 2.0, 3]
+    """
+
+    first: float
+    longest: float
+    growth: float = 2.0
+    spread: float = 0.0
+
+    def pause(self, failures: int) -> float:
+        """Return the seconds to wait after so many failures in a row."""
+        pause = min(self.first * self.growth ** min(failures - 1, 64), self.longest)
+        return pause * random.uniform(1 - self.spread, 1) if self.spread else pause  # noqa: S311 - not for secrets
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a loop's last step failed.
+
+    Parameters
+    ----------
+    loop
+        The loop's name.
+    text
+        What the step raised.
+    since
+        Unix seconds of the first of these failures.
+    times
+        How many steps in a row have failed.
+    """
+
+    loop: str
+    text: str
+    since: float
+    times: int
+
+    def __str__(self) -> str:
+        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"{self.loop}: {self.text} (since {since}, failed {self.times:,} times, trying again)"
+
+
+class Loop:
+    """A step that is repeated until it is stopped, however often it fails.
+
+    Parameters
+    ----------
+    name
+        What it does, in a word or two.
+    say
+        Called with one sentence when the step begins to fail; by default it is logged.
+    backoff
+        The pauses while the step fails; they are never shorter than those between steps.
+
+    Attributes
+    ----------
+    last_problem
+        Why the last step failed; None where it did not.
+    problems
+        How many steps have failed.
+
+    Examples
+    --------
+    >>> loop = Loop("example")
+    >>> async def step():
+    ...     loop.end()
+    >>> asyncio.run(loop.run(step, every=1.0))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        say: Callable[[str], object] | None = None,
+        backoff: Backoff = Backoff(first=0.25, longest=5.0),
+    ) -> None:
+        self.name = name
+        self.last_problem: Problem | None = None
+        self.problems = 0
+        self._say = say or logging.getLogger(__name__).warning
+        self._backoff = backoff
+        self._said: dict[type[Exception], float] = {}
+        self._woken = asyncio.Event()
+        self._asyncio: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._begun = self._ended = 0
+        self._step_ended = threading.Condition()
+
+    async def run(self, step: Callable[[], Awaitable[object]], *, every: float) -> None:
+        """Repeat a step until the loop is ended or this is cancelled.
+
+        Parameters
+        ----------
+        step
+            What to do; the first time at once.
+        every
+            Seconds between the end of a step and the next one; `wake` cuts the pause short.
+        """
+        self._asyncio = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        while not self._is_ending:
+            self._woken.clear()
+            with self._step_ended:
+                self._begun += 1
+            pause = every
+            try:
+                await step()
+                self.last_problem = None
+            except Exception as error:  # noqa: BLE001 - that is what this class is for
+                pause = max(every, self._backoff.pause(self._failed(error).times))
+            with self._step_ended:
+                self._ended = self._begun
+                self._step_ended.notify_all()
+            if not self._woken.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), pause)
+
+    def _failed(self, error: Exception) -> Problem:
+        text = str(error) if isinstance(error, VBatchError) and str(error) else f"{type(error).__name__}: {error}"
+        last = self.last_problem
+        self.problems += 1
+        self.last_problem = problem = Problem(
+            self.name, text, since=last.since if last else time.time(), times=last.times + 1 if last else 1
+        )
+        now = time.monotonic()
+        if now - self._said.get(type(error), float("-inf")) > _QUIET_SECONDS:
+            # What says it may fail as well, such as a front end that has gone.
+            with contextlib.suppress(Exception):
+                self._say(f"The {self.name} loop failed and will try again: {text}")
+        self._said[type(error)] = now
+        return problem
+
+    def start(self, step: Callable[[], Awaitable[object]], *, every: float) -> None:
+        """Run as a task of the running event loop; one that still runs goes on.
+
+        Parameters
+        ----------
+        step, every
+            See `run`.
+        """
+        self._is_ending = False
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self.run(step, every=every))
+
+    def wake(self) -> None:
+        """Take the next step at once; from any thread."""
+        if self._asyncio is None:
+            self._woken.set()
+            return
+        # A loop that has closed has nothing to wake.
+        with contextlib.suppress(RuntimeError):
+            self._asyncio.call_soon_threadsafe(self._woken.set)
+
+    def end(self) -> None:
+        """Take no further step; from any thread."""
+        self._is_ending = True
+        self.wake()
+
+    async def stop(self, *, within: float = 5.0) -> None:
+        """Take no further step, and wait for the end of the one that is being taken.
+
+        Parameters
+        ----------
+        within
+            Seconds after which that step is cancelled.
+        """
+        self.end()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=within)
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def looked(self, timeout: float = 10.0) -> None:
+        """Wait in another thread for the end of a step that begins after this call.
+
+        Raises
+        ------
+        TimeoutError
+            There was none in so many seconds.
+        """
+        with self._step_ended:
+            begun = self._begun
+            if not self._step_ended.wait_for(lambda: self._ended > begun, timeout):
+                raise TimeoutError(f"The {self.name} loop has not looked within {timeout:g} s.")
+
+
+async def each_of(
+    items: Iterable[T], do: Callable[[T], Awaitable[object]], *, give_up_on: type[Exception] | tuple[()] = ()
+) -> None:
+    """Do something with each of several, whatever becomes of the others; the last failure is raised at the end.
+
+    Parameters
+    ----------
+    items, do
+        With what, and what.
+    give_up_on
+        A failure that the others would meet as well; it is raised at once.
+    """
+    problem: Exception | None = None
+    for item in items:
+        try:
+            await do(item)
+        except give_up_on:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised below
+            problem = error
+    if problem is not None:
+        raise problem
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function that blocks, off the event loop.
+
+    Parameters
+    ----------
+    function, arguments
+        The call.
+    """
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except RuntimeError as error:
+        # The interpreter is going down and takes no more threads; what is finished must still reach the disk, and the
+        # engine must end. It says "after interpreter shutdown", and "after shutdown" once the pool has lost a thread.
+        if "cannot schedule new futures after" not in str(error):
+            raise
+        return function(*arguments)
