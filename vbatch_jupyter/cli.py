@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vbatch_jupyter.errors import VBatchError
-from vbatch_jupyter.protocol.body import ENDPOINTS
 from vbatch_jupyter.protocol.check import Summary, check
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.store import fsck as store_fsck
 from vbatch_jupyter.targets.configuration import rules_of
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     checked.add_argument("file", type=Path, help="the input file, JSON lines")
     checked.add_argument("--target", default="openai", help="openai (the default), parasail, or a target of your own")
-    checked.add_argument("--endpoint", choices=ENDPOINTS.values(), help="by default the url of the first request")
+    checked.add_argument("--endpoint", choices=tuple(ENDPOINTS), help="by default the url of the first request")
     checked.set_defaults(command=_check)
     options = parser.parse_args(arguments)
     return int(options.command(options))

@@ -1,4 +1,4 @@
-"""Every exception that vbatch-jupyter raises on purpose; this module imports nothing.
+"""Every exception that vbatch-jupyter raises on purpose; this module imports nothing of the package.
 
 The tree::
 
@@ -28,6 +28,10 @@ The tree::
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class VBatchError(Exception):
@@ -191,3 +195,36 @@ class StoreCorruptError(StoreError):
 
 class FencedError(StoreError):
     """Another owner has taken the batch over; this one must write nothing more to it."""
+
+
+def did_you_mean(name: object, known: Iterable[object], *, written: Callable[[Any], str] = repr) -> str:
+    """Return a question that names what is nearest to a name nobody knows, to be put after a message; else nothing.
+
+    Case, spaces and punctuation do not count: ``review_text`` finds ``"Review Text"``.
+
+    Parameters
+    ----------
+    name
+        What was written.
+    known
+        What could have been meant.
+    written
+        Writes one of them.
+
+    Examples
+    --------
+    >>> did_you_mean("temprature", ["temperature", "top_k"]), did_you_mean("qqqq", ["temperature"])
+    (" Did you mean 'temperature'?", '')
+    """
+    import difflib
+
+    folded: dict[str, list[object]] = {}
+    for other in known:
+        folded.setdefault(_folded(other), []).append(other)
+    near = difflib.get_close_matches(_folded(name), folded, n=3, cutoff=0.7)
+    found = [other for match in near for other in folded[match]][:3]
+    return f" Did you mean {' or '.join(map(written, found))}?" if found else ""
+
+
+def _folded(name: object) -> str:
+    return re.sub(r"[\W_]+", "_", str(name)).casefold().strip("_")

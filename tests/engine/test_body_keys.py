@@ -9,7 +9,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from vbatch_jupyter.magics.serve_flags import serve_flags
-from vbatch_jupyter.protocol.body import OPENAI_KEYS, VLLM_KEYS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 # In a process of its own: vLLM's import warns, and a warning is an error here. EmbeddingRequest is an annotated union:
 # one class for each way to write the input.
@@ -40,11 +40,11 @@ def vllm_keys() -> dict[str, list[str]]:
     return keys
 
 
-@pytest.mark.parametrize("endpoint", sorted(OPENAI_KEYS))
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda endpoint: endpoint.name)
 def test_the_table_has_the_keys_that_vllm_adds_to_openais_and_no_others(vllm_keys, endpoint):
-    theirs = set(vllm_keys[endpoint])
+    theirs = set(vllm_keys[endpoint.path])
     assert len(theirs) > 10
-    assert theirs - OPENAI_KEYS[endpoint] == VLLM_KEYS[endpoint]
+    assert theirs - endpoint.openai_keys == endpoint.vllm_keys
 
 
 def test_tab_offers_the_flags_that_vllm_serve_has(vllm_keys):

@@ -22,6 +22,7 @@ import pytest
 
 from tests.batches import open_store
 from tests.servers import free_port, wait_until_up
+from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.session.session import Session
 
 pytestmark = pytest.mark.timeout(600)  # two servers start, on whatever else runs here
@@ -116,10 +117,10 @@ def test_a_vllm_server_is_the_engine_and_two_behind_a_proxy_share_the_work(tiny_
         first = session.run(frame, **prompt)
         assert first["error"].isna().all()
         assert list(map(answered, ports)) == [ROWS, 0]
-        body = b'{"model": "tiny", "messages": [{"role": "user", "content": "Say something about 7."}]}'
+        body = CHAT.body("Say something about 7.", model="tiny")
         batch = session.attach(next(session.batches()).id)
         counted = batch.results(full=True)["prompt_tokens"]
-        assert session.tokenize(body) == counted[7]
+        assert session.tokenize(CHAT, body) == counted[7]
         refused = session.run(frame.head(1), "Hi.", max_tokens=100_000)["error"][0]
         assert "max_tokens" in refused or "context length" in refused
 

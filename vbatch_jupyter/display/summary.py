@@ -16,6 +16,7 @@ from vbatch_jupyter.display.javascript import ASK_SERVER
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.endpoints import CHAT
 
 _LINES_READ = 10_000
 
@@ -70,13 +71,11 @@ def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:
     lines
         Its lines.
     """
-    from vbatch_jupyter.frames.answers import answer_of
-    from vbatch_jupyter.protocol.lines import parse_output_line
-
     lines = iter(lines)
     counted: Counter[str] = Counter()
     for line in itertools.islice(lines, _LINES_READ):
-        if (error := answer_of(parse_output_line(line)).error) is not None:
+        # The errors of all endpoints are alike.
+        if (error := CHAT.read(line).answer.error) is not None:
             counted[error] += 1
     return counted, f" (the first {_LINES_READ:,})" if next(lines, None) is not None else ""
 

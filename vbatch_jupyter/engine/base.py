@@ -14,14 +14,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import msgspec
 
 from vbatch_jupyter.protocol import policy
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import EngineState, EngineStats
 
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
-
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
-"""What requests may ask for; vLLM's application has routes that stop the engine or change its weights."""
 
 ABORTED = b'"finish_reason":"abort"'
 """Stands in vLLM's answer to a request that it gave up: an unescaped quote cannot stand inside a JSON string, so these
@@ -161,14 +159,16 @@ class Engine(abc.ABC):
 
 
 def refuse_path(method: str, path: str) -> EngineResponse | None:
-    """Answer a request for what is none of `PATHS`; None for one that may go on.
+    """Answer a request that is not to one of `ENDPOINTS`; None for one that may go on.
+
+    vLLM's application also has routes that stop the engine or change its weights.
 
     Examples
     --------
     >>> refuse_path("POST", "/v1/embeddings"), refuse_path("GET", "/v1/embeddings").status
     (None, 404)
     """
-    if method == "POST" and path in PATHS:
+    if method == "POST" and path in ENDPOINTS:
         return None
     return EngineResponse.of_json(_NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url"))
 

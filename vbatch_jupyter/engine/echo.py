@@ -15,6 +15,7 @@ import msgspec
 
 from vbatch_jupyter.engine.base import Engine, EngineResponse
 from vbatch_jupyter.errors import EngineDiedError, EngineLoadError
+from vbatch_jupyter.protocol.endpoints import CHAT, COMPLETIONS, ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import EngineState, EngineStats
 
@@ -122,10 +123,10 @@ class EchoEngine(Engine):
             self._running -= 1
 
     async def _stream(self, path: str, content: dict[str, Any], body: bytes) -> AsyncIterator[bytes]:
-        chat = path == "/v1/chat/completions"
+        chat = path == CHAT.path
         kind = "chat.completion.chunk" if chat else "text_completion"
         with self._one_more():
-            for word in _prompt(content).split():
+            for word in _prompt(path, content).split():
                 await self._work(body)
                 said = {"delta": {"role": "assistant", "content": word}} if chat else {"text": word}
                 choice = {"index": 0, "finish_reason": None, "logprobs": None, **said}
@@ -152,7 +153,8 @@ class EchoEngine(Engine):
 
     async def tokenize(self, body: bytes) -> int:
         """Count words."""
-        return len(_prompt(msgspec.json.decode(body)).split())
+        content = msgspec.json.decode(body)
+        return len(_prompt((CHAT if "messages" in content else COMPLETIONS).path, content).split())
 
     def stats(self) -> EngineStats:
         """Give the engine's figures at this moment."""
@@ -164,26 +166,15 @@ class EchoEngine(Engine):
         self.state = "unloaded"
 
 
-def _prompt(content: dict[str, Any]) -> str:
-    if "messages" in content:
-        return str(content["messages"][-1]["content"])
-    return str(content.get("prompt", content.get("input", "")))
+def _prompt(path: str, content: dict[str, Any]) -> str:
+    """Return the last text of a prompt."""
+    texts = [text for _, text in ENDPOINTS[path].turns(content)]
+    return texts[-1] if texts else ""
 
 
 def _answer(path: str, content: dict[str, Any]) -> dict[str, Any]:
-    text = _prompt(content)
+    text = _prompt(path, content)
     tokens = len(text.split())
     usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens}
     shared = {"id": "echo", "created": 0, "model": content["model"], "usage": usage}
-    if path == "/v1/embeddings":
-        data = [{"object": "embedding", "index": 0, "embedding": [float(len(text)), 0.0]}]
-        return {**shared, "object": "list", "data": data}
-    if path == "/v1/completions":
-        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
-        return {**shared, "object": "text_completion", "choices": [choice]}
-    if path == "/v1/responses":
-        message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
-        return {**shared, "object": "response", "status": "completed", "output": [message]}
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return {**shared, "object": "chat.completion", "choices": [choice]}
+    return {**shared, **ENDPOINTS[path].response.echo(text)}

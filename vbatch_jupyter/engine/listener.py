@@ -27,7 +27,7 @@ from tornado.netutil import bind_unix_socket
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
 from vbatch_jupyter.loop import in_thread
-from vbatch_jupyter.protocol.body import ENDPOINTS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import SECRET_HEADER, EngineStats
 
@@ -100,7 +100,7 @@ class Listener:
         self._folder = path.parent
         shared = {"secret": secret, "verbs": verbs}
         routes: list[Any] = [
-            *((path, _RequestHandler, shared) for path in ENDPOINTS.values()),
+            *((path, _RequestHandler, shared) for path in ENDPOINTS),
             (r"/stats", _StatsHandler, shared),
             (r"/metrics", _MetricsHandler, shared),
             (r"/wake", _WakeHandler, shared),

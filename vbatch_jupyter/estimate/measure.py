@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -13,9 +13,9 @@ from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.estimate import prices
 from vbatch_jupyter.estimate.report import DryRun, Rate
 from vbatch_jupyter.planning.plan import plan as plan_requests
+from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
-from vbatch_jupyter.protocol.prefix import prompt_text
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate
 
@@ -24,8 +24,6 @@ COUNTED_REQUESTS = 2_000
 
 _COMPARED_PAIRS = 5_000
 _SHOWN_REQUESTS = 3
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_EMBEDDINGS = "/v1/embeddings"
 
 
 def estimate(
@@ -66,8 +64,11 @@ def estimate(
         def read(position: int) -> bytes:
             return os.pread(file.fileno(), index.lengths[position], index.offsets[position])
 
-        def body(position: int) -> bytes:
-            return bytes(parse_request_line(read(position)).body)
+        def body(position: int) -> dict[str, Any]:
+            decoded: dict[str, Any] = msgspec.json.decode(bytes(parse_request_line(read(position)).body))
+            return decoded
+
+        asked = endpoint_of(endpoint)
 
         finished = bytearray(len(index))
         reused = 0 if target is not None else find_known(index, read, finished)
@@ -75,7 +76,7 @@ def estimate(
         counted = _spread(len(index), COUNTED_REQUESTS)
         tokens = None
         if count_tokens is not None:
-            found = count_tokens([_countable(endpoint, body(position)) for position in counted])
+            found = count_tokens([asked.countable(body(position)) for position in counted])
             tokens = round(sum(found) * len(index) / len(counted))
         first = [parse_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
         bodies = {line.custom_id: msgspec.json.decode(bytes(line.body)) for line in first}
@@ -87,12 +88,10 @@ def estimate(
             total=len(index),
             reused=reused,
             duplicates=0 if target is not None else sum(map(len, plan.followers.values())),
-            shared_prefix=_shared_prefix(plan.order, body),
+            shared_prefix=_shared_prefix(asked, plan.order, body),
             prompt_tokens=tokens,
             counted=len(counted),
-            max_output_tokens=next(
-                (known[key] for known in bodies.values() for key in _LIMITS if known.get(key)), None
-            ),
+            max_output_tokens=next(filter(None, map(asked.output_limit, bodies.values())), None),
             rate=rate,
             price_list=prices.load(),
         )
@@ -110,26 +109,14 @@ def _spread(total: int, most: int) -> Sequence[int]:
     return range(total) if total <= most else [number * total // most for number in range(most)]
 
 
-def _countable(endpoint: str, raw: bytes) -> bytes:
-    """Make of any request one whose prompt tokens an engine can count: a chat or a completion."""
-    body = msgspec.json.decode(raw)
-    # Without the model's name: that of a service is none of the engine's.
-    kept = {key: body[key] for key in ("messages", "prompt", "tools", "chat_template_kwargs") if key in body}
-    if endpoint == _EMBEDDINGS:
-        kept["prompt"] = body["input"]
-    elif endpoint == "/v1/responses":
-        opening = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
-        kept["messages"] = [*opening, {"role": "user", "content": body["input"]}]
-        kept.pop("tools", None)  # they are shaped otherwise there
-    return msgspec.json.encode(kept)
+def _shared_prefix(endpoint: Endpoint, order: Sequence[int], body: Callable[[int], dict[str, Any]]) -> float:
+    def prompt(place: int) -> str:
+        return "\n".join(text for _, text in endpoint.turns(body(order[place])))
 
-
-def _shared_prefix(order: Sequence[int], body: Callable[[int], bytes]) -> float:
     shared = length = 0
     for place in _spread(len(order), _COMPARED_PAIRS):
-        text = prompt_text(msgspec.json.decode(body(order[place])))
+        text = prompt(place)
         length += len(text)
         if place:
-            before = prompt_text(msgspec.json.decode(body(order[place - 1])))
-            shared += len(os.path.commonprefix([before, text]))  # noqa: RUF071 - characters are meant
+            shared += len(os.path.commonprefix([prompt(place - 1), text]))  # noqa: RUF071 - characters are meant
     return shared / length if length else 0.0

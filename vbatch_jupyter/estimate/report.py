@@ -10,12 +10,12 @@ from typing import Any
 
 from vbatch_jupyter.display.progress import duration
 from vbatch_jupyter.estimate.prices import ServicePrices
+from vbatch_jupyter.protocol.endpoints import endpoint_of
 
 _SHOWN_CHARACTERS = 600
 _SHOWN_COSTS = 4
 _CENT = 0.01
 _INDENT = 17
-_EMBEDDINGS = "/v1/embeddings"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class DryRun:
     @property
     def output_tokens(self) -> float | None:
         """Tokens of one answer: as in the measured batch, but within the limit; else the limit; None without both."""
-        if self.endpoint == _EMBEDDINGS:
+        if not endpoint_of(self.endpoint).generates:
             return 0.0
         limits = [self.max_output_tokens, None if self.rate is None else self.rate.output_tokens]
         return min((tokens for tokens in limits if tokens is not None), default=None)
@@ -122,7 +122,7 @@ class DryRun:
                 for service, table in self.price_list.items()
                 if self.target in {None, service}
                 for model, price in table.models.items()
-                if (price.output is None) == (self.endpoint == _EMBEDDINGS)
+                if (price.output is not None) == endpoint_of(self.endpoint).generates
             ),
             key=lambda cost: cost.dollars,
         )
@@ -138,7 +138,7 @@ def _text(dry_run: DryRun) -> str:
     lines = [_head(dry_run), ""]
     for custom_id, body in dry_run.requests.items():
         lines.append(custom_id)
-        lines += [f"  {role}: {said}" for role, said in _said(body)]
+        lines += [f"  {role}: {_cut(text)}" for role, text in endpoint_of(dry_run.endpoint).turns(body)]
     lines.append("")
     lines += [f"{name:<{_INDENT}}" + value.replace("\n", "\n" + " " * _INDENT) for name, value in _rows(dry_run)]
     return "\n".join(lines)
@@ -149,8 +149,8 @@ def _html(dry_run: DryRun) -> str:
     requests = "".join(
         f"<details open><summary><code>{markup.escape(custom_id)}</code></summary>"
         + "".join(
-            f"<b>{markup.escape(role)}</b><pre style='white-space:pre-wrap;margin:0'>{markup.escape(said)}</pre>"
-            for role, said in _said(body)
+            f"<b>{markup.escape(role)}</b><pre style='white-space:pre-wrap;margin:0'>{markup.escape(_cut(text))}</pre>"
+            for role, text in endpoint_of(dry_run.endpoint).turns(body)
         )
         + "</details>"
         for custom_id, body in dry_run.requests.items()
@@ -182,17 +182,8 @@ def _head(dry_run: DryRun) -> str:
     return f"Nothing was run. {dry_run.total:,} {requests} to {dry_run.endpoint} for {dry_run.model!r}{place}{first}"
 
 
-def _said(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for message in body.get("messages") or ():
-        yield str(message["role"]), _cut(message["content"])
-    for key in ("instructions", "prompt", "input"):
-        if key in body:
-            yield key, _cut(body[key])
-
-
-def _cut(value: object) -> str:
-    said = str(value)
-    return said if len(said) <= _SHOWN_CHARACTERS else f"{said[:_SHOWN_CHARACTERS]}…"
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _prompt_tokens(dry_run: DryRun) -> str:

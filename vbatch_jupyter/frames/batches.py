@@ -9,7 +9,7 @@ from vbatch_jupyter.frames.frame import FrameDescription, describe
 from vbatch_jupyter.frames.render import render_requests
 from vbatch_jupyter.frames.results import results
 from vbatch_jupyter.frames.schema import Schema, response_format
-from vbatch_jupyter.protocol.body import endpoint_path
+from vbatch_jupyter.protocol.endpoints import endpoint_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def requests_of(
         body=body,
         reorder_fields=reorder_fields,
     )
-    path = endpoint_path(endpoint)
+    path = endpoint_of(endpoint).path
     return lines, describe(df, endpoint=path, output=output, schema=schema, custom_id=custom_id, body=body)
 
 

@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import pandas as pd
 
-from vbatch_jupyter.protocol.lines import OutputLine
+from vbatch_jupyter.protocol.reading import Reading
 from vbatch_jupyter.records import Timing
 
 TimedLine = tuple[bytes, Timing | None]
@@ -56,84 +55,36 @@ _DTYPES: Mapping[str, str] = {
 _SUCCESS = 2
 
 
-class _Cached(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Cached | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Cached | None = None
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class _Incomplete(msgspec.Struct):
-    reason: str | None = None
-
-
-class _Body(msgspec.Struct):
-    usage: _Usage | None = None
-    choices: list[_Choice] | None = None
-    status: str | None = None
-    incomplete_details: _Incomplete | None = None
-
-
-_BODY_DECODER = msgspec.json.Decoder(_Body)
-
-
-def detail_of(line: OutputLine, timing: Timing | None = None) -> Detail:
-    """Read what one line of an output or error file says beside its answer.
+def detail_of(reading: Reading, timing: Timing | None = None) -> Detail:
+    """Return what one line of an output or error file says besides its answer.
 
     Parameters
     ----------
-    line
+    reading
         The line.
     timing
-        When it came, where that is known.
+        When it came, if that is known.
 
     Examples
     --------
-    >>> from vbatch_jupyter.protocol.lines import parse_output_line
+    >>> from vbatch_jupyter.protocol.endpoints import CHAT
     >>> body = b'{"choices":[{"finish_reason":"length"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}'
-    >>> line = parse_output_line(b'{"custom_id":"a","response":{"status_code":200,"body":%b}}' % body)
-    >>> detail_of(line, Timing(1764000000.0, 0.25))[:4]
+    >>> reading = CHAT.read(b'{"custom_id":"a","response":{"status_code":200,"body":%b}}' % body)
+    >>> detail_of(reading, Timing(1764000000.0, 0.25))[:4]
     (200, 'length', 5, 2)
     """
     latency = None if timing is None else timing.latency
-    if line.response is None:
-        return Detail(latency=latency, reused=None if timing is None else False)
-    status = line.response.status_code
-    reused = None if timing is None else latency is None and status // 100 == _SUCCESS
-    try:
-        body = _BODY_DECODER.decode(bytes(line.response.body))
-    except (ValueError, RecursionError):
-        # An endpoint or an error of another shape has no figures that could be read.
-        body = _Body()
-    usage = body.usage or _Usage()
-    details = usage.input_tokens_details or usage.prompt_tokens_details or _Cached()
+    status, usage = reading.status_code, reading.usage
+    was_answered = status is not None and status // 100 == _SUCCESS
     return Detail(
         status_code=status,
-        finish_reason=_finish_reason(body),
-        prompt_tokens=usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens,
-        completion_tokens=usage.completion_tokens if usage.output_tokens is None else usage.output_tokens,
-        cached_tokens=details.cached_tokens,
+        finish_reason=reading.answer.finish_reason,
+        prompt_tokens=usage.read,
+        completion_tokens=usage.written,
+        cached_tokens=usage.cached,
         latency=latency,
-        reused=reused,
+        reused=None if timing is None else latency is None and was_answered,
     )
-
-
-def _finish_reason(body: _Body) -> str | None:
-    reasons = dict.fromkeys(choice.finish_reason for choice in body.choices or () if choice.finish_reason)
-    if reasons:
-        return ", ".join(reasons)
-    # The responses endpoint has other words for it.
-    return (body.incomplete_details and body.incomplete_details.reason) or body.status
 
 
 def detail_arrays(details: Sequence[Detail | None]) -> dict[str, Any]:

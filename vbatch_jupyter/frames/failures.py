@@ -6,18 +6,19 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from vbatch_jupyter.frames.answers import answer_of, parser
-from vbatch_jupyter.frames.schema import Schema
-from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.frames.schema import Schema, parser
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 
 
-def failures(output_lines: Iterable[bytes], *, schema: Schema | None = None) -> pd.DataFrame:
+def failures(output_lines: Iterable[bytes], *, endpoint: str = CHAT.path, schema: Schema | None = None) -> pd.DataFrame:
     """List the requests without an answer, by custom_id, with the sentence that stands in the result's ``error``.
 
     Parameters
     ----------
     output_lines
         The lines of output and error file; those of a retry after those of the batch it retries.
+    endpoint
+        The batch's, as a path.
     schema
         What the answers are read by: one that does not fit it is none.
 
@@ -29,14 +30,15 @@ def failures(output_lines: Iterable[bytes], *, schema: Schema | None = None) -> 
     0     row-1         <NA>  Too late.
     """
     parse = None if schema is None else parser(schema)
+    read = ENDPOINTS.get(endpoint, CHAT).read
     found: dict[str, tuple[int | None, str]] = {}
     answered: set[str] = set()
     for text in output_lines:
-        line = parse_output_line(text)
-        if (error := answer_of(line, parse).error) is None:
-            answered.add(line.custom_id)
+        reading = read(text, parse)
+        if (error := reading.answer.error) is None:
+            answered.add(reading.custom_id)
         else:
-            found[line.custom_id] = (None if line.response is None else line.response.status_code, error)
+            found[reading.custom_id] = (reading.status_code, error)
     rows = [(name, code, error) for name, (code, error) in found.items() if name not in answered]
     out = pd.DataFrame(rows, columns=["custom_id", "status_code", "error"])
     return out.astype({"custom_id": "string", "status_code": "Int64", "error": "string"})

@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.answers import parser
 from vbatch_jupyter.frames.cells import is_missing
 from vbatch_jupyter.frames.columns import column_position
-from vbatch_jupyter.frames.schema import Schema, fields, json_schema
+from vbatch_jupyter.frames.schema import Schema, fields, json_schema, parser
 
 EXTRAS = ("tool_calls", "logprobs")
 

@@ -27,20 +27,12 @@ from vbatch_jupyter.frames.columns import column_position
 from vbatch_jupyter.frames.field_order import Orders, field_orders
 from vbatch_jupyter.frames.frame import check_frame, describe_row
 from vbatch_jupyter.frames.template import Template
-from vbatch_jupyter.protocol.body import check_body_keys, endpoint_path
+from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_CHAT, _COMPLETIONS, _EMBEDDINGS, _RESPONSES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-)
-_PROMPT_KEYS = {_CHAT: "messages", _COMPLETIONS: "prompt", _EMBEDDINGS: "input", _RESPONSES: "input"}
 
 _EXACT = 2**53
 """Below it a float that is a whole number is no other number."""
@@ -112,13 +104,13 @@ def render_requests(
     {"custom_id":"row-1","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it ?"}}
     """
     check_frame(df)
-    url = endpoint_path(endpoint)
+    sent_to = endpoint_of(endpoint)
     if not isinstance(template, Template):
         template = Template(template, df.columns, variables=variables)
     orders = _field_orders(df, template) if reorder_fields else None
     names = custom_ids(df, custom_id)
-    build = _body_builder(url, model=model, system=system, response_format=response_format, body=body or {})
-    return _lines(df, template, names, url, build, orders=orders)
+    build = _body_builder(sent_to, model=model, system=system, response_format=response_format, body=body or {})
+    return _lines(df, template, names, sent_to.path, build, orders=orders)
 
 
 def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
@@ -201,7 +193,7 @@ def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
 
 
 def _body_builder(
-    url: str,
+    endpoint: Endpoint,
     *,
     model: str,
     system: str | None,
@@ -209,50 +201,19 @@ def _body_builder(
     body: Mapping[str, Any],
 ) -> Callable[[str], dict[str, Any]]:
     """Make the function from a prompt to its request's body; whatever can be wrong with the body is found here."""
-    if url not in _PROMPT_KEYS:
-        raise FrameError(
-            f"A DataFrame cannot be sent to {url}; choose one of {', '.join(_PROMPT_KEYS)}.", param="endpoint"
-        )
-    check_body_keys(url, body)
-    key = _PROMPT_KEYS[url]
-    for taken in ("model", key, "stream"):
+    endpoint.check_keys(body)
+    for taken in ("model", endpoint.prompt_key, "stream"):
         if taken in body:
             reason = "a batch does not stream" if taken == "stream" else "it is made from the frame and the arguments"
             raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
-    extra = _plain_body(body)
-    if system is not None:
-        _refuse(url, "system", "system= is for chat and responses; put the text into the template.", _CHAT, _RESPONSES)
-        if url == _RESPONSES and extra.setdefault("instructions", system) != system:
-            raise FrameError("system= and instructions= say the same thing; leave one out.", param="system")
-    if response_format is not None:
-        _refuse(url, "schema", "schema= is for endpoints that write text.", _CHAT, _COMPLETIONS, _RESPONSES)
-        _add_response_format(url, extra, response_format)
-    if url == _CHAT:
-        opening = [] if system is None else [{"role": "system", "content": system}]
-        return lambda prompt: {
-            "model": model,
-            "messages": [*opening, {"role": "user", "content": prompt}],
-            **extra,
-        }
-    return lambda prompt: {"model": model, key: prompt, **extra}
-
-
-def _refuse(url: str, param: str, message: str, *allowed: str) -> None:
-    if url not in allowed:
-        raise FrameError(message, param=param)
-
-
-def _add_response_format(url: str, extra: dict[str, Any], response_format: Mapping[str, Any]) -> None:
-    if url == _RESPONSES:
-        # The same schema, one level flatter.
-        text = extra.setdefault("text", {})
-        if "format" in text:
-            raise FrameError("schema= and text.format say the same thing; leave one out.", param="schema")
-        text["format"] = {"type": "json_schema", **response_format["json_schema"]}
-        return
-    if "response_format" in extra:
-        raise FrameError("schema= and response_format= say the same thing; leave one out.", param="schema")
-    extra["response_format"] = dict(response_format)
+    build = functools.partial(
+        endpoint.body, model=model, system=system, response_format=response_format, rest=_plain_body(body)
+    )
+    try:
+        build("")
+    except BadRequestError as error:
+        raise FrameError(error.message, param=error.param) from error
+    return build
 
 
 def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:

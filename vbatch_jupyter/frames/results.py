@@ -24,6 +24,7 @@ A row with several lines, as after a retry, takes the last answer; an error neve
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,12 @@ import numpy as np
 import pandas as pd
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
-from vbatch_jupyter.frames.answers import Answer, answer_of, parser
 from vbatch_jupyter.frames.columns import full_label
 from vbatch_jupyter.frames.details import Detail, TimedLine, detail_arrays, detail_names, detail_of
 from vbatch_jupyter.frames.frame import EXTRAS, check_output, prefix_of
-from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields
-from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
+from vbatch_jupyter.protocol.reading import Answer
 
 
 def results(
@@ -47,7 +48,7 @@ def results(
     custom_ids: Sequence[str] | None = None,
     output: str = "response",
     schema: Schema | None = None,
-    endpoint: str = "/v1/chat/completions",
+    endpoint: str = CHAT.path,
     extras: Collection[str] = (),
     full: bool = False,
 ) -> pd.DataFrame:
@@ -70,7 +71,7 @@ def results(
     schema
         What the answers are read by; of a pydantic model class, its own validators run.
     endpoint
-        The batch's, as a path; says what the column is where no row has an answer.
+        The batch's, as a path; says how its answers are read, and what the column is if no row has one.
     extras
         Of ``tool_calls`` and ``logprobs``, those that stand in the result even if empty.
     full
@@ -88,7 +89,7 @@ def results(
     if len(names) != rows:
         raise FrameError(f"There are {len(names):,} custom_ids for {rows:,} rows.", param="custom_id")
     out = pd.DataFrame(index=pd.RangeIndex(rows)) if df is None else df.copy()
-    answers, details = _collect(output_lines, names, schema, full=full)
+    answers, details = _collect(output_lines, names, schema, endpoint, full=full)
     found = [name for name in EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
     check_output(out, output, schema, [*found, *(detail_names() if full else ())])
     columns = _value_arrays(answers, output, schema, endpoint)
@@ -96,7 +97,7 @@ def results(
         columns[prefix_of(output) + name] = _objects([getattr(answer, name) for answer in answers])
     columns[prefix_of(output) + "error"] = pd.array([answer.error for answer in answers], dtype="string")
     if full:
-        columns |= {prefix_of(output) + name: array for name, array in detail_arrays(details).items()}
+        columns |= {prefix_of(output) + name: column for name, column in detail_arrays(details).items()}
     return _append(out, columns)
 
 
@@ -104,16 +105,17 @@ def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
     if isinstance(out.columns, pd.CategoricalIndex):
         # Categories are closed: a new label would be refused.
         out.columns = out.columns.astype(object)
-    for name, array in columns.items():
-        out[full_label(out.columns, name)] = array
+    for name, column in columns.items():
+        out[full_label(out.columns, name)] = column
     return out
 
 
 def _collect(
-    lines: Iterable[bytes | TimedLine], names: list[str], schema: Schema | None, *, full: bool
+    lines: Iterable[bytes | TimedLine], names: list[str], schema: Schema | None, endpoint: str, *, full: bool
 ) -> tuple[list[Answer], list[Detail | None]]:
     positions = {name: position for position, name in enumerate(names)}
     parse = None if schema is None else parser(schema)
+    read = ENDPOINTS.get(endpoint, CHAT).read
     schema_fields = () if schema is None else fields(schema)
     answers: list[Answer | None] = [None] * len(names)
     details: list[Detail | None] = [None] * len(names)
@@ -122,18 +124,18 @@ def _collect(
         if not text.strip():
             continue
         try:
-            line = parse_output_line(text)
+            reading = read(text, parse)
         except BadRequestError as error:
             raise FrameError(f"Line {number} of the output cannot be read: {error.message}", param="output") from error
-        position = positions.get(line.custom_id)
+        position = positions.get(reading.custom_id)
         if position is None:
-            message = f"Line {number} of the output has the custom_id {line.custom_id!r}, which names no row."
+            message = f"Line {number} of the output has the custom_id {reading.custom_id!r}, which names no row."
             raise FrameError(f"{message} These are the lines of another DataFrame's batch.", param="custom_id")
-        answer = answer_of(line, parse)
+        answer = reading.answer
         before = answers[position]
         if before is None or answer.error is None or before.error is not None:
             answers[position] = answer
-            details[position] = detail_of(line, timing) if full else None
+            details[position] = detail_of(reading, timing) if full else None
     complete = [
         Answer(error=f"Neither the output file nor the error file has a line for this row (custom_id {name!r}).")
         if answer is None
@@ -168,8 +170,10 @@ def _fits(value: object, dtype: Dtype) -> bool:
 def _value_arrays(answers: list[Answer], output: str, schema: Schema | None, endpoint: str) -> dict[str, Any]:
     values = [answer.value for answer in answers]
     if schema is None:
-        is_text = endpoint != "/v1/embeddings" and all(value is None or isinstance(value, str) for value in values)
-        return {output: pd.array(values, dtype="string") if is_text else _objects(values)}
+        generates = ENDPOINTS.get(endpoint, CHAT).generates
+        is_text = generates and all(value is None or isinstance(value, str) for value in values)
+        vectors = [np.asarray(value) if isinstance(value, array) else value for value in values]
+        return {output: pd.array(values, dtype="string") if is_text else _objects(vectors)}
     return {
         prefix_of(output) + field.name: _typed(
             [None if row is None else row.get(field.name) for row in values], field.dtype
@@ -191,7 +195,7 @@ def _typed(values: list[Any], dtype: Dtype) -> Any:
 
 def _objects(values: list[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
     # np.array() would make a matrix of lists that have one length.
-    array = np.empty(len(values), dtype=object)
+    objects = np.empty(len(values), dtype=object)
     for position, value in enumerate(values):
-        array[position] = value
-    return array
+        objects[position] = value
+    return objects

@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.protocol.answer_schema import checker, json_object
+from vbatch_jupyter.protocol.reading import Parse
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -130,6 +133,45 @@ def response_format(schema: Schema) -> dict[str, Any]:
     name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(plain.get("title") or "response")).strip("_")[:64] or "response"
     sent = _strict(plain, plain, ()) if strict else plain
     return {"type": "json_schema", "json_schema": {"name": name, "schema": sent, "strict": strict}}
+
+
+def parser(schema: Schema) -> Parse:
+    """Make the function that reads an answer's text by a schema.
+
+    Parameters
+    ----------
+    schema
+        A pydantic model class, whose own validators run, or a JSON schema.
+
+    Raises
+    ------
+    FrameError
+        The schema cannot be used to check anything.
+
+    Examples
+    --------
+    >>> parser({"type": "object", "properties": {"stars": {"type": "integer"}}})('{"stars": 4}')
+    {'stars': 4}
+    """
+    plain = json_schema(schema)
+    if is_model(schema):
+        return functools.partial(_by_model, schema)
+    try:
+        return checker(plain)
+    except (TypeError, ValueError) as error:
+        raise FrameError(f"schema= is no JSON schema: {error}.", param="schema") from error
+
+
+def _by_model(model: type[BaseModel], text: str) -> dict[str, Any]:
+    json_object(text)
+    try:
+        instance = model.model_validate_json(text)
+    except ValueError as error:
+        problems = error.errors() if hasattr(error, "errors") else []
+        reasons = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['msg']}" for problem in problems]
+        raise ValueError(f"does not fit the schema ({'; '.join(reasons) or error})") from error
+    dumped: dict[str, Any] = instance.model_dump(mode="json", by_alias=True)
+    return dumped
 
 
 def fields(schema: Schema) -> tuple[Field, ...]:

@@ -19,7 +19,7 @@ from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
 from vbatch_jupyter.magics.serve_flags import serve_flags
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.protocol.body import ENDPOINTS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.session import session
 from vbatch_jupyter.session.loader import DEMO_MODELS
 from vbatch_jupyter.targets.configuration import targets
@@ -116,7 +116,7 @@ class Completer:
             "id": lambda: [record.id for record in _batches()],
             "model": lambda: _models(can_load=not action.option_strings),
             "target": _targets,
-            "endpoint": lambda: ENDPOINTS,
+            "endpoint": lambda: [endpoint.name for endpoint in ENDPOINTS.values()],
             "custom_id": lambda: self._columns(words),
             "schema": self._schemas,
         }

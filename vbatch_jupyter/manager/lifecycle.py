@@ -25,8 +25,9 @@ from vbatch_jupyter.protocol import validation
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line, usage_of
+from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.reading import usage_of
 from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 
 SWEEP_SECONDS = 600.0

@@ -14,7 +14,7 @@ import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import BatchError
-from vbatch_jupyter.protocol.body import OPENAI_KEYS, VLLM_KEYS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import decode_strictly, quoted
 from vbatch_jupyter.protocol.validation import input_lines, validate
@@ -160,13 +160,14 @@ def _unknown_keys(
 ) -> Iterator[Finding]:
     url, body = request.get("url"), request.get("body")
     # A line for another endpoint is refused as a whole where that is not allowed; its keys are judged by its own.
-    path = url if isinstance(url, str) and url in OPENAI_KEYS else endpoint
-    if not isinstance(body, dict) or path not in OPENAI_KEYS:
+    of_line = ENDPOINTS.get(url) if isinstance(url, str) else None
+    of_keys = of_line or ENDPOINTS.get(endpoint)
+    if not isinstance(body, dict) or of_keys is None:
         return
     for key in body:
-        if key in OPENAI_KEYS[path]:
+        if key in of_keys.openai_keys:
             continue
-        if key in VLLM_KEYS[path]:
+        if key in of_keys.vllm_keys:
             severity: Severity = "vllm_only"
             sentence = f"Only vLLM knows the key {quoted(key)}{_of_openai(profile)}"
         else:

@@ -8,15 +8,16 @@ string is kept by escaping them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError, EngineError
-from vbatch_jupyter.protocol.batch import Usage
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
+
+Body = TypeVar("Body")
 
 
 class RequestLine(msgspec.Struct, frozen=True):
@@ -40,11 +41,11 @@ class RequestLine(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-class OutputResponse(msgspec.Struct, frozen=True):
+class OutputResponse(msgspec.Struct, Generic[Body], frozen=True):
     """What a model answered to one request, be it a success or an HTTP error."""
 
     status_code: int
-    body: msgspec.Raw
+    body: Body
     request_id: str | None = None
 
 
@@ -55,7 +56,7 @@ class OutputError(msgspec.Struct, frozen=True):
     message: str | None = None
 
 
-class OutputLine(msgspec.Struct, frozen=True):
+class OutputLine(msgspec.Struct, Generic[Body], frozen=True):
     """One line of an output file or an error file.
 
     Only ``custom_id`` is required: batch services leave out some of the other keys.
@@ -63,13 +64,13 @@ class OutputLine(msgspec.Struct, frozen=True):
 
     custom_id: str
     id: str | None = None
-    response: OutputResponse | None = None
+    response: OutputResponse[Body] | None = None
     error: OutputError | None = None
 
 
 _REQUEST_DECODER = msgspec.json.Decoder(RequestLine)
 _KEYS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_OUTPUT_DECODER = msgspec.json.Decoder(OutputLine)
+_OUTPUT_DECODER = msgspec.json.Decoder(OutputLine[msgspec.Raw])
 
 
 def parse_request_line(line: bytes) -> RequestLine:
@@ -103,7 +104,7 @@ def parse_request_line(line: bytes) -> RequestLine:
         raise BadRequestError(_unreadable("a request", line, error), code="invalid_json_line") from error
 
 
-def parse_output_line(line: bytes) -> OutputLine:
+def parse_output_line(line: bytes) -> OutputLine[msgspec.Raw]:
     """Read one line of an output file or an error file.
 
     Parameters
@@ -248,68 +249,6 @@ def error_body(
     b'{"error":{"message":"No such model.","type":"invalid_request_error","param":"model","code":"model_not_found"}}'
     """
     return _one_line(_encode({"error": {"message": message, "type": type, "param": param, "code": code}}))
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _BodyUsage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-class _UsageBody(msgspec.Struct):
-    usage: _BodyUsage | None = None
-
-
-class _UsageResponse(msgspec.Struct):
-    body: _UsageBody | None = None
-
-
-class _UsageLine(msgspec.Struct):
-    response: _UsageResponse | None = None
-
-
-_USAGE_DECODER = msgspec.json.Decoder(_UsageLine)
-
-
-def usage_of(line: bytes) -> Usage:
-    """Read what one line of an output file used, in the words of a batch's usage.
-
-    Parameters
-    ----------
-    line
-        A line of an output or error file, of any endpoint; one that says nothing of its usage counts as none.
-
-    Examples
-    --------
-    >>> usage_of(b'{"response":{"body":{"usage":{"prompt_tokens":5,"completion_tokens":2}}}}')
-    Usage(input_tokens=5, cached_tokens=0, output_tokens=2, reasoning_tokens=0)
-    """
-    try:
-        decoded = _USAGE_DECODER.decode(line)
-    except msgspec.ValidationError:
-        # An endpoint whose usage is shaped otherwise (images, audio) must not keep a batch from finalising.
-        return Usage()
-    if decoded.response is None or decoded.response.body is None or decoded.response.body.usage is None:
-        return Usage()
-    usage = decoded.response.body.usage
-    read = usage.input_tokens_details or usage.prompt_tokens_details or _Details()
-    written = usage.output_tokens_details or usage.completion_tokens_details or _Details()
-    return Usage(
-        input_tokens=usage.input_tokens or usage.prompt_tokens or 0,
-        cached_tokens=read.cached_tokens or 0,
-        output_tokens=usage.output_tokens or usage.completion_tokens or 0,
-        reasoning_tokens=written.reasoning_tokens or 0,
-    )
 
 
 _LINE_BREAKS = {text.encode(): b"\\u%04x" % ord(text) for text in "\u0085\u2028\u2029"}

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS, RESPONSES
+
 MAX_SEQUENCES = 128
 """The most answers to one prompt; OpenAI's own limit."""
 
@@ -23,8 +25,7 @@ MAX_PROMPTS = 2048
 MAX_TOKENS = 1 << 20
 """The most output tokens that a request may ask for; more than the context of any model."""
 
-_RESPONSES = "/v1/responses"
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_LIMITS = tuple(dict.fromkeys(key for endpoint in ENDPOINTS.values() for key in endpoint.limits))
 _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 _TEMPLATE_ARGUMENTS = frozenset(
     {
@@ -162,8 +163,9 @@ def _too_many(body: Mapping[str, Any], path: str) -> str | None:
 
 
 def _endless(body: Mapping[str, Any], path: str) -> str | None:
-    del path
-    return "ignore_eos" if _is_on(body.get("ignore_eos")) and not any(body.get(name) for name in _LIMITS) else None
+    # Of the limits of another endpoint vLLM knows nothing.
+    limits = ENDPOINTS[path].limits if path in ENDPOINTS else ()
+    return "ignore_eos" if _is_on(body.get("ignore_eos")) and not any(body.get(name) for name in limits) else None
 
 
 def _template_arguments(body: Mapping[str, Any], path: str) -> str | None:
@@ -285,12 +287,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("background",),
         "responses do not run in the background here. Leave it out, or make a batch.",
-        _switched_on("background", only=_RESPONSES),
+        _switched_on("background", only=RESPONSES.path),
     ),
     Rule(
         ("store",),
         "responses are not stored here, because the engine would keep them in memory forever. Leave it out.",
-        _switched_on("store", only=_RESPONSES),
+        _switched_on("store", only=RESPONSES.path),
     ),
 )
 """In the order in which they are checked."""

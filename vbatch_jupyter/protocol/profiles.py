@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_MIB = 1024 * 1024
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
-LOCAL_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
-"""The endpoints that an engine in the kernel answers."""
+_MIB = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +29,8 @@ class Profile:
         Bytes of one custom_id in UTF-8; not documented by any service either.
     max_embedding_inputs
         Inputs of embedding requests, summed over the file; None for no limit.
-    endpoints
-        The endpoints a batch may be made for.
+    more_endpoints
+        The endpoints that a batch may be made for besides those in `endpoints.ENDPOINTS`.
     match_endpoint
         Whether each line's url must be the batch's endpoint; otherwise any of `endpoints` will do.
     single_model
@@ -52,12 +51,17 @@ class Profile:
     max_line_bytes: int = 16 * _MIB
     max_custom_id_bytes: int = 512
     max_embedding_inputs: int | None = None
-    endpoints: tuple[str, ...] = LOCAL_ENDPOINTS
+    more_endpoints: tuple[str, ...] = ()
     match_endpoint: bool = True
     single_model: bool = True
     completion_windows: tuple[str, ...] = ("24h",)
     extra_inputs: bool = False
     file_seconds: int | None = None
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The paths of all endpoints that a batch may be made for."""
+        return (*ENDPOINTS, *self.more_endpoints)
 
     def without_limits_of_files(self) -> Profile:
         """Give the rules for a file that will be divided into several.
@@ -87,13 +91,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 name="parasail",
                 max_lines=50_000,
                 max_bytes=500 * _MIB,
-                endpoints=(
-                    *LOCAL_ENDPOINTS,
-                    "/v1/score",
-                    "/v1/rerank",
-                    "/v1/images/edits",
-                    "/v1/images/generations",
-                ),
+                more_endpoints=("/v1/score", "/v1/rerank", "/v1/images/edits", "/v1/images/generations"),
                 match_endpoint=False,
                 single_model=False,
                 completion_windows=("24h", "1h"),

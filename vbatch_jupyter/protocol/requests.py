@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.protocol.index import UNLIMITED
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint
 from vbatch_jupyter.protocol.profiles import Profile
 
 MAX_DEPTH = 200
@@ -19,20 +19,6 @@ NOT_JSON = "This line is not parseable as valid JSON."
 """OpenAI's sentence; a hint may follow it."""
 
 _TOO_DEEP = f"{NOT_JSON} It nests more than {MAX_DEPTH} levels deep."
-_INPUTS = {
-    "/v1/chat/completions": ("messages",),
-    "/v1/completions": ("prompt",),
-    "/v1/embeddings": ("input",),
-    "/v1/responses": ("input",),
-}
-_EXTRA_INPUTS = {"/v1/completions": ("prompt_embeds",), "/v1/embeddings": ("messages",)}
-_TITLES = {
-    "/v1/chat/completions": "Chat Completions",
-    "/v1/completions": "Completions",
-    "/v1/embeddings": "Embeddings",
-    "/v1/responses": "Responses",
-}
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TYPES = {str: "a string", dict: "an object", list: "an array", bool: "a boolean", int: "an integer", float: "a number"}
 
 _QUOTED = 64
@@ -133,36 +119,21 @@ def embedding_inputs(body: Mapping[str, Any]) -> int:
     return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
 
-def is_deterministic(body: Mapping[str, Any], url: str) -> bool:
-    """Tell whether a request has the same answer whenever it is asked: greedy, seeded, or an embedding.
+def is_deterministic(body: Mapping[str, Any], endpoint: Endpoint | None) -> bool:
+    """Tell whether a request has the same answer whenever it is asked: greedy, seeded, or a vector.
 
     Examples
     --------
-    >>> chat = "/v1/chat/completions"
-    >>> [is_deterministic(body, chat) for body in ({"temperature": 0}, {"seed": 7}, {"temperature": 0.1}, {})]
+    >>> from vbatch_jupyter.protocol.endpoints import CHAT
+    >>> [is_deterministic(body, CHAT) for body in ({"temperature": 0}, {"seed": 7}, {"temperature": 0.1}, {})]
     [True, True, False, False]
     """
-    if url == "/v1/embeddings":
+    if endpoint is not None and not endpoint.generates:
         return True
     temperature, seed = body.get("temperature"), body.get("seed")
     # False is an int to Python, but neither a temperature nor a seed to the engine.
     greedy = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
     return greedy or (isinstance(seed, int) and not isinstance(seed, bool))
-
-
-def output_limit(body: Mapping[str, Any]) -> int:
-    """Give the most tokens that an answer may have; `index.UNLIMITED` where the request does not say.
-
-    Examples
-    --------
-    >>> output_limit({"max_tokens": 16}), output_limit({"max_output_tokens": None}) == UNLIMITED
-    (16, True)
-    """
-    for key in _OUTPUT_LIMITS:
-        value = body.get(key)
-        if isinstance(value, int) and 0 <= value < UNLIMITED:
-            return int(value)
-    return UNLIMITED
 
 
 def quoted(value: object) -> str:
@@ -212,17 +183,19 @@ def _check_body(body: Mapping[str, Any], url: str, profile: Profile) -> Iterator
         yield Problem("invalid_request", "Model parameter is required.", "body.model")
     elif not isinstance(model, str):
         yield _wrong_type("body.model", "a string", model)
-    inputs = _INPUTS.get(url, ())
-    accepted = inputs + (_EXTRA_INPUTS.get(url, ()) if profile.extra_inputs else ())
-    if inputs and all(body.get(key) is None for key in accepted):
-        message = f"{inputs[0].capitalize()} parameter is required."
-        yield Problem("invalid_request", message, f"body.{inputs[0]}")
+    endpoint = ENDPOINTS.get(url)
+    title = "Requests" if endpoint is None else endpoint.title
+    if endpoint is not None:
+        key = endpoint.prompt_key
+        accepted = (key, *endpoint.vllm_inputs) if profile.extra_inputs else (key,)
+        if all(body.get(key) is None for key in accepted):
+            yield Problem("invalid_request", f"{key.capitalize()} parameter is required.", f"body.{key}")
     if body.get("stream") not in (None, False):
-        message = f"{_TITLES.get(url, 'Requests')}: Streaming is not supported in the Batch API."
+        message = f"{title}: Streaming is not supported in the Batch API."
         yield Problem("streaming_unsupported", message, "body.stream")
     if body.get("background") not in (None, False):
         # Its answer would be the receipt of a response that nobody fetches.
-        message = f"{_TITLES.get(url, 'Requests')}: Running in the background is not supported in the Batch API."
+        message = f"{title}: Running in the background is not supported in the Batch API."
         yield Problem("invalid_request", message, "body.background")
 
 

@@ -24,7 +24,6 @@ part of no request.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -35,8 +34,9 @@ import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import BatchError
-from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.prefix import prefix_key, prefix_lengths
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex
+from vbatch_jupyter.protocol.prefix import beginning, prefix_key, prefix_lengths
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import (
     NOT_JSON,
@@ -44,7 +44,6 @@ from vbatch_jupyter.protocol.requests import (
     decode_strictly,
     embedding_inputs,
     is_deterministic,
-    output_limit,
     quoted,
 )
 
@@ -231,13 +230,6 @@ def duplicates(index: LineIndex, custom_id_at: Callable[[int], str]) -> Iterator
 _SPLIT = "Split it into several batches."
 
 
-class _RawBody(msgspec.Struct):
-    body: msgspec.Raw
-
-
-_RAW_BODY = msgspec.json.Decoder(_RawBody)
-
-
 class _Errors:
     """Keeps the first errors by line and counts the others, so that no file fills the memory with them."""
 
@@ -288,7 +280,7 @@ class _Validator:
         self._several_models = False
         self._requests = 0
         self._embedding_inputs = 0
-        self._prefix_lengths = prefix_lengths(_first_bodies(input_file, profile))
+        self._prefix_lengths: tuple[int, ...] = ()
 
     @property
     def model(self) -> str | None:
@@ -296,23 +288,44 @@ class _Validator:
 
     def read(self, should_stop: Callable[[], bool]) -> bool:
         """Check line after line; False where the pass was stopped."""
-        longest, most = self._profile.max_line_bytes, self._profile.max_lines
+        most = self._profile.max_lines
         next_stop = _STOP_EVERY
-        for number, offset, size, line in input_lines(self._file, longest):
-            if offset >= next_stop:
+        lines = ((line, self._decoded(line)) for line in input_lines(self._file, self._profile.max_line_bytes))
+        first = list(itertools.islice(lines, _COMPARED_BODIES))
+        self._prefix_lengths = prefix_lengths([text for _, request in first if (text := self._prompt_of(request))])
+        for line, request in itertools.chain(first, lines):
+            if line.offset >= next_stop:
                 if should_stop():
                     return False
-                next_stop = offset + _STOP_EVERY
+                next_stop = line.offset + _STOP_EVERY
             self._requests += 1
             if most is not None and self._requests > most:
                 self.errors.add("too_many_tasks", f"The input file has more than {most:,} requests. {_SPLIT}")
                 return True
-            if line is None:
-                message = f"This line has {size:,} bytes; at most {longest:,} are allowed."
-                self.errors.add("invalid_request", message, line=number)
-                continue
-            self._check(line, offset, number)
+            if isinstance(request, BatchError):
+                self.errors.add(request.code, request.message, line=line.number)
+            else:
+                self._check(line, request)
         return True
+
+    def _decoded(self, line: InputLine) -> dict[str, Any] | BatchError:
+        """Decode a line, once for all that is asked of it."""
+        if line.line is None:
+            message = f"This line has {line.size:,} bytes; at most {self._profile.max_line_bytes:,} are allowed."
+            return BatchError("invalid_request", message)
+        try:
+            request = decode_strictly(line.line)
+        except BadRequestError as error:
+            return BatchError("invalid_json_line", error.message)
+        if not isinstance(request, dict):
+            return BatchError("invalid_request", "This line is not a JSON object.")
+        return request
+
+    def _prompt_of(self, request: dict[str, Any] | BatchError) -> str:
+        body = request.get("body") if isinstance(request, dict) else None
+        url = request.get("url") if isinstance(request, dict) else None
+        endpoint = ENDPOINTS.get(url) if isinstance(url, str) else None
+        return "" if endpoint is None or not isinstance(body, dict) else beginning(endpoint.turns(body))
 
     def compare(self) -> None:
         """Check what only the whole file shows."""
@@ -326,35 +339,32 @@ class _Validator:
         for position, custom_id in duplicates(self.index, self._custom_id_at):
             self.errors.add_duplicate(custom_id, self.index.numbers[position])
 
-    def _check(self, line: bytes, offset: int, number: int) -> None:
-        try:
-            request = decode_strictly(line)
-        except BadRequestError as error:
-            self.errors.add("invalid_json_line", error.message, line=number)
-            return
-        if not isinstance(request, dict):
-            self.errors.add("invalid_request", "This line is not a JSON object.", line=number)
-            return
-        nameless = False
+    def _check(self, line: InputLine, request: dict[str, Any]) -> None:
+        number, nameless = line.number, False
         for problem in check_request(request, endpoint=self._endpoint, profile=self._profile):
             self.errors.add(*problem, line=number)
             nameless = nameless or problem.param == "custom_id"
         body, url = request.get("body"), request.get("url")
         if not isinstance(body, dict) or not isinstance(url, str):
             body, url = {}, self._endpoint
-        elif url == "/v1/embeddings":
+        endpoint = ENDPOINTS.get(url)
+        if endpoint is not None and not endpoint.generates and body:
             self._embedding_inputs += embedding_inputs(body)
         self._check_model(body.get("model"), number)
-        if not nameless:
+        if not nameless and line.line is not None:
+            lengths = self._prefix_lengths
+            text = "" if endpoint is None else beginning(endpoint.turns(body), lengths[-1])
+            limit = None if endpoint is None else endpoint.output_limit(body)
             self.index.append(
-                offset=offset,
-                length=len(line),
+                offset=line.offset,
+                length=len(line.line),
                 number=number,
                 custom_id_hash=_hash(request["custom_id"].encode()),
-                request_hash=_hash(url.encode(), bytes(_RAW_BODY.decode(line).body) if body else b""),
-                deterministic=is_deterministic(body, url),
-                prefix_key=prefix_key(body, self._prefix_lengths),
-                output_limit=output_limit(body),
+                # Written as the feed writes it, so that equal requests have equal hashes.
+                request_hash=_hash(url.encode(), msgspec.json.encode(body)),
+                deterministic=is_deterministic(body, endpoint),
+                prefix_key=prefix_key(text, lengths),
+                output_limit=UNLIMITED if limit is None else min(limit, UNLIMITED),
             )
 
     def _check_model(self, model: Any, number: int) -> None:
@@ -378,18 +388,6 @@ class _Validator:
         self._file.seek(self.index.offsets[position])
         custom_id: str = msgspec.json.decode(self._file.read(self.index.lengths[position]))["custom_id"]
         return custom_id
-
-
-def _first_bodies(input_file: BinaryIO, profile: Profile) -> list[dict[str, Any]]:
-    """Look at the first lines before the pass, which says what is wrong with them."""
-    found = []
-    for _, _, _, line in itertools.islice(input_lines(input_file, profile.max_line_bytes), _COMPARED_BODIES):
-        with contextlib.suppress(ValueError, RecursionError):
-            request = msgspec.json.decode(line or b"")
-            if isinstance(request, dict) and isinstance(body := request.get("body"), dict):
-                found.append(body)
-    input_file.seek(0)
-    return found
 
 
 def _hash(*parts: bytes) -> int:

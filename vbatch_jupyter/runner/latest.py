@@ -6,7 +6,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
-from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.store import SpoolRecord
 
 _ANSWERS = 5
@@ -41,10 +41,8 @@ class Latest:
                     self._answers.append(record.line)
 
     def _count(self, line: bytes) -> None:
-        # It brings numpy along, and most batches have no errors.
-        from vbatch_jupyter.frames.answers import answer_of
-
-        message = (answer_of(parse_output_line(line)).error or "")[:_MESSAGE_CHARACTERS]
+        # The errors of all endpoints are alike.
+        message = (CHAT.read(line).answer.error or "")[:_MESSAGE_CHARACTERS]
         # Messages that quote their request are as many as the requests.
         known = message in self._errors or len(self._errors) < _MESSAGES
         self._errors[message if known else _OTHERS] += 1

@@ -15,6 +15,7 @@ import msgspec
 from tornado import web
 from tornado.iostream import StreamClosedError
 
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
 from vbatch_jupyter.store import EngineRecord
@@ -31,7 +32,7 @@ class _Request(msgspec.Struct):
 
 
 class OnlineHandler(VBatchHandler):
-    """``/chat/completions``, ``/completions``, ``/embeddings`` and ``/responses``."""
+    """Each path of `ENDPOINTS`."""
 
     auth_resource = "vbatch_engine"
     auth_action = "execute"
@@ -43,14 +44,14 @@ class OnlineHandler(VBatchHandler):
         self._forwarding: asyncio.Task[None] | None = None
 
     @web.authenticated
-    async def post(self, endpoint: str) -> None:
+    async def post(self, path: str) -> None:
         """Have an engine answer, and pass its answer on as it comes."""
         model = self.body_as(_Request).model
         if not model:
             raise RefusedError(
                 400, "you must provide a model parameter", param="model", code="missing_required_parameter"
             )
-        self._forwarding = asyncio.ensure_future(self._answer(model, f"/v1/{endpoint}"))
+        self._forwarding = asyncio.ensure_future(self._answer(model, path))
         with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
             await self._forwarding
 
@@ -117,4 +118,4 @@ def unknown_model(model: str, engines: Sequence[EngineRecord]) -> RefusedError:
     return RefusedError(404, message, param="model", code="model_not_found")
 
 
-ROUTES = ((r"/vbatch/v1/(chat/completions|completions|embeddings|responses)", OnlineHandler),)
+ROUTES = tuple((f"/vbatch({path})", OnlineHandler) for path in ENDPOINTS)

@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.profiles import PROFILES
 
 Schema = Mapping[str, Any]
-
-ONLINE = ("chat/completions", "completions", "embeddings", "responses")
-"""The online endpoints."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ _EXPIRES_AFTER = _object(
     anchor={"const": "created_at"},
     seconds={"type": "integer", "minimum": 3600, "maximum": 2_592_000},
 )
-_ENDPOINT: Schema = {"enum": [f"/v1/{name}" for name in ONLINE]}
+_ENDPOINT: Schema = {"enum": list(ENDPOINTS)}
 _PURPOSE: Schema = {"enum": ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]}
 
 
@@ -130,12 +128,12 @@ _OF_OPENAI = (
     *(
         Operation(
             "post",
-            f"/vbatch/v1/{name}",
+            f"/vbatch{path}",
             "Have the engine that holds the model answer at once, past all batches.",
             {"type": "object"},
             body=_object(("model",), model=_TEXT),
         )
-        for name in ONLINE
+        for path in ENDPOINTS
     ),
     Operation(
         "get",

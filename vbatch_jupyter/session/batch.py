@@ -15,7 +15,7 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
 from vbatch_jupyter.manager.retry import retry
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
-from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner.latest import Latest
 
@@ -327,14 +327,14 @@ class Batch:
             The input file did not validate.
         """
         from vbatch_jupyter.display.plots import draw
-        from vbatch_jupyter.frames.details import detail_of
 
         record = self._record()
         errors = collections.Counter(map(str, self._failures([record])["error"]))
         timings, output_tokens = [], []
+        read = ENDPOINTS.get(record.endpoint, CHAT).read
         for text, timing in timed_lines_of(self._manager, [record]):
             timings.append(timing)
-            output_tokens.append(detail_of(parse_output_line(text)).completion_tokens)
+            output_tokens.append(read(text).usage.written)
         return draw(
             f"{self.id} · {record.model or ''} · {record.status}",
             timings=timings,
@@ -355,7 +355,7 @@ class Batch:
         schema: Schema | None = self._schema
         if schema is None and record.frame is not None:
             schema = FrameDescription.from_json(record.frame).schema
-        return failures(lines_of(self._manager, chain), schema=schema)
+        return failures(lines_of(self._manager, chain), endpoint=record.endpoint, schema=schema)
 
     def _refuse_failed(self, record: BatchRecord) -> None:
         if record.status == "failed":

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameEr
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.check import first_url
+from vbatch_jupyter.protocol.endpoints import Endpoint
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
@@ -162,26 +163,23 @@ class Session:
         """Give the names of the batch services that can run a batch in the place of the engine."""
         return tuple(targets())
 
-    def tokenize(self, body: bytes) -> int | None:
-        """Count the prompt tokens of a request; None where the engine here does not serve its model.
+    def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
+        """Count the prompt tokens of a request; None if the engine here does not serve its model.
 
         Parameters
         ----------
-        body
-            The request's JSON body.
+        endpoint, body
+            The request.
         """
-        content = msgspec.json.decode(body)
         engine = self.engine
         if (
             engine is None
             or not self.counts_tokens
             or engine.state != "ready"
-            or content.get("model") not in engine.served_model_names
+            or body.get("model") not in engine.served_model_names
         ):
             return None
-        if isinstance(content.get("input"), str):
-            body = msgspec.json.encode({"model": content["model"], "prompt": content["input"]})
-        return self._thread.call(engine.tokenize(body), timeout=_TOKENIZE_SECONDS)
+        return self._thread.call(engine.tokenize(endpoint.countable(body)), timeout=_TOKENIZE_SECONDS)
 
     @property
     def counts_tokens(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from vbatch_jupyter.protocol.batch import RequestCounts
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
 from vbatch_jupyter.protocol.profiles import Profile
@@ -103,7 +104,9 @@ def divide(index: LineIndex, input_file: BinaryIO, endpoint: str, rules: Profile
     >>> [(part.first, part.requests, part.start, part.end) for part in parts]
     [(0, 2, 0, 19), (2, 2, 20, 39), (4, 1, 40, 49)]
     """
-    inputs_of = _counter(index, input_file) if endpoint == "/v1/embeddings" and rules.max_embedding_inputs else None
+    known = ENDPOINTS.get(endpoint)
+    is_counted = known is not None and not known.generates and rules.max_embedding_inputs
+    inputs_of = _counter(index, input_file) if is_counted else None
     parts: list[Part] = []
     inputs = 0
     for position, (offset, length) in enumerate(zip(index.offsets, index.lengths, strict=True)):

@@ -31,6 +31,7 @@ from vbatch_jupyter.targets.parts import (
 from vbatch_jupyter.targets.service import Service
 
 if TYPE_CHECKING:
+    import msgspec
     from openai.types import Batch
 
 T = TypeVar("T")
@@ -306,7 +307,7 @@ def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool
     return SpoolRecord(position, is_error or response.status_code >= 400, written)  # noqa: PLR2004 - HTTP's errors
 
 
-def _said(line: OutputLine) -> tuple[str, str | None]:
+def _said(line: OutputLine[msgspec.Raw]) -> tuple[str, str | None]:
     if line.error is None:
         return "The service gave neither a response nor an error for this request.", None
     return line.error.message or f"The service gave only the code {line.error.code!r}.", line.error.code

@@ -13,7 +13,7 @@ from IPython.display import display
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import FrameError, VBatchError
-from vbatch_jupyter.protocol.body import ENDPOINTS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint, endpoint_of
 from vbatch_jupyter.widgets.cell_text import cell_text
 from vbatch_jupyter.widgets.copy_button import CopyButton
 from vbatch_jupyter.widgets.live import Live, html
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HERE = "the engine here"
-_ENDPOINTS = tuple(ENDPOINTS)
+_ENDPOINTS = tuple(endpoint.name for endpoint in ENDPOINTS.values())
 _ROWS_SEEN = 3
 _SAMPLE = 5
 _ROWS_SHOWN = 10
@@ -43,7 +43,7 @@ class _Session(Protocol):
     def submit(self, df: pd.DataFrame, template: str, **options: Any) -> _Batch: ...
     def served_model_names(self) -> Sequence[str]: ...
     def target_names(self) -> Sequence[str]: ...
-    def tokenize(self, body: bytes) -> int | None: ...
+    def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None: ...
 
 
 class Builder:
@@ -191,9 +191,10 @@ class Builder:
         parts = []
         for line in lines:
             request = parse_request_line(line.rstrip(b"\n"))
-            tokens = self._session.tokenize(bytes(request.body))
+            endpoint, content = endpoint_of(request.url), msgspec.json.decode(request.body)
+            tokens = self._session.tokenize(endpoint, content)
             counted = "" if tokens is None else f" · {tokens:,} prompt tokens"
-            parts.append(drawing.request(request.custom_id + counted, _prompt_of(bytes(request.body))))
+            parts.append(drawing.request(request.custom_id + counted, list(endpoint.turns(content))))
         return "".join(parts) or drawing.faint("The DataFrame has no rows.")
 
     # -------------------------------------------------------------------------------------------------------- running
@@ -232,12 +233,3 @@ def _number(field: ipywidgets.Text, kind: type[int | float]) -> int | float | No
         return kind(text)
     except ValueError as error:
         raise FrameError(f"{field.description} is a number, and not {text!r}.") from error
-
-
-def _prompt_of(body: bytes) -> list[tuple[str, str]]:
-    """Give what the model is told, by who says it."""
-    content = msgspec.json.decode(body)
-    if "messages" in content:
-        return [(message["role"], message["content"]) for message in content["messages"]]
-    said = [("instructions", content["instructions"])] if content.get("instructions") else []
-    return [*said, ("input", str(content.get("prompt", content.get("input", ""))))]

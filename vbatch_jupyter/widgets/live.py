@@ -28,7 +28,7 @@ from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
-from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS, Endpoint
 from vbatch_jupyter.widgets.server_button import ServerButton
 
 _REDRAW_SECONDS = 0.22
@@ -131,8 +131,9 @@ class Live:
 
     def _draw(self, now: Snapshot) -> None:
         batch = now.batch
+        endpoint = ENDPOINTS.get(batch.endpoint, CHAT)
         self._head.value = self._head_of(now)
-        self._answers.value = drawing.answers_list(map(_said, now.answers))
+        self._answers.value = drawing.answers_list(_said(endpoint, line) for line in now.answers)
         self._errors.value = drawing.errors_list(now.errors)
         self._button.is_enabled = batch.status in _CANCELLABLE
 
@@ -227,14 +228,11 @@ def _close(*widgets: ipywidgets.DOMWidget) -> None:
                 part.close()
 
 
-def _said(line: bytes) -> tuple[str, str]:
-    # It brings numpy along.
-    from vbatch_jupyter.frames.answers import answer_of
-
-    output = parse_output_line(line)
-    answer = answer_of(output)
+def _said(endpoint: Endpoint, line: bytes) -> tuple[str, str]:
+    reading = endpoint.read(line)
+    answer = reading.answer
     if answer.value is None:
-        return output.custom_id, answer.error or str(answer.tool_calls or "")
+        return reading.custom_id, answer.error or str(answer.tool_calls or "")
     if isinstance(answer.value, str):
-        return output.custom_id, answer.value
-    return output.custom_id, f"{len(answer.value):,} {'texts' if isinstance(answer.value, list) else 'numbers'}"
+        return reading.custom_id, answer.value
+    return reading.custom_id, f"{len(answer.value):,} {'texts' if isinstance(answer.value, list) else 'numbers'}"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.frames.details import detail_of
-from vbatch_jupyter.protocol.lines import parse_output_line
+from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import Store
 
@@ -100,6 +100,7 @@ def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(session):
         ),
         (
             {
+                "output": [],
                 "status": "incomplete",
                 "incomplete_details": {"reason": "max_output_tokens"},
                 "usage": {"input_tokens": 7, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 4}},
@@ -112,14 +113,14 @@ def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(session):
     ],
 )
 def test_any_endpoints_body_is_read_and_one_of_another_shape_has_no_figures(body, expected):
-    assert detail_of(parse_output_line(line(body)))[:5] == expected
+    assert detail_of(CHAT.read(line(body)))[:5] == expected
 
 
 def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
     known = Timing(1.0, None)
-    assert detail_of(parse_output_line(line({})), known).reused is True
-    assert detail_of(parse_output_line(line({}, 500)), known).reused is False
-    assert detail_of(parse_output_line(line({}))).reused is None
+    assert detail_of(CHAT.read(line({})), known).reused is True
+    assert detail_of(CHAT.read(line({}, 500)), known).reused is False
+    assert detail_of(CHAT.read(line({}))).reused is None
 
 
 def test_timings_that_a_crash_has_torn_count_as_none(session):

@@ -151,7 +151,7 @@ def test_the_verbs_show_keep_and_complete_batches(shell, session):
         ),
         (
             "%%vbatch df --body '{\"temprature\": 1}'\n{{ text }}",
-            "Neither OpenAI nor vLLM knows the key 'temprature' for /v1/chat/completions: did you mean 'temperature'?",
+            "Neither OpenAI nor vLLM knows the key 'temprature' for /v1/chat/completions. Did you mean 'temperature'?",
         ),
     ],
 )

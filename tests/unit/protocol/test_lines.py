@@ -15,8 +15,8 @@ from vbatch_jupyter.protocol.lines import (
     parse_output_line,
     parse_request_line,
     unexecuted_line,
-    usage_of,
 )
+from vbatch_jupyter.protocol.reading import usage_of
 
 # Every Unicode text that UTF-8 can carry, the line breaks of `str.splitlines` made likely.
 TEXT = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\n\r\x0b\x0c\x1c\x85\u2028\u2029")))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vbatch_jupyter.protocol import policy
-from vbatch_jupyter.protocol.body import OPENAI_KEYS, VLLM_KEYS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
     "/v1/chat/completions",
@@ -150,7 +150,7 @@ def test_of_a_field_that_stands_twice_the_last_one_counts_as_in_vllm():
 
 
 def test_each_rule_is_about_fields_that_there_are():
-    known = frozenset().union(*OPENAI_KEYS.values(), *VLLM_KEYS.values())
+    known = frozenset().union(*(endpoint.openai_keys | endpoint.vllm_keys for endpoint in ENDPOINTS.values()))
     inside = {"image_url", "video_url", "audio_url", "file_url", "image_embeds", "audio_embeds", "video_embeds"}
     fields = [field for rule in policy.RULES for field in rule.fields]
     assert set(fields) - known == inside | {"image_pil"}

@@ -23,7 +23,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vbatch_jupyter.engine.base import PATHS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 _Function = Callable[[Any, Request], Awaitable[Any]]
 
@@ -78,7 +78,7 @@ class Routes:
         if getattr(app.state.args, "middleware", None):
             return
         for route in app.routes:
-            if isinstance(route, APIRoute) and route.path in PATHS and "POST" in route.methods:
+            if isinstance(route, APIRoute) and route.path in ENDPOINTS and "POST" in route.methods:
                 self._add(route)
 
     def _add(self, route: APIRoute) -> None:

@@ -8,8 +8,7 @@ from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.protocol.body import ENDPOINTS, OPENAI_KEYS, VLLM_KEYS, check_body_keys, endpoint_path
-from vbatch_jupyter.protocol.profiles import LOCAL_ENDPOINTS
+from vbatch_jupyter.protocol.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, endpoint_of
 
 PARAMS = {
     "/v1/chat/completions": (
@@ -32,14 +31,17 @@ PARAMS = {
 def test_the_table_has_the_keys_of_the_openai_package_and_no_others(endpoint):
     theirs = set().union(*(typing.get_type_hints(params) for params in PARAMS[endpoint]))
 
-    assert theirs == OPENAI_KEYS[endpoint]
+    assert theirs == ENDPOINTS[endpoint].openai_keys
 
 
-def test_every_endpoint_that_is_answered_here_has_a_short_name_and_both_tables():
-    assert tuple(ENDPOINTS.values()) == LOCAL_ENDPOINTS
-    assert tuple(OPENAI_KEYS) == LOCAL_ENDPOINTS
-    assert tuple(VLLM_KEYS) == LOCAL_ENDPOINTS
-    assert all(not OPENAI_KEYS[endpoint] & VLLM_KEYS[endpoint] for endpoint in LOCAL_ENDPOINTS)
+def test_the_registry_has_openais_four_endpoints_whose_objects_do_not_contradict_themselves():
+    assert list(ENDPOINTS) == list(PARAMS)
+    for path, endpoint in ENDPOINTS.items():
+        assert endpoint.path == path
+        assert not endpoint.openai_keys & endpoint.vllm_keys
+        known = endpoint.openai_keys | endpoint.vllm_keys
+        named = {endpoint.prompt_key, endpoint.system_key, endpoint.schema_key, *endpoint.vllm_inputs, *endpoint.limits}
+        assert named - {None} <= known
 
 
 @pytest.mark.parametrize(
@@ -53,26 +55,26 @@ def test_every_endpoint_that_is_answered_here_has_a_short_name_and_both_tables()
     ],
 )
 def test_keys_of_openai_and_of_vllm_pass(endpoint, keys):
-    check_body_keys(endpoint, keys)
+    endpoint_of(endpoint).check_keys(keys)
 
 
 def test_a_misspelt_key_is_refused_with_its_near_misses():
     with pytest.raises(BadRequestError) as caught:
-        check_body_keys("chat", ["model", "temprature", "max_token"])
+        CHAT.check_keys(["model", "temprature", "max_token"])
 
     assert caught.value.param == "temprature"
     first, second = caught.value.message.split("? ")
     assert first == (
-        "Neither OpenAI nor vLLM knows the key 'temprature' for /v1/chat/completions: did you mean 'temperature'"
+        "Neither OpenAI nor vLLM knows the key 'temprature' for /v1/chat/completions. Did you mean 'temperature'"
     )
     assert second.startswith(
-        "Neither OpenAI nor vLLM knows the key 'max_token' for /v1/chat/completions: did you mean 'max_tokens' or "
+        "Neither OpenAI nor vLLM knows the key 'max_token' for /v1/chat/completions. Did you mean 'max_tokens' or "
     )
 
 
 def test_a_key_of_another_endpoint_is_refused_with_that_endpoint():
     with pytest.raises(BadRequestError) as caught:
-        check_body_keys("chat", ["instructions"])
+        CHAT.check_keys(["instructions"])
 
     assert caught.value.message == (
         "Neither OpenAI nor vLLM knows the key 'instructions' for /v1/chat/completions; it belongs to /v1/responses."
@@ -81,20 +83,20 @@ def test_a_key_of_another_endpoint_is_refused_with_that_endpoint():
 
 def test_a_key_that_is_like_no_other_is_refused():
     with pytest.raises(BadRequestError) as caught:
-        check_body_keys("/v1/embeddings", ["qqqq"])
+        EMBEDDINGS.check_keys(["qqqq"])
 
     assert caught.value.message == "Neither OpenAI nor vLLM knows the key 'qqqq' for /v1/embeddings; leave it out."
 
 
 def test_an_endpoint_is_found_by_its_name_or_its_path():
-    assert [endpoint_path(name) for name in ENDPOINTS] == list(LOCAL_ENDPOINTS)
-    assert [endpoint_path(path) for path in LOCAL_ENDPOINTS] == list(LOCAL_ENDPOINTS)
+    for path, endpoint in ENDPOINTS.items():
+        assert endpoint_of(endpoint.name) is endpoint_of(path) is endpoint
 
 
 @pytest.mark.parametrize("name", ["", "chats", "/v1/chat/completions/", "/v1/images/edits"])
 def test_an_unknown_endpoint_is_refused_with_those_there_are(name):
     with pytest.raises(BadRequestError) as caught:
-        endpoint_path(name)
+        endpoint_of(name)
 
     assert (caught.value.param, caught.value.code) == ("endpoint", "invalid_value")
     assert caught.value.message == (

@@ -1,0 +1,95 @@
+"""Whether an answer fits the JSON schema in its request."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+
+def check(answer: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Read an answer by a JSON schema.
+
+    Parameters
+    ----------
+    answer
+        The text that the model wrote.
+    schema
+        The schema, such as `endpoints.Endpoint.schema` finds it in a request.
+
+    Raises
+    ------
+    ValueError
+        Says in what way the answer does not fit, or that the schema is not one.
+
+    Examples
+    --------
+    >>> schema = {"type": "object", "properties": {"stars": {"type": "integer"}}}
+    >>> check('{"stars": 4}', schema)
+    {'stars': 4}
+    >>> check('{"stars": "four"}', schema)
+    Traceback (most recent call last):
+        ...
+    ValueError: does not fit the schema (stars must be integer)
+    """
+    return checker(schema)(answer)
+
+
+def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
+    """Make the function that reads many answers by one JSON schema, as `check` does.
+
+    Raises
+    ------
+    ValueError
+        The schema is not one.
+    """
+    return _checker(msgspec.json.encode(schema))
+
+
+@functools.lru_cache(maxsize=64)
+def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
+    import fastjsonschema
+
+    try:
+        # Formats are notes to the model, not promises; defaults would be values that no model has written.
+        compiled = fastjsonschema.compile(msgspec.json.decode(schema), use_default=False, use_formats=False)
+    # A schema that is not one fails in the compiler in many ways.
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+    def read(answer: str) -> dict[str, Any]:
+        value = json_object(answer)
+        try:
+            compiled(value)
+        except fastjsonschema.JsonSchemaValueException as error:
+            reason = str(error.message).replace("data.", "", 1)
+            raise ValueError(f"does not fit the schema ({reason})") from error
+        return value
+
+    return read
+
+
+def json_object(answer: str) -> dict[str, Any]:
+    """Read an answer that is a JSON object.
+
+    Raises
+    ------
+    ValueError
+        Says what it is instead.
+
+    Examples
+    --------
+    >>> json_object("[1]")
+    Traceback (most recent call last):
+        ...
+    ValueError: is not a JSON object
+    """
+    try:
+        value = msgspec.json.decode(answer)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - to the caller it is an answer that does not fit
+    return value

@@ -1,0 +1,447 @@
+"""OpenAI's endpoints: one object knows all there is to know of one.
+
+A new endpoint is one more object in `ENDPOINTS`. Its keys are written down, because neither vLLM nor the ``openai``
+package should have to be imported to check a key: vLLM takes any key and ignores those it does not know, so that a
+misspelt one would be lost without a word. Tests hold the keys to vLLM 0.32 and openai 3.57.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from vbatch_jupyter.errors import BadRequestError, did_you_mean
+from vbatch_jupyter.protocol.reading import (
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    OutputBody,
+    Parse,
+    Reading,
+    ResponseBody,
+    read_line,
+)
+
+_COUNTED = ("add_generation_prompt", "add_special_tokens", "chat_template_kwargs", "continue_final_message")
+_MOST_TOKENS = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One endpoint of OpenAI's API.
+
+    Parameters
+    ----------
+    path
+        Such as ``"/v1/chat/completions"``.
+    name
+        The short one, such as ``"chat"``.
+    title
+        As OpenAI's messages call it.
+    prompt_key
+        The key of the body that holds the prompt: ``"messages"``, or one that takes a text.
+    system_key
+        The key that holds the system prompt; None if there is none.
+    schema_key
+        The key that holds the JSON schema of the answer; None if there is none.
+    vllm_inputs
+        The keys that vLLM also takes a prompt from.
+    openai_keys, vllm_keys
+        The keys that a body may have: those of OpenAI's API, and those that vLLM adds.
+    limits
+        The keys that limit how many tokens an answer may have.
+    response
+        The shape of its responses.
+    generates
+        Whether its answers are generated token by token; a vector is not.
+    """
+
+    path: str
+    name: str
+    title: str
+    prompt_key: str
+    system_key: str | None = None
+    schema_key: str | None = None
+    vllm_inputs: tuple[str, ...] = ()
+    openai_keys: frozenset[str]
+    vllm_keys: frozenset[str] = frozenset()
+    limits: tuple[str, ...] = ()
+    response: type[ResponseBody]
+    generates: bool = True
+
+    @property
+    def takes_system(self) -> bool:
+        """Whether a request may have a system prompt."""
+        return self.system_key is not None
+
+    @property
+    def takes_schema(self) -> bool:
+        """Whether a request may have a JSON schema for its answer."""
+        return self.schema_key is not None
+
+    # ------------------------------------------------------------------------------------------------------ requests
+
+    def body(
+        self,
+        prompt: object,
+        *,
+        model: str,
+        system: str | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        rest: Mapping[str, Any] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """Make the body of a request.
+
+        Parameters
+        ----------
+        prompt
+            A text, or for ``messages`` also a list of content parts.
+        model
+            The model's name.
+        system
+            The system prompt.
+        response_format
+            OpenAI's ``json_schema`` object, as the chat endpoint takes it.
+        rest
+            What else goes into the body; a mapping, since it may have any key.
+
+        Raises
+        ------
+        BadRequestError
+            The endpoint takes no system prompt or no schema, or ``rest`` says the same thing again.
+
+        Examples
+        --------
+        >>> CHAT.body("Hello", model="m", system="Be brief.", rest={"temperature": 0})["messages"][0]
+        {'role': 'system', 'content': 'Be brief.'}
+        >>> RESPONSES.body("Hello", model="m", system="Be brief.")
+        {'model': 'm', 'input': 'Hello', 'instructions': 'Be brief.'}
+        """
+        if self.prompt_key == "messages":
+            opening = [] if system is None else [{"role": "system", "content": system}]
+            body = {"model": model, "messages": [*opening, {"role": "user", "content": prompt}], **rest}
+        else:
+            body = {"model": model, self.prompt_key: prompt, **rest}
+        if system is not None and self.system_key != self.prompt_key:
+            if self.system_key is None:
+                taking = " and ".join(endpoint.name for endpoint in ENDPOINTS.values() if endpoint.takes_system)
+                message = f"system= is for {taking}; put the text into the template."
+                raise BadRequestError(message, param="system")
+            if body.setdefault(self.system_key, system) != system:
+                raise _said_twice("system", self.system_key)
+        if response_format is not None:
+            self._add_schema(body, response_format)
+        return body
+
+    def _add_schema(self, body: dict[str, Any], response_format: Mapping[str, Any]) -> None:
+        if self.schema_key is None:
+            raise BadRequestError("schema= is for endpoints that write text.", param="schema")
+        if self.schema_key == "text":
+            # The same schema, one level flatter.
+            text = body["text"] = dict(body.get("text") or {})
+            if text.setdefault("format", sent := {"type": "json_schema", **response_format["json_schema"]}) is not sent:
+                raise _said_twice("schema", "text.format")
+        elif body.setdefault(self.schema_key, sent := dict(response_format)) is not sent:
+            raise _said_twice("schema", self.schema_key)
+
+    def schema(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Find the JSON schema that a request asks its answer to fit; None if it has none.
+
+        Examples
+        --------
+        >>> of_schema = {"type": "json_schema", "json_schema": {"name": "mood", "schema": {"type": "object"}}}
+        >>> [one.schema(one.body("a", model="m", response_format=of_schema)) for one in (CHAT, RESPONSES)]
+        [{'type': 'object'}, {'type': 'object'}]
+        """
+        found: Any = body
+        for key in (self.schema_key, "format" if self.schema_key == "text" else "json_schema", "schema"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found if isinstance(found, Mapping) else None
+
+    def turns(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Walk the texts of a prompt in the order in which chat templates put them.
+
+        Parameters
+        ----------
+        body
+            The body of a request, whatever is in it.
+
+        Yields
+        ------
+        str, str
+            Who says it, or else the key that it is under, and the text.
+
+        Examples
+        --------
+        >>> list(CHAT.turns({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]}))
+        [('user', 'Hello')]
+        >>> list(RESPONSES.turns({"instructions": "Be brief.", "input": "Hello"}))
+        [('instructions', 'Be brief.'), ('input', 'Hello')]
+        """
+        if self.system_key is not None and isinstance(text := body.get(self.system_key), str):
+            yield self.system_key, text
+        for key in (self.prompt_key, *self.vllm_inputs):
+            value = body.get(key)
+            for item in value if isinstance(value, list) else (value,):
+                if isinstance(item, str):
+                    yield key, item
+                elif isinstance(item, dict):
+                    yield str(item.get("role", key)), _text_of(item.get("content"))
+                elif isinstance(item, list):
+                    yield key, " ".join(map(str, item[:_MOST_TOKENS]))
+                elif isinstance(item, int):
+                    # One token of a prompt given as tokens; the space keeps 1, 23 and 12, 3 apart.
+                    yield key, f"{item} "
+
+    def countable(self, body: Mapping[str, Any]) -> bytes:
+        """Make the request that counts the prompt tokens of another: a chat or a completion, as vLLM tokenizes it.
+
+        Parameters
+        ----------
+        body
+            The body of a request. Its model is left out: a batch service's is not the engine's.
+
+        Examples
+        --------
+        >>> EMBEDDINGS.countable({"model": "m", "input": "Hello"})
+        b'{"prompt":"Hello"}'
+        >>> RESPONSES.countable({"model": "m", "input": "Hello", "instructions": "Be brief."})
+        b'{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hello"}]}'
+        """
+        counted = {key: body[key] for key in _COUNTED if key in body}
+        if body.get("messages") is not None:
+            counted |= {key: body[key] for key in ("messages", "tools") if key in body}
+        elif self.system_key is None:
+            counted["prompt"] = body.get(self.prompt_key)
+        else:
+            prompt = body.get(self.prompt_key)
+            opening = [{"role": "system", "content": body[self.system_key]}] if body.get(self.system_key) else []
+            asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            counted["messages"] = [*opening, *asked]
+            if tools := [tool for tool in body.get("tools") or () if tool.get("type") == "function"]:
+                # A chat's tools are one level deeper.
+                counted["tools"] = [
+                    {"type": "function", "function": {key: tool[key] for key in tool if key != "type"}}
+                    for tool in tools
+                ]
+        return msgspec.json.encode(counted)
+
+    def output_limit(self, body: Mapping[str, Any]) -> int | None:
+        """Return the most tokens that an answer may have; None if the request does not say.
+
+        Examples
+        --------
+        >>> CHAT.output_limit({"max_tokens": 16}), CHAT.output_limit({"max_tokens": None})
+        (16, None)
+        """
+        for key in self.limits:
+            value = body.get(key)
+            if isinstance(value, int) and value >= 0:
+                return int(value)
+        return None
+
+    def check_keys(self, keys: Iterable[str]) -> None:
+        """Refuse keys that neither OpenAI nor vLLM knows.
+
+        Parameters
+        ----------
+        keys
+            The body's keys.
+
+        Raises
+        ------
+        BadRequestError
+            Names every unknown key, and the known keys nearest to it.
+
+        Examples
+        --------
+        >>> CHAT.check_keys(["temperature", "top_k"])
+        >>> CHAT.check_keys(["temprature"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        vbatch_jupyter.errors.BadRequestError: Neither OpenAI nor vLLM knows the key 'temprature' ... 'temperature'?
+        """
+        unknown = [key for key in keys if key not in self.openai_keys and key not in self.vllm_keys]
+        if unknown:
+            raise BadRequestError(" ".join(map(self._unknown_key, unknown)), param=unknown[0])
+
+    def _unknown_key(self, key: str) -> str:
+        elsewhere = [other.path for other in ENDPOINTS.values() if key in other.openai_keys | other.vllm_keys]
+        message = f"Neither OpenAI nor vLLM knows the key '{key}' for {self.path}"
+        if elsewhere:
+            return f"{message}; it belongs to {' and '.join(elsewhere)}."
+        near = did_you_mean(key, sorted(self.openai_keys | self.vllm_keys))
+        return f"{message}.{near}" if near else f"{message}; leave it out."
+
+    # ----------------------------------------------------------------------------------------------------- responses
+
+    def read(self, line: bytes, parse: Parse | None = None) -> Reading:
+        """Read one line of an output or error file, with one decode.
+
+        Parameters
+        ----------
+        line
+            The line's bytes, with or without its end. In a batch whose requests go to several endpoints, it may be the
+            line of another one.
+        parse
+            Reads the text of an answer by a schema; None if the answer is text.
+
+        Raises
+        ------
+        BadRequestError
+            The line is not one of an output file.
+
+        Examples
+        --------
+        >>> body = b'{"choices":[{"message":{"content":"yes"}}],"usage":{"prompt_tokens":5}}'
+        >>> reading = CHAT.read(b'{"custom_id":"a","response":{"status_code":200,"body":%b}}' % body)
+        >>> reading.answer.value, reading.usage.read
+        ('yes', 5)
+        """
+        return read_line(line, self._shapes(), parse)
+
+    def _shapes(self) -> Iterator[type[ResponseBody]]:
+        yield self.response
+        for other in ENDPOINTS.values():
+            if other is not self:
+                yield other.response
+
+
+def _said_twice(argument: str, key: str) -> BadRequestError:
+    return BadRequestError(f"{argument}= and {key}= say the same thing; leave one out.", param=argument)
+
+
+def _text_of(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    return "".join(
+        part if isinstance(part, str) else part["text"]
+        for part in parts
+        if isinstance(part, str) or (isinstance(part, dict) and isinstance(part.get("text"), str))
+    )
+
+
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CHAT = Endpoint(
+    path="/v1/chat/completions",
+    name="chat",
+    title="Chat Completions",
+    prompt_key="messages",
+    system_key="messages",
+    schema_key="response_format",
+    limits=("max_completion_tokens", "max_tokens"),
+    response=ChatBody,
+    openai_keys=_keys("""
+        audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens
+        messages metadata modalities model moderation n parallel_tool_calls prediction presence_penalty
+        prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
+        safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools
+        top_logprobs top_p user verbosity web_search_options
+    """),
+    vllm_keys=_keys("""
+        add_generation_prompt add_special_tokens allowed_token_ids bad_words cache_salt chat_template
+        chat_template_kwargs continue_final_message documents ec_transfer_params echo ignore_eos
+        include_reasoning include_stop_str_in_output kv_transfer_params length_penalty logprob_token_ids
+        media_io_kwargs min_p min_tokens mm_payload mm_processor_kwargs priority prompt_logprobs
+        repetition_detection repetition_penalty request_id return_mm_kwargs return_prompt_text
+        return_token_ids return_token_offsets return_tokens_as_token_ids routed_experts_prompt_start
+        session_id skip_special_tokens spaces_between_special_tokens stop_token_ids stream_interval
+        structured_outputs thinking_token_budget top_k truncate_prompt_tokens truncation_side
+        use_beam_search vllm_xargs watermarking
+    """),
+)
+COMPLETIONS = Endpoint(
+    path="/v1/completions",
+    name="completions",
+    title="Completions",
+    prompt_key="prompt",
+    schema_key="response_format",
+    vllm_inputs=("prompt_embeds",),
+    limits=("max_tokens",),
+    response=CompletionBody,
+    openai_keys=_keys("""
+        best_of echo frequency_penalty logit_bias logprobs max_tokens model n presence_penalty prompt seed
+        stop stream stream_options suffix temperature top_p user
+    """),
+    vllm_keys=_keys("""
+        add_special_tokens allowed_token_ids bad_words cache_salt ec_transfer_params ignore_eos
+        include_stop_str_in_output kv_transfer_params length_penalty logprob_token_ids min_p min_tokens
+        mm_payload priority prompt_embeds prompt_logprobs repetition_detection repetition_penalty request_id
+        response_format return_mm_kwargs return_token_ids return_token_offsets return_tokens_as_token_ids
+        routed_experts_prompt_start session_id skip_special_tokens spaces_between_special_tokens
+        stop_token_ids stream_interval structured_outputs thinking_token_budget top_k truncate_prompt_tokens
+        truncation_side use_beam_search vllm_xargs watermarking
+    """),
+)
+EMBEDDINGS = Endpoint(
+    path="/v1/embeddings",
+    name="embeddings",
+    title="Embeddings",
+    prompt_key="input",
+    vllm_inputs=("messages",),
+    response=EmbeddingBody,
+    generates=False,
+    openai_keys=_keys("""
+        dimensions encoding_format input model user
+    """),
+    vllm_keys=_keys("""
+        add_generation_prompt add_special_tokens cache_salt chat_template chat_template_kwargs
+        continue_final_message embed_dtype endianness media_io_kwargs messages mm_processor_kwargs padding
+        priority request_id truncate_prompt_tokens truncation_side use_activation
+    """),
+)
+RESPONSES = Endpoint(
+    path="/v1/responses",
+    name="responses",
+    title="Responses",
+    prompt_key="input",
+    system_key="instructions",
+    schema_key="text",
+    limits=("max_output_tokens",),
+    response=OutputBody,
+    openai_keys=_keys("""
+        access_programs background background_options context_management conversation image include input
+        instructions max_output_tokens max_tool_calls metadata model moderation parallel_tool_calls
+        previous_response_id prompt prompt_cache_key prompt_cache_options prompt_cache_retention reasoning
+        safety_identifier service_tier store stream stream_options temperature text tool_choice tools
+        top_logprobs top_p truncation user
+    """),
+    vllm_keys=_keys("""
+        cache_salt chat_template_kwargs ec_transfer_params enable_response_messages frequency_penalty
+        ignore_eos include_reasoning include_stop_str_in_output kv_transfer_params logit_bias
+        media_io_kwargs min_p mm_payload mm_processor_kwargs presence_penalty previous_input_messages
+        priority repetition_penalty request_id return_mm_kwargs seed session_id skip_special_tokens stop
+        stop_token_ids structured_outputs top_k vllm_xargs watermarking
+    """),
+)
+
+ENDPOINTS: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)}
+"""The endpoints that an engine in the kernel answers, by their paths."""
+
+
+def endpoint_of(name_or_path: str) -> Endpoint:
+    """Find an endpoint by its name or its path.
+
+    Raises
+    ------
+    BadRequestError
+        There is no such endpoint.
+
+    Examples
+    --------
+    >>> endpoint_of("chat").path, endpoint_of("/v1/embeddings").name
+    ('/v1/chat/completions', 'embeddings')
+    """
+    for endpoint in ENDPOINTS.values():
+        if name_or_path in (endpoint.path, endpoint.name):
+            return endpoint
+    names = [*(endpoint.name for endpoint in ENDPOINTS.values()), *ENDPOINTS]
+    message = f"Invalid value: '{name_or_path}'. Supported values are: {', '.join(map(repr, names))}."
+    raise BadRequestError(message, param="endpoint", code="invalid_value")
