@@ -14,7 +14,7 @@ import pytest
 from openai.types import Batch
 
 from tests.batches import ENDPOINT, group, hold, input_lines
-from tests.servers import JupyterServer, assert_envelope, assert_strict
+from tests.servers import assert_envelope, assert_strict
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.store import Store, fsck
 
@@ -24,31 +24,13 @@ DOWN = (openai.APIConnectionError, openai.InternalServerError)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with JupyterServer(tmp_path_factory.mktemp("batches")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    return server.client()
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with server.http(base_url=server.url) as http:
-        yield http
+def http(openai_http):
+    return openai_http
 
 
 @pytest.fixture(scope="module")
 def input_file(client):
     return client.files.create(file=LINES, purpose="batch").id
-
-
-@pytest.fixture
-def store(server):
-    with Store(server.store, floor_bytes=0, reserve_bytes=0) as store:
-        yield store
 
 
 def create(client, input_file, **arguments):
@@ -139,11 +121,14 @@ def test_without_a_kernel_a_batch_is_cancelled_once_and_for_all(client, http, in
 
 
 def test_without_a_kernel_a_batch_expires_with_what_was_answered(client, input_file, store, server):
-    store.clock = lambda: time.time() - 86390
     batch = Manager(store).batches.create(input_file_id=input_file, endpoint=ENDPOINT)
     reach(client, batch.id, "in_progress")
     with hold(store, batch.id) as lease:
         lease.append(group(batch.id, [0, 3]))
+    # Its window is a day, and it is over.
+    store.database.write(
+        lambda database: database.execute("UPDATE batch SET expires_at = 1 WHERE id = ?", (batch.id,)).close()
+    )
     ended = reach(client, batch.id, "expired", seconds=30)
     assert ended.request_counts.to_dict() == {"total": 5, "completed": 1, "failed": 1}
     assert client.files.content(ended.output_file_id).text.count("\n") == 1

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.servers import JupyterServer, assert_envelope
+from tests.servers import assert_envelope
 
 GOOD = {
     "custom_id": "a",
@@ -16,12 +16,6 @@ GOOD = {
 }
 OTHER = {**GOOD, "custom_id": "b", "body": {**GOOD["body"], "model": "n", "nonsense": 1}}  # type: ignore[dict-item]
 LINES = "\n".join(map(json.dumps, (GOOD, OTHER))).encode()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with JupyterServer(tmp_path_factory.mktemp("server")) as server:
-        yield server
 
 
 @pytest.mark.parametrize("way", ["file_id", "body"])

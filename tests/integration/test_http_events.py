@@ -12,31 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.batches import begin, group, make_batch, open_store
-from tests.servers import JupyterServer
+from tests.batches import begin, group, make_batch
 from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.store import Store
 
 WAITS = "No engine holds the model 'm': load it in a notebook with %vbatch load."
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
-    # It leaves the batches to the tests, which take their leases.
-    with JupyterServer(tmp_path_factory.mktemp("events"), config={"tend_seconds": 3600.0}) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: JupyterServer) -> Iterator[httpx.Client]:
-    with server.http() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def store(server: JupyterServer) -> Iterator[Store]:
-    with open_store(server.store) as store:
-        yield store
+def server(untending_server):
+    return untending_server
 
 
 @contextlib.contextmanager
@@ -120,7 +104,7 @@ def test_a_reader_that_does_not_read_is_dropped_and_holds_nobody_up(server, http
         slow.connect((host, port))
         path = httpx.URL(server.root).path + "vbatch/events"
         slow.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode())
-        time.sleep(0.5)
+        assert slow.recv(1) == b"H"  # it is listening
         record = store.engines.register(kernel_id=None, name="x")
         with listening(http) as events:
             next(events)
@@ -184,10 +168,12 @@ def test_ready_says_that_the_store_can_be_written_and_what_the_engines_do(http, 
 
 
 def test_a_stream_ends_with_the_server(server):
-    # Last: the module's server is gone after it.
     with server.http() as client, listening(client) as events:
         assert next(events)[0] == "snapshot"
         server.stop()
-        with contextlib.suppress(httpx.RemoteProtocolError):
-            assert all(name in {"batch", "engine"} for name, _ in events)
+        try:
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                assert all(name in {"batch", "engine"} for name, _ in events)
+        finally:
+            server.start()
     assert "Traceback" not in server.log()

@@ -33,14 +33,8 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    return server.client()
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with server.http(base_url=server.url) as http:
-        yield http
+def http(openai_http):
+    return openai_http
 
 
 @pytest.fixture(autouse=True)

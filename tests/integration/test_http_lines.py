@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.batches import begin, custom_ids, group, is_error, make_batch, open_store
-from tests.servers import JupyterServer
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.store import Store
 
-if TYPE_CHECKING:
-    import httpx
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
-    # It leaves the batches to the tests, which take their leases.
-    with JupyterServer(tmp_path_factory.mktemp("lines"), config={"tend_seconds": 3600.0}) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: JupyterServer) -> Iterator[httpx.Client]:
-    with server.http() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def store(server: JupyterServer) -> Iterator[Store]:
-    with open_store(server.store) as store:
-        yield store
+def server(untending_server):
+    return untending_server
 
 
 def keep(store: Store, content: bytes) -> str:

@@ -19,7 +19,6 @@ import pytest
 from openai.types import Model
 
 from tests import waiting
-from tests.batches import open_store
 from tests.kernels import NotebookKernel
 from tests.servers import JupyterServer
 from vbatch_jupyter.records import SECRET_HEADER
@@ -60,12 +59,6 @@ def server(tmp_path_factory) -> Iterator[JupyterServer]:
 
 
 @pytest.fixture(scope="module")
-def store(server) -> Iterator[Store]:
-    with open_store(server.store) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
 def new_kernel(server) -> Iterator[Callable[[], NotebookKernel]]:
     kernels: list[NotebookKernel] = []
 
@@ -84,12 +77,6 @@ def kernel(new_kernel) -> NotebookKernel:
     kernel: NotebookKernel = new_kernel()
     kernel.run("vb.load('echo', served_model_name=['echo', 'org/echo'])").checked()
     return kernel
-
-
-@pytest.fixture
-def client(server) -> Iterator[openai.OpenAI]:
-    with server.client() as client:
-        yield client
 
 
 def engine_of(store: Store, model: str) -> EngineRecord:

@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import pytest
 
-from tests.batches import ENDPOINT, begin, input_lines, make_batch, open_store
-from tests.servers import JupyterServer, assert_envelope
+from tests.batches import ENDPOINT, begin, input_lines, make_batch
+from tests.servers import assert_envelope
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.store import Store
-
-if TYPE_CHECKING:
-    import httpx
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
-    # It leaves the batches to the tests, which take their leases.
-    with JupyterServer(tmp_path_factory.mktemp("views"), config={"tend_seconds": 3600.0}) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: JupyterServer) -> Iterator[httpx.Client]:
-    with server.http() as client:
-        yield client
-
-
-@pytest.fixture
-def store(server: JupyterServer) -> Iterator[Store]:
-    with open_store(server.store) as store:
-        yield store
+def server(untending_server):
+    return untending_server
 
 
 def test_pages_give_every_batch_once_the_newest_first_and_how_many_there_are(http, store):
+    total = http.get("vbatch/batches").json()["total"] + 5
     made = [make_batch(store, 1).id for _ in range(5)]
-    first = http.get("vbatch/batches", params={"limit": 3}).json()
-    ids = [view["batch"]["id"] for view in first["data"]]
-    assert (first["total"], first["has_more"]) == (5, True)
-    rest = http.get("vbatch/batches", params={"limit": 3, "after": ids[-1]}).json()
-    ids += [view["batch"]["id"] for view in rest["data"]]
-    assert ids == made[::-1]
-    assert (rest["total"], rest["has_more"]) == (5, False)
+    pages = [http.get("vbatch/batches", params={"limit": 3}).json()]
+    while pages[-1]["has_more"]:
+        after = pages[-1]["data"][-1]["batch"]["id"]
+        pages.append(http.get("vbatch/batches", params={"limit": 3, "after": after}).json())
+    ids = [view["batch"]["id"] for page in pages for view in page["data"]]
+    assert ids[:5] == made[::-1]
+    assert len(ids) == len(set(ids)) == total
+    assert [page["total"] for page in pages] == [total] * len(pages)
+    assert [len(page["data"]) for page in pages[:-1]] == [3] * (len(pages) - 1)
 
 
 def test_a_batch_says_which_notebook_made_it_and_why_it_waits(http, store):
