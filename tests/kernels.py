@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -43,6 +44,13 @@ def show(value):
     print("JSON" + json.dumps(value))
 """
 """Code for a kernel: `begin` starts a batch and gives, once its first answer is there, its end and the time."""
+
+PROGRAMS = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from tests.engine.programs import *
+"""
+"""Code for a kernel: what `tests/engine/programs.py` has is there."""
 
 
 @dataclasses.dataclass
@@ -89,6 +97,7 @@ class NotebookKernel:
         variables = {**os.environ, "VBATCH_STORE": str(store), **environment}
         self.manager.start_kernel(env=variables, cwd=str(store.parent))
         self.stray = ""
+        self._cells: dict[str, Cell] = {}
         self.connect()
 
     def connect(self) -> None:
@@ -107,8 +116,16 @@ class NotebookKernel:
         return str(self.client.execute(code))
 
     def finish(self, message_id: str, timeout: float = 300) -> Cell:
-        """Wait for a cell that was sent."""
-        cell = Cell()
+        """Wait for a cell that was sent, and return all that it has shown."""
+        return self._listen(message_id, timeout, lambda _, has_ended: has_ended)
+
+    def wait_for_output(self, message_id: str, text: str, timeout: float = 60) -> None:
+        """Wait until a cell that was sent has printed a text."""
+        cell = self._listen(message_id, timeout, lambda cell, has_ended: text in cell.stdout or has_ended)
+        assert text in cell.stdout, cell
+
+    def _listen(self, message_id: str, timeout: float, is_enough: Callable[[Cell, bool], bool]) -> Cell:
+        cell = self._cells.setdefault(message_id, Cell())
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             try:
@@ -119,7 +136,7 @@ class NotebookKernel:
             if message["parent_header"].get("msg_id") != message_id:
                 # What processes and threads print appears under whichever cell ran last, and after its end.
                 self.stray += message["content"]["text"] if message["msg_type"] == "stream" else ""
-            elif _take(cell, message):
+            elif is_enough(cell, _take(cell, message)):
                 return cell
         raise AssertionError(f"the cell has not ended within {timeout} s\n{cell}")
 

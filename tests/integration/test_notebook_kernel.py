@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.batches import open_store
 from tests.kernels import NotebookKernel, lines_of
+from tests.waiting import wait_for
 from vbatch_jupyter.store import Store
 
 PREPARE = """
@@ -43,10 +43,7 @@ def store(kernel: NotebookKernel, tmp_path: Path) -> Iterator[Store]:
 
 def start_and_wait_for_answers(kernel: NotebookKernel, store: Store) -> str:
     sent = kernel.start(RUN)
-    until = time.monotonic() + 30
-    while not any(record.request_counts.completed for record in store.batches.unfinished()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_for(lambda: any(record.request_counts.completed for record in store.batches.unfinished()), 30)
     return sent
 
 
@@ -72,7 +69,7 @@ def test_one_interrupt_cancels_and_the_frame_comes_back_with_what_is_finished(ke
 def test_two_interrupts_leave_the_batch_running(kernel, store):
     sent = start_and_wait_for_answers(kernel, store)
     kernel.manager.interrupt_kernel()
-    time.sleep(0.2)
+    kernel.wait_for_output(sent, "interrupt again at once to leave it running")
     kernel.manager.interrupt_kernel()
     assert kernel.finish(sent).error.startswith("KeyboardInterrupt")
     (record,) = store.batches.list().data
@@ -107,8 +104,8 @@ def test_a_shutdown_is_no_cancel(kernel, store):
 
 def test_an_interrupt_does_not_touch_a_background_batch(kernel, store):
     kernel.run("%%vbatch df -b -o batch\nSay {{ n }}").checked()
-    sent = kernel.start("batch.wait()")
-    time.sleep(0.5)
+    sent = kernel.start("print('waiting')\nbatch.wait()")
+    kernel.wait_for_output(sent, "waiting")
     kernel.manager.interrupt_kernel()
     assert kernel.finish(sent).error.startswith("KeyboardInterrupt")
     assert kernel.run("print(batch.wait(60).request_counts.completed)").checked().stdout == "3000\n"

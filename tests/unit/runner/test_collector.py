@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from tests.batches import begin, group
-from tests.unit.runner.running import on_a_loop
+from tests.unit.runner.running import on_a_loop, until
 from vbatch_jupyter.errors import FencedError
 from vbatch_jupyter.protocol.batch import RequestCounts
-from vbatch_jupyter.runner.collector import GROUP_LINES, GROUP_SECONDS, Collector
+from vbatch_jupyter.runner.collector import GROUP_LINES, Collector
 
 MOST_LINES_WAITING = 4096
 
@@ -38,7 +38,12 @@ async def test_a_disk_that_is_slow_holds_the_lines_back_and_loses_none(store, mo
             await asyncio.sleep(0)
 
     putting = asyncio.create_task(put_all())
-    await asyncio.sleep(1.0)
+    seen = -1
+    while seen != put:
+        seen = put
+        # It puts one in each turn of the loop, until it is held back.
+        for _ in range(100):
+            await asyncio.sleep(0)
     # What is being written, and as much as may wait for it.
     assert MOST_LINES_WAITING < put <= MOST_LINES_WAITING + 2 * GROUP_LINES
     assert collector.lines == 0
@@ -54,17 +59,20 @@ async def test_a_disk_that_is_slow_holds_the_lines_back_and_loses_none(store, mo
 async def test_a_line_waits_for_company_only_so_long(store):
     with begin(store, 300) as lease:
         collector = Collector(lease)
-        first, *others = group(lease.id, range(300))
-        await collector.put(first)
+        await collector.put(group(lease.id, [0])[0])
         assert lease.refresh().request_counts.completed == 0
-        await asyncio.sleep(GROUP_SECONDS + 0.3)
-        assert lease.refresh().request_counts.completed == 1
-        # A full group goes at once.
-        for record in others[:GROUP_LINES]:
+        await until(lambda: lease.refresh().request_counts.completed == 1)
+        await collector.end()
+
+
+@on_a_loop
+async def test_a_full_group_of_lines_does_not_wait(store, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.runner.collector.GROUP_SECONDS", 3600)
+    with begin(store, 300) as lease:
+        collector = Collector(lease)
+        for record in group(lease.id, range(GROUP_LINES)):
             await collector.put(record)
-        await asyncio.sleep(GROUP_SECONDS / 2)
-        counts = lease.refresh().request_counts
-        assert counts.completed + counts.failed == 1 + GROUP_LINES
+        await until(lambda: lease.refresh().request_counts.left == 300 - GROUP_LINES)
         await collector.end()
 
 

@@ -70,12 +70,11 @@ async def test_a_cancel_keeps_what_is_finished_and_ends_within_half_a_second(sto
 @on_a_loop
 async def test_a_cancel_does_not_wait_for_room_in_a_window_full_of_long_requests(store):
     engine = WitnessEngine(max_num_seqs=1, hanging="hang")
-    async with a_runner(store, engine):
+    async with a_runner(store, engine) as (runner, _):
         first = batch_of(store, ["hang"] * 200)
         await until(lambda: len(engine.asked) == 1 + MORE_THAN_RUN)
         second = batch_of(store, ["question"] * 10)
-        await until(lambda: store.batches.get(second).status == "in_progress")
-        await asyncio.sleep(0.1)
+        await until(lambda: runner.resumed == {first, second})
         for batch_id, requests in ((second, 10), (first, 200)):
             store.batches.cancel(batch_id)
             committed = time.monotonic()

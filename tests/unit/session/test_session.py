@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
-import time
+import traceback
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 
 from tests.batches import ENDPOINT, content, open_store
 from tests.unit.session_surface import open_session
+from tests.waiting import wait_for
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import (
     BadRequestError,
@@ -234,7 +236,7 @@ def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_p
 
 
 def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
-    session = open_session(tmp_path, latency_seconds=30)
+    session = open_session(tmp_path, latency_seconds=300)
     batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
     with pytest.raises(TimeoutError, match=f"Batch {batch.id} has not ended within 0.3 s; it is in_progress"):
         batch.wait(0.3)
@@ -242,10 +244,8 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
         batch.errors()
     assert repr(batch).startswith(f"{batch.id} in_progress 0/2 completed")
     assert len(repr(batch).splitlines()) == 1
-    began = time.monotonic()
-    batch.cancel().wait(5)
-    assert time.monotonic() - began < 1
-    assert batch.status == "cancelled"
+    # A cancel does not wait for what runs.
+    assert batch.cancel().wait(20).status == "cancelled"
     assert (batch.request_counts.completed, batch.request_counts.failed) == (0, 0)
     assert set(batch.errors()["error"]) == {"This request was not executed: the batch was cancelled before it ran."}
     session.close()
@@ -260,21 +260,23 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     assert asyncio.run(awaited()).startswith("batch_")
 
 
-def interrupt(session, *, when, again_after=None) -> None:
+def interrupt(session, *, when, twice=False) -> None:
     """Send SIGINT to this process once a batch that has not ended is so far, and perhaps once more."""
 
     def send() -> None:
-        until = time.monotonic() + 20
-        while not any(when(record) for record in session.store.batches.unfinished()):
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        time.sleep(0.2)  # the main thread has to be where it waits
+        wait_for(lambda: any(when(record) for record in session.store.batches.unfinished()), 20)
+        wait_for(lambda: main_thread_is_in("wait"), 20)
         os.kill(os.getpid(), signal.SIGINT)
-        if again_after is not None:
-            time.sleep(again_after)
+        if twice:
+            wait_for(lambda: main_thread_is_in("_await_shutdown"), 20)
             os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=send, daemon=True).start()
+
+
+def main_thread_is_in(function: str) -> bool:
+    stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident or 0])
+    return any(frame.name == function and "vbatch_jupyter" in frame.filename for frame in stack)
 
 
 def is_running(record: BatchRecord) -> bool:
@@ -305,7 +307,7 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
 
 def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
     session = open_session(tmp_path, latency_seconds=1.5)
-    interrupt(session, when=has_answers, again_after=0.1)
+    interrupt(session, when=has_answers, twice=True)
     with pytest.raises(KeyboardInterrupt):
         session.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
     record = next(session.batches())
@@ -344,10 +346,7 @@ def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_on
     said: list[str] = []
     session = open_session(tmp_path, said=said, latency_seconds=0.4)
     batch = session.submit(pd.DataFrame({"text": range(1000)}), "{{ text }}")
-    until = time.monotonic() + 20
-    while not batch.request_counts.completed:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_for(lambda: batch.request_counts.completed, 20)
     session.unload()
     answered = batch.request_counts.completed
     assert (batch.status, said) == ("in_progress", [])
