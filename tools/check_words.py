@@ -22,6 +22,9 @@ PLACES = (
     "docs/*.md",
     "notebooks/*.ipynb",
     "vbatch_jupyter/protocol/policy.py",
+    "labextension/src/*.ts",
+    "labextension/src/*.tsx",
+    "labextension/schema/*.json",
 )
 
 BANNED = {

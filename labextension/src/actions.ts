@@ -1,5 +1,5 @@
 /**
- * What can be done with batches and engines: one command each.
+ * The commands of batches and engines.
  */
 
 import type { JupyterFrontEnd } from '@jupyterlab/application';
@@ -17,7 +17,7 @@ import { attachCell, openAICell } from './snippets';
 import type { FileKind } from './cells';
 import type { IBatchView } from './types';
 
-/** What the commands work on. */
+/** What the commands need. */
 export interface IActionOptions {
   app: JupyterFrontEnd;
   model: BatchesModel;
@@ -32,7 +32,7 @@ const SERVICE_UNAVAILABLE = 503;
 
 type Args = Readonly<Record<string, unknown>>;
 
-/** Put a cell below the active one of the notebook that was used last; tell whether there is one. */
+/** Insert a cell below the active cell of the notebook used last. Returns whether there is a notebook. */
 export async function insertCell(
   tracker: INotebookTracker | null,
   source: string
@@ -41,15 +41,15 @@ export async function insertCell(
   if (!panel) {
     return false;
   }
-  // What is inserted while it is being read would be lost.
+  // A cell that is inserted while the notebook loads would be lost.
   await panel.context.ready;
   NotebookActions.insertBelow(panel.content);
   panel.content.activeCell?.model.sharedModel.setSource(source);
   return true;
 }
 
-/** Do something that the server may refuse, and say what it says then. */
-export async function orSay(action: () => Promise<unknown>): Promise<void> {
+/** Do something that the server may refuse, and show its message if it does. */
+export async function orNotify(action: () => Promise<unknown>): Promise<void> {
   try {
     await action();
   } catch (error) {
@@ -73,7 +73,7 @@ export function addBatchCommands(options: IActionOptions): void {
     isVisible: (view: IBatchView) => boolean = () => true
   ): void => {
     app.commands.addCommand(id, {
-      label: args => (args.isPalette ? trans.__('%1 (chosen batch)', label) : label),
+      label: args => (args.isPalette ? trans.__('%1 (selected batch)', label) : label),
       caption,
       isEnabled: args => {
         const view = viewOf(args);
@@ -96,19 +96,19 @@ export function addBatchCommands(options: IActionOptions): void {
   add(
     CommandIDs.cancel,
     trans.__('Cancel'),
-    trans.__('Cancel the batch; finished answers are kept'),
-    view => orSay(() => client.cancel(view.batch.id)),
+    trans.__('Cancel the batch and keep finished answers'),
+    view => orNotify(() => client.cancel(view.batch.id)),
     view => isCancellable(view.batch),
     view => isCancellable(view.batch)
   );
   add(
     CommandIDs.retry,
     trans.__('Retry failed'),
-    trans.__('Run the requests that have no answer in a new batch'),
+    trans.__('Run the requests without an answer in a new batch'),
     view =>
-      orSay(async () => {
+      orNotify(async () => {
         const made = await client.retry(view.batch.id);
-        Notification.success(trans.__('Runs again as %1.', made.id), { autoClose: 5000 });
+        Notification.success(trans.__('The new batch is %1.', made.id), { autoClose: 5000 });
       }),
     view => hasFailures(view.batch),
     view => hasFailures(view.batch)
@@ -142,7 +142,7 @@ export function addBatchCommands(options: IActionOptions): void {
   add(
     CommandIDs.copyId,
     trans.__('Copy id'),
-    trans.__('Put the id of the batch on the clipboard'),
+    trans.__('Copy the id of the batch to the clipboard'),
     view => Clipboard.copyToSystem(view.batch.id)
   );
   add(
@@ -174,10 +174,10 @@ export function addEngineCommands(options: IActionOptions): void {
     label: trans.__('Load a model'),
     isVisible: args => typeof args.engine === 'string',
     execute: args =>
-      orSay(async () => {
+      orNotify(async () => {
         const engine = args.engine as string;
         if (typeof args.name === 'string') {
-          // The server starts this one itself, and knows its model; how far it is, is shown anyway.
+          // The server starts this engine itself and knows its model. The panel shows its progress anyway.
           await client.load(engine, null).catch(unlessStarting);
           return;
         }
@@ -196,11 +196,11 @@ export function addEngineCommands(options: IActionOptions): void {
     label: trans.__('Unload the model'),
     isVisible: args => typeof args.engine === 'string',
     execute: args =>
-      orSay(async () => {
+      orNotify(async () => {
         const asked = await showDialog({
           title: trans.__('Unload the model?'),
           body: trans.__(
-            'Batches that the engine runs stay in progress, and go on when their model is loaded again.'
+            'Running batches stay in progress, and continue when their model is loaded again.'
           ),
           buttons: [
             Dialog.cancelButton({ label: trans.__('Keep') }),

@@ -8,7 +8,7 @@ import React from 'react';
 import { count, shares } from './format';
 import type { IRequestCounts } from './types';
 
-/** Completed, failed and left; with words for who does not see it. */
+/** Completed, failed and left, with a text for screen readers. */
 export function CountsBar(props: {
   counts: IRequestCounts | null;
   trans: TranslationBundle;

@@ -1,10 +1,10 @@
 /**
- * From a line of a batch's file to the cells of a table.
+ * Turns a line of a batch's file into the cells of a table.
  */
 
 import type { ILine } from './types';
 
-/** What a file is: requests, responses, responses that are errors, or any JSON lines. */
+/** The kind of a file: requests, responses, or errors. */
 export type FileKind = 'input' | 'output' | 'error';
 
 /** What each column is called. */
@@ -14,10 +14,10 @@ export const COLUMNS: Readonly<Record<FileKind, readonly string[]>> = {
   error: ['custom_id', 'status_code', 'code', 'message', 'line']
 };
 
-/** The longest text of a cell in a grid, which measures all of it. */
+/** The longest text of a cell in a grid, because the grid measures all of it. */
 export const CELL_LENGTH = 2000;
 
-/** Give the cells of a line, in the order of the columns; each at most so long. */
+/** Return the cells of a line in the order of the columns, each at most `most` characters long. */
 export function cellsOf(line: ILine, kind: FileKind, most = Infinity): string[] {
   const cut = (value: string): string => (value.length > most ? `${value.slice(0, most)}…` : value);
   const raw = cut(line.text ?? JSON.stringify(line.json)) + (line.truncated ? ' …' : '');
@@ -49,7 +49,7 @@ export function cellsOf(line: ILine, kind: FileKind, most = Infinity): string[] 
   }
 }
 
-/** Guess what a file is by one of its lines. */
+/** Guess the kind of a file from one of its lines. */
 export function kindOf(line: ILine): FileKind {
   const json = line.json;
   if (at(json, 'response') === undefined && at(json, 'error') === undefined) {
@@ -80,7 +80,7 @@ function answerOf(body: unknown): string {
   return textOf(at(body, 'output', 0, 'content') ?? at(body, 'error', 'message'));
 }
 
-/** Give the text of a content: a text, or parts of which some have one. */
+/** Return the text of a content, which is a string or a list of parts. */
 function textOf(content: unknown): string {
   if (Array.isArray(content)) {
     const parts = content.map(part => at(part, 'text')).filter(part => typeof part === 'string');
@@ -96,7 +96,7 @@ function text(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
-/** Follow keys into a value; undefined where they lead nowhere. */
+/** Follow keys into a value; undefined if one of them does not exist. */
 function at(value: unknown, ...keys: (string | number)[]): unknown {
   let found = value;
   for (const key of keys) {

@@ -1,12 +1,12 @@
 /**
- * The names of the commands, each with what it does. Those of a batch take its id, or the batch that is chosen.
+ * The names of the commands. The commands of a batch take its id; by default they use the selected batch.
  */
 export const CommandIDs = {
   /** Show the panel. */
   open: 'vbatch:open',
   /** Cancel a batch. */
   cancel: 'vbatch:cancel',
-  /** Run the requests of a batch that have no answer in a new one. */
+  /** Run the requests of a batch that have no answer in a new batch. */
   retry: 'vbatch:retry',
   /** Show a batch's input file as a table. */
   openInput: 'vbatch:open-input',
@@ -14,7 +14,7 @@ export const CommandIDs = {
   openOutput: 'vbatch:open-output',
   /** Show a batch's error file as a table. */
   openErrors: 'vbatch:open-errors',
-  /** Put a batch's id on the clipboard. */
+  /** Copy a batch's id to the clipboard. */
   copyId: 'vbatch:copy-id',
   /** Insert a cell that attaches to a batch. */
   insertAttach: 'vbatch:insert-attach',

@@ -1,5 +1,5 @@
 /**
- * The batch that is chosen: all that is known of it, and what can be done with it.
+ * The selected batch, with its details and commands.
  */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -55,11 +55,7 @@ export function BatchDetails(props: {
           ) : null
         )}
       </dl>
-      <div
-        className="vb-Actions"
-        role="toolbar"
-        aria-label={trans.__('What can be done with the batch')}
-      >
+      <div className="vb-Actions" role="toolbar" aria-label={trans.__('Actions for the batch')}>
         {BATCH_COMMANDS.filter(command => commands.isVisible(command, { id: batch.id })).map(
           command => (
             <button
@@ -110,7 +106,7 @@ function ValidationErrors(props: {
     return null;
   }
   return (
-    <ol className="vb-Errors" aria-label={trans.__('Why the input file did not validate')}>
+    <ol className="vb-Errors" aria-label={trans.__('Why the input file is not valid')}>
       {errors.map((error, index) => {
         const { line } = error;
         return (

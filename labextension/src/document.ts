@@ -7,7 +7,7 @@ import { ABCWidgetFactory, DocumentWidget, type DocumentRegistry } from '@jupyte
 import { linesOf, type LineSource } from './lines';
 import type { LinesTable } from './table';
 
-/** What the file type is called, which JupyterLab has since 4.6, and the kind of view. */
+/** The name of the file type (built into JupyterLab since 4.6), and of the view. */
 export const FILE_TYPE = 'jsonl';
 export const FACTORY = 'JSON Lines Table';
 

@@ -1,5 +1,5 @@
 /**
- * The engines, with what each is doing.
+ * The engines and their figures.
  */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -22,7 +22,7 @@ export function EngineList(props: {
       <h2 className="vb-Heading">{trans.__('Engines')}</h2>
       {engines.length === 0 && (
         <p className="vb-Hint">
-          {trans.__('No kernel holds an engine. In a notebook, %vbatch load MODEL starts one.')}
+          {trans.__('No engine is running. Start one in a notebook with %vbatch load MODEL.')}
         </p>
       )}
       <ul>
@@ -41,7 +41,7 @@ function EngineItem(props: {
 }): React.ReactElement {
   const { engine, commands, trans } = props;
   const name = engineName(engine);
-  // One that the server would start has neither kernel nor process.
+  // An engine that the server would start has neither kernel nor process yet.
   const kernel =
     engine.kernel_id !== null
       ? trans.__('kernel %1', engine.kernel_id.slice(0, 8))

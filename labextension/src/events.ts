@@ -1,5 +1,5 @@
 /**
- * Server-sent events, read from a response's text as it comes.
+ * Reads server-sent events from a response's text as it arrives.
  */
 
 import type { ServerEvent } from './types';
@@ -7,12 +7,12 @@ import type { ServerEvent } from './types';
 const NAMES: readonly string[] = ['snapshot', 'batch', 'engine', 'engine_gone'];
 
 /**
- * Take a stream of text apart into events, wherever the pieces of it end.
+ * Splits a stream of text into events, wherever its pieces end.
  */
 export class EventParser {
   /**
-   * Give the events that a piece of text completes; comments, which are the server's heartbeats, and events of names
-   * that this release does not know are left out.
+   * Return the events that a piece of text completes. Comments (the server's heartbeats) and events with unknown names
+   * are left out.
    */
   push(text: string): ServerEvent[] {
     const blocks = (this._rest + text).split('\n\n');

@@ -1,6 +1,6 @@
 /**
- * What keeps the model true: the server's events while they come, a look now and then where they do not, nothing while
- * nobody watches.
+ * Keeps the model up to date: by the server's events, by polling if they do not arrive, and not at all while nobody
+ * watches.
  */
 
 import type { IDisposable } from '@lumino/disposable';
@@ -10,16 +10,16 @@ import { EventParser } from './events';
 import type { BatchesModel } from './model';
 import type { ISnapshot, ServerEvent } from './types';
 
-/** A stream that says nothing for so long is broken; the server's heart beats every 15 s. */
+/** A stream that is silent for this long is broken; the server sends a heartbeat every 15 s. */
 const SILENCE_SECONDS = 40;
-/** Where a stream's first event does not come within this time, something in between keeps it back. */
+/** If a stream's first event does not arrive within this time, something in between holds it back. */
 const FIRST_EVENT_SECONDS = 8;
-/** How often is looked where events do not come. */
+/** How often to poll if events do not arrive. */
 const POLL_SECONDS = 3;
 /** The longest wait after failures, each of which doubles it. */
 const LONGEST_WAIT_SECONDS = 30;
 
-/** What of the server the feed needs. */
+/** The part of the client that the feed needs. */
 export interface IEventSource {
   events(signal: AbortSignal): Promise<Pick<Response, 'body'>>;
   snapshot(signal: AbortSignal): Promise<ISnapshot>;
@@ -31,7 +31,7 @@ export function waitSeconds(failures: number): number {
 }
 
 /**
- * Keeps a model true while somebody watches and the page is seen.
+ * Keeps a model up to date while it is watched and the page is visible.
  */
 export class Feed implements IDisposable {
   constructor(
@@ -52,7 +52,7 @@ export class Feed implements IDisposable {
     });
   }
 
-  /** Try again at once where the server could not be reached. */
+  /** Try again at once if the server could not be reached. */
   lookNow = (): void => {
     this._wake?.();
   };
@@ -86,7 +86,7 @@ export class Feed implements IDisposable {
     while (isWanted()) {
       const hasStreamed = await this._stream(stopped);
       try {
-        // A stream that has ended is made anew at once; what it told is true until then.
+        // Open a stream that has ended again at once; what it told is still true.
         failures = hasStreamed ? 0 : failures;
         if (!hasStreamed && isWanted()) {
           this._look(await this._source.snapshot(stopped), stopped);
@@ -114,7 +114,7 @@ export class Feed implements IDisposable {
     }
   }
 
-  /** Take events until there are no more; tell whether any came. */
+  /** Apply events until there are no more. Returns whether any arrived. */
   private async _stream(stopped: AbortSignal): Promise<boolean> {
     const ended = new AbortController();
     const end = (): void => ended.abort();
@@ -141,7 +141,7 @@ export class Feed implements IDisposable {
         this._take(events);
       }
     } catch {
-      // Why it ended is found out by the look that follows.
+      // The poll that follows finds out why it ended.
     } finally {
       window.clearTimeout(timer);
       stopped.removeEventListener('abort', end);

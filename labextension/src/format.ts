@@ -15,7 +15,7 @@ export function count(value: number): string {
   return WHOLE.format(value);
 }
 
-/** Write a rate: in tenths where it is small. */
+/** Write a rate, with one decimal if it is small. */
 export function rate(value: number): string {
   return value < 10 ? TENTHS.format(value) : WHOLE.format(value);
 }
@@ -42,17 +42,17 @@ export function shortId(id: string): string {
   return id.length <= shown ? id : `${id.slice(0, shown)}…`;
 }
 
-/** Give the last part of a path. */
+/** Return the last part of a path. */
 export function baseName(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1);
 }
 
-/** Write a moment of the server, in Unix seconds, as the browser's user writes it. */
+/** Write a time in Unix seconds in the format of the browser's user. */
 export function moment(seconds: number): string {
   return new Date(1000 * seconds).toLocaleString();
 }
 
-/** What parts of its bar completed and failed requests take, in percent. */
+/** Return the percentages of completed and failed requests. */
 export function shares(counts: IRequestCounts | null): { completed: number; failed: number } {
   if (counts === null || counts.total === 0) {
     return { completed: 0, failed: 0 };
@@ -63,7 +63,7 @@ export function shares(counts: IRequestCounts | null): { completed: number; fail
   };
 }
 
-/** What an engine is called: its name, else its first model. */
+/** Return the name of an engine, or its first model if it has none. */
 export function engineName(engine: IEngine): string {
   return engine.name ?? engine.models[0] ?? engine.id;
 }

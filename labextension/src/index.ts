@@ -1,5 +1,5 @@
 /**
- * What JupyterLab is given: the panel, the table of files, and what shows how batches get on elsewhere.
+ * The plug-ins for JupyterLab: the panel, the table of files, the status bar and the list of running kernels.
  */
 
 import {
@@ -23,7 +23,7 @@ import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator, type TranslationBundle } from '@jupyterlab/translation';
 import type { IDisposable } from '@lumino/disposable';
 
-import { addBatchCommands, addEngineCommands, orSay } from './actions';
+import { addBatchCommands, addEngineCommands, orNotify } from './actions';
 import type { FileKind } from './cells';
 import { BATCH_COMMANDS, CommandIDs } from './commandIds';
 import { FACTORY, FILE_TYPE, TableFactory } from './document';
@@ -38,7 +38,7 @@ import { StatusItem } from './status';
 import { LinesTable } from './table';
 import { IBatches } from './tokens';
 
-/** How many older batches are asked for at once. */
+/** How many older batches to ask for at once. */
 const PAGE_BATCHES = 500;
 const NOT_FOUND = 404;
 
@@ -47,7 +47,7 @@ const transOf = (translator: ITranslator | null): TranslationBundle =>
 
 const core: JupyterFrontEndPlugin<IBatches> = {
   id: 'vbatch-jupyter:core',
-  description: 'Batches and engines, and the server that tells of them.',
+  description: 'Batches and engines, and the client of their server.',
   autoStart: true,
   provides: IBatches,
   optional: [ITranslator, IThemeManager],
@@ -114,7 +114,7 @@ const panel: JupyterFrontEndPlugin<void> = {
     [CommandIDs.open, ...BATCH_COMMANDS].forEach(command =>
       palette?.addItem({ command, category: trans.__('Batches'), args: { isPalette: true } })
     );
-    // The buttons of the panel say whether a notebook is there to insert into.
+    // The panel's buttons are enabled only if there is a notebook to insert into.
     tracker?.currentChanged.connect(() => widget.update());
   }
 };
@@ -124,7 +124,7 @@ const status: JupyterFrontEndPlugin<void> = {
   description: 'Running batches and tokens per second in the status bar.',
   autoStart: true,
   requires: [IBatches],
-  // Notebook 7 has no status bar, and on most of its pages no list of what runs.
+  // Notebook 7 has no status bar, and most of its pages have no list of running kernels.
   optional: [IStatusBar, ITranslator, ISettingRegistry],
   activate: async (
     app: JupyterFrontEnd,
@@ -159,7 +159,7 @@ const status: JupyterFrontEndPlugin<void> = {
 
 const running: JupyterFrontEndPlugin<void> = {
   id: 'vbatch-jupyter:running',
-  description: 'Running batches in the list of what runs.',
+  description: 'Running batches in the list of running kernels.',
   autoStart: true,
   requires: [IBatches],
   optional: [IRunningSessionManagers, ITranslator],
@@ -218,7 +218,7 @@ const files: JupyterFrontEndPlugin<void> = {
       icon: batchesIcon,
       isVisible: () => selectedPath(browsers) !== null,
       execute: () =>
-        orSay(async () => {
+        orNotify(async () => {
           const path = selectedPath(browsers);
           if (path !== null) {
             const { contents, serverSettings: settings } = app.serviceManager;
@@ -237,7 +237,7 @@ function selectedPath(browsers: IFileBrowserFactory | null): string | null {
   return item?.type === 'file' && item.path.endsWith('.jsonl') ? item.path : null;
 }
 
-/** Give what asks for older batches, one page at a time. */
+/** Return a function that asks for older batches, one page at a time. */
 function pageLoader({ model, client }: IBatches): () => void {
   let isLoading = false;
   return () => {
@@ -252,7 +252,7 @@ function pageLoader({ model, client }: IBatches): () => void {
         if (error instanceof RefusedError && error.status === NOT_FOUND) {
           model.forgetCursor();
         }
-        // The line of the connection says what else it is; a while later it is tried again.
+        // The connection line shows any other problem; this is tried again later.
         return new Promise(resolve => setTimeout(resolve, 3000));
       })
       .finally(() => (isLoading = false))
@@ -260,7 +260,7 @@ function pageLoader({ model, client }: IBatches): () => void {
   };
 }
 
-/** Give what shows a file of the store as a table: the one that is open, or a new one. */
+/** Return a function that shows a file of the store as a table: the open one, or a new one. */
 function fileOpener(
   app: JupyterFrontEnd,
   { client, table }: IBatches

@@ -1,21 +1,21 @@
 /**
- * The lines of a file, of which only those are held that were looked at last.
+ * The lines of a file, of which only the pages used last are kept.
  */
 
 import type { ILine, ILinePage } from './types';
 
-/** How many lines are asked for at once. */
+/** How many lines to ask for at once. */
 export const PAGE_LINES = 200;
-/** How many pages are held. */
+/** How many pages to keep. */
 const PAGES_HELD = 50;
-/** A page that could not be had is asked for again after so long. */
+/** How long to wait before asking again for a page that could not be loaded. */
 const AGAIN_SECONDS = 3;
 
 /** Where lines come from; the first is 1. */
 export type LineSource = (start: number, limit: number) => Promise<ILinePage>;
 
 /**
- * Gives lines at once where they are there, and asks for them where not.
+ * Returns lines at once if they are loaded, and asks for them if not.
  */
 export class Lines {
   /**
@@ -29,12 +29,12 @@ export class Lines {
     private readonly _failed: (error: Error) => void = () => undefined
   ) {}
 
-  /** How many lines there are; 0 until that is known. */
+  /** The number of lines; 0 until it is known. */
   get total(): number {
     return this._total;
   }
 
-  /** Give a line; null where it has been asked for and is not there yet. */
+  /** Return a line, or null (and ask for it) if it is not loaded yet. */
   get(number: number): ILine | null {
     const page = Math.floor((number - 1) / PAGE_LINES);
     const lines = this._pages.get(page);
@@ -42,7 +42,7 @@ export class Lines {
       void this.load(page);
       return null;
     }
-    // A page that ends early, because its lines are large, goes on with its next part.
+    // A page that ends early, because its lines are large, continues with its next part.
     const line = lines[number - 1 - page * PAGE_LINES];
     if (line === undefined && number <= this._total) {
       void this.load(page);
@@ -86,7 +86,7 @@ export class Lines {
   private _total = 0;
 }
 
-/** Take lines out of a text, as the server gives them of a file. */
+/** Split a text into lines in the form that the server returns. */
 export function linesOf(content: string): LineSource {
   const texts = content.split('\n');
   if (texts.at(-1) === '') {

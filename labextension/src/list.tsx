@@ -1,5 +1,5 @@
 /**
- * The batches, of which only those are drawn that are seen.
+ * The list of batches; only the visible rows are drawn.
  */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -14,9 +14,9 @@ import { statusName } from './statusText';
 import type { IBatchView } from './types';
 import { scrollTo, visibleRows } from './virtual';
 
-/** As the style has it. */
+/** The same as in the style sheet. */
 const ROW_HEIGHT = 62;
-/** Older batches are asked for when so many rows are left below. */
+/** Load older batches when only this many rows are left below. */
 const AHEAD = 200;
 
 interface IListProps {
@@ -96,7 +96,7 @@ export function BatchList(props: IListProps): React.ReactElement {
       {model.isKnown && batches.length === 0 && (
         <p className="vb-Hint">
           {trans.__(
-            'There are no batches yet. A DataFrame becomes one with %%vbatch, a .jsonl file with "Run as batch…".'
+            'There are no batches yet. Make one from a DataFrame with %%vbatch, or from a .jsonl file with "Run as batch…".'
           )}
         </p>
       )}
@@ -105,7 +105,7 @@ export function BatchList(props: IListProps): React.ReactElement {
         ref={box}
         role="listbox"
         tabIndex={0}
-        aria-label={trans.__('Batches, the newest first')}
+        aria-label={trans.__('Batches, newest first')}
         aria-activedescendant={selected === null ? undefined : `vb-${selected}`}
         onScroll={measure}
         onKeyDown={onKeyDown}

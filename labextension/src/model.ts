@@ -1,5 +1,5 @@
 /**
- * What the panel shows: batches, the newest first, and engines, as the server has told them.
+ * What the panel shows: batches, newest first, and engines, as reported by the server.
  */
 
 import type { ISignal } from '@lumino/signaling';
@@ -10,7 +10,7 @@ import type { IBatch, IBatchPage, IBatchView, IEngine, ServerEvent, Status } fro
 
 const TERMINAL: readonly Status[] = ['completed', 'failed', 'expired', 'cancelled'];
 
-/** Whether a batch has ended, and never changes any more. */
+/** Whether a batch has ended and cannot change any more. */
 export function hasEnded(batch: IBatch): boolean {
   return TERMINAL.includes(batch.status);
 }
@@ -26,16 +26,16 @@ export function hasFailures(batch: IBatch): boolean {
   return hasEnded(batch) && counts !== null && counts.total > counts.completed;
 }
 
-/** Whether what is shown is what is: told as it changes, looked at now and then, not at hand, or not looked at. */
+/** How up to date the panel is: live events, polling, no connection, or not watched. */
 export type Connection =
   { kind: 'live' } | { kind: 'polling' } | { kind: 'lost'; reason: string } | { kind: 'still' };
 
 /**
- * Batches and engines; whoever draws them listens to `changed`.
+ * Batches and engines. To draw them, listen to `changed`.
  */
 export class BatchesModel {
   /**
-   * @param now - Seconds of a clock; another one in tests.
+   * @param now - A clock in seconds; tests use their own.
    */
   constructor(now: () => number = () => performance.now() / 1000) {
     this._now = now;
@@ -46,7 +46,7 @@ export class BatchesModel {
     return this._changed;
   }
 
-  /** The batches that are known, the newest first. */
+  /** The loaded batches, newest first. */
   get batches(): readonly IBatchView[] {
     return this._batches;
   }
@@ -56,22 +56,22 @@ export class BatchesModel {
     return this._engines;
   }
 
-  /** How many batches there are, those that are not known yet included. */
+  /** The number of batches, including those not loaded yet. */
   get total(): number {
     return Math.max(this._total, this._batches.length);
   }
 
-  /** Whether the server has older batches than those that are known. */
+  /** Whether the server has older batches that are not loaded yet. */
   get hasMore(): boolean {
     return this._hasMore;
   }
 
-  /** Whether anything has been told yet. */
+  /** Whether anything has been loaded yet. */
   get isKnown(): boolean {
     return this._isKnown;
   }
 
-  /** Whether what is shown is what is. */
+  /** How up to date this is. */
   get connection(): Connection {
     return this._connection;
   }
@@ -80,18 +80,18 @@ export class BatchesModel {
     this._changed.emit();
   }
 
-  /** The batch that is chosen. */
+  /** The selected batch. */
   get selected(): IBatchView | null {
     return this._selected === null ? null : this.find(this._selected);
   }
 
-  /** Choose a batch, or none. */
+  /** Select a batch, or none. */
   select(id: string | null): void {
     this._selected = id;
     this._changed.emit();
   }
 
-  /** Give a batch; null where it is not known. */
+  /** Return a batch, or null if it is not loaded. */
   find(id: string): IBatchView | null {
     return this._byId.get(id) ?? null;
   }
@@ -101,7 +101,7 @@ export class BatchesModel {
     return this._batches.filter(view => !hasEnded(view.batch));
   }
 
-  /** Tokens that all engines generate, by the second. */
+  /** Generated tokens per second of all engines. */
   get tokensPerSecond(): number {
     return this._engines.reduce(
       (sum, one) => sum + (one.stats?.generation_tokens_per_second ?? 0),
@@ -109,17 +109,17 @@ export class BatchesModel {
     );
   }
 
-  /** How long a batch will take; null where that cannot be told. */
+  /** How long a batch will take, or null if it is not known. */
   secondsLeft(batch: IBatch): number | null {
     return this._rates.get(batch.id)?.secondsLeft(batch, this._now()) ?? null;
   }
 
-  /** Requests of a batch that end by the second; null where that cannot be told. */
+  /** Requests of a batch that end per second, or null if it is not known. */
   requestsPerSecond(batch: IBatch): number | null {
     return this._rates.get(batch.id)?.requestsPerSecond ?? null;
   }
 
-  /** Take what the server has told. */
+  /** Apply an event of the server. */
   apply(event: ServerEvent): void {
     switch (event.name) {
       case 'snapshot':
@@ -127,7 +127,7 @@ export class BatchesModel {
         this._engines = event.data.engines;
         break;
       case 'batch':
-        // The first page has said how many there are; a new one makes one more.
+        // The first page had the total; a new batch adds one.
         this._total += this._total > 0 && !this._byId.has(event.data.batch.id) ? 1 : 0;
         this._keep(event.data, 'newest');
         break;
@@ -141,9 +141,9 @@ export class BatchesModel {
     this._changed.emit();
   }
 
-  /** Take a page of older batches. */
+  /** Add a page of older batches. */
   addPage(page: IBatchPage): void {
-    // What events have told of a batch is newer than a page that was asked for before.
+    // What events reported about a batch is newer than a page that was asked for before.
     const unknown = page.data.filter(view => !this._byId.has(view.batch.id));
     unknown.forEach(view => this._keep(view, 'oldest'));
     this._hasMore = page.has_more;
@@ -165,7 +165,7 @@ export class BatchesModel {
 
   private _restart(views: IBatchView[]): void {
     const told = new Set(views.map(view => view.batch.id));
-    // What has not ended and is not told has gone or will be told by a page; what has ended never changes.
+    // An unfinished batch that is not in the snapshot was deleted, or will be in a page. Ended batches never change.
     this._batches = this._batches.filter(view => told.has(view.batch.id) || hasEnded(view.batch));
     this._byId = new Map(this._batches.map(view => [view.batch.id, view]));
     this._hasMore = this._cursor === null || this._hasMore;
@@ -182,7 +182,7 @@ export class BatchesModel {
       this._batches[this._batches.findIndex(other => other.batch.id === id)] = view;
       return;
     }
-    // Of the batches of one second the server's order holds.
+    // Batches of the same second keep the server's order.
     const isBefore = (other: IBatchView): boolean =>
       place === 'newest'
         ? other.batch.created_at > created_at

@@ -1,5 +1,5 @@
 /**
- * The panel at the left: engines above, batches below them, and the batch that is chosen at the bottom.
+ * The panel on the left: engines at the top, then batches, and the selected batch at the bottom.
  */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -16,18 +16,18 @@ import { batchesIcon } from './icon';
 import { BatchList } from './list';
 import type { BatchesModel, Connection } from './model';
 
-/** What the panel is made of. */
+/** What the panel needs. */
 export interface IPanelOptions {
   model: BatchesModel;
   feed: Feed;
   commands: CommandRegistry;
   trans: TranslationBundle;
-  /** Ask for older batches than those that are known. */
+  /** Ask for older batches. */
   loadMore: () => void;
 }
 
 /**
- * Draws the model while it is seen, and watches the server only then.
+ * Draws the model, and watches the server, only while it is visible.
  */
 export class BatchesPanel extends ReactWidget {
   constructor(private readonly _options: IPanelOptions) {
@@ -80,7 +80,7 @@ export class BatchesPanel extends ReactWidget {
   }
 
   private readonly _changed = (): void => {
-    // Lumino draws once, however many changes come before it does.
+    // Lumino draws once for several changes in a row.
     this.update();
   };
 
@@ -118,7 +118,7 @@ function ConnectionLine(props: {
   return (
     <div className="vb-Connection" role="status" data-connection={connection.kind}>
       {connection.kind === 'polling' &&
-        trans.__('Looking every few seconds: events do not come through.')}
+        trans.__('Events do not arrive, so this is updated every few seconds.')}
       {connection.kind === 'lost' && (
         <>
           <span>{trans.__('The server does not answer: %1', connection.reason)}</span>

@@ -1,5 +1,5 @@
 /**
- * How fast a batch advances and when it will be done, from what was seen of it.
+ * How fast a batch advances and when it will be done, from earlier observations.
  */
 
 import type { IBatch } from './types';
@@ -13,13 +13,13 @@ export function ended(batch: IBatch): number {
 }
 
 /**
- * What was seen of one batch within the last minute.
+ * The observations of one batch within the last minute.
  */
 export class Rate {
-  /** Take note of what is seen now; `seconds` is any clock's. */
+  /** Add an observation; `seconds` is the time of any clock. */
   see(batch: IBatch, seconds: number): void {
     const last = this._seen.at(-1);
-    // A look from before a recovery may have counted requests that run again.
+    // An observation from before a recovery may have counted requests that run again.
     if (last !== undefined && ended(batch) < last.ended) {
       this._seen = [];
     }
@@ -30,13 +30,13 @@ export class Rate {
     ) {
       this._seen.shift();
     }
-    // A stand-still, such as the wait for an engine, says nothing of how fast it is when it goes on.
+    // A pause, such as the wait for an engine, says nothing about the speed after it.
     if (this._seen.every(one => one.ended === ended(batch))) {
       this._seen = this._seen.slice(-1);
     }
   }
 
-  /** Requests by the second; null where that cannot be told yet. */
+  /** Requests per second, or null if it is not known yet. */
   get requestsPerSecond(): number | null {
     const first = this._seen[0];
     const last = this._seen.at(-1);
@@ -46,7 +46,7 @@ export class Rate {
     return (last.ended - first.ended) / (last.seconds - first.seconds);
   }
 
-  /** How long the requests that are left take at this rate, from `now` on; null where that cannot be told. */
+  /** How long the remaining requests take at this rate, from `now` on, or null if it is not known. */
   secondsLeft(batch: IBatch, now: number): number | null {
     const rate = this.requestsPerSecond;
     const last = this._seen.at(-1);

@@ -1,5 +1,5 @@
 /**
- * The server's endpoints, the only thing that the panel talks to.
+ * The client of the server's endpoints; the panel talks to nothing else.
  */
 
 import { URLExt } from '@jupyterlab/coreutils';
@@ -7,7 +7,7 @@ import { ServerConnection } from '@jupyterlab/services';
 
 import type { IBatch, IBatchPage, ICheck, IFile, ILinePage, ISnapshot } from './types';
 
-/** The server refused; the message is its own. */
+/** The server refused a request; the message is the server's. */
 export class RefusedError extends Error {
   constructor(
     message: string,
@@ -24,22 +24,22 @@ interface IErrorEnvelope {
 }
 
 /**
- * The verbs of the server.
+ * The client of the server.
  */
 export class VBatchClient {
   constructor(private readonly _settings: ServerConnection.ISettings) {}
 
-  /** Begin to listen to events; the response's body is a stream. */
+  /** Start listening to events; the response's body is a stream. */
   events(signal: AbortSignal): Promise<Response> {
     return this._request('events', { signal, cache: 'no-store' });
   }
 
-  /** Look once at what events begin with. */
+  /** Ask once for the snapshot that events begin with. */
   snapshot(signal: AbortSignal): Promise<ISnapshot> {
     return this._json('snapshot', { signal });
   }
 
-  /** List batches, the newest first, from the one after `after`. */
+  /** List batches, newest first, starting after `after`. */
   batches(after: string | null, limit: number): Promise<IBatchPage> {
     const query = { limit: String(limit), ...(after === null ? {} : { after }) };
     return this._json(`batches${URLExt.objectToQueryString(query)}`);
@@ -50,12 +50,12 @@ export class VBatchClient {
     return this._json(`v1/batches/${encodeURIComponent(id)}/cancel`, { method: 'POST' });
   }
 
-  /** Make a batch of the requests of another that have no answer. */
+  /** Make a new batch of the requests of a batch that have no answer. */
   retry(id: string): Promise<IBatch> {
     return this._json(`batches/${encodeURIComponent(id)}/retry`, { method: 'POST' });
   }
 
-  /** Create a batch of an uploaded file. */
+  /** Create a batch from an uploaded file. */
   create(inputFileId: string, endpoint: string): Promise<IBatch> {
     const body = { input_file_id: inputFileId, endpoint, completion_window: '24h' };
     return this._json('v1/batches', { method: 'POST', body: JSON.stringify(body) });
@@ -74,7 +74,7 @@ export class VBatchClient {
     return this._json(`v1/files/${encodeURIComponent(id)}`, { method: 'DELETE' });
   }
 
-  /** Ask what a batch service would say to a file. */
+  /** Ask what a batch service would refuse or ignore in a file. */
   check(fileId: string, target: string): Promise<ICheck> {
     return this._json('check', {
       method: 'POST',
@@ -120,7 +120,7 @@ async function messageOf(response: Response): Promise<string> {
     const body = JSON.parse(text) as IErrorEnvelope;
     return body.error?.message ?? body.message ?? response.statusText;
   } catch {
-    // A proxy in between answers in its own way.
+    // The answer may come from a proxy and have another format.
     return text.slice(0, 200) || response.statusText;
   }
 }

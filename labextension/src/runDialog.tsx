@@ -1,5 +1,5 @@
 /**
- * "Run as batch…": endpoint and target are chosen, and what would be refused is seen before anything runs.
+ * "Run as batch…": choose endpoint and target, and see what would be refused before anything runs.
  */
 
 import type { Dialog } from '@jupyterlab/apputils';
@@ -10,11 +10,11 @@ import React from 'react';
 import { count } from './format';
 import type { ICheck, IFinding } from './types';
 
-/** Where a batch runs: on an engine of this server, or at a batch service. */
+/** Where a batch runs: on an engine of this server or at a batch service. */
 export const TARGETS = ['here', 'parasail', 'openai'] as const;
 export type Target = (typeof TARGETS)[number];
 
-/** What a batch can be made for. */
+/** The endpoints of a batch. */
 export const ENDPOINTS = [
   '/v1/chat/completions',
   '/v1/completions',
@@ -22,7 +22,7 @@ export const ENDPOINTS = [
   '/v1/responses'
 ] as const;
 
-/** Findings that are listed; the rest is counted. */
+/** How many findings are listed; the rest are counted. */
 const LISTED = 100;
 
 /** What was chosen. */
@@ -40,7 +40,7 @@ export interface IRunBodyOptions {
 }
 
 /**
- * The body of the dialog. Whether the file would run is said by `data-would-run` of its node.
+ * The body of the dialog. Its node has whether the file would run as `data-would-run`.
  */
 export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoice> {
   constructor(private readonly _options: IRunBodyOptions) {
@@ -54,7 +54,7 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
     return this._choice;
   }
 
-  /** What was found out about the file; null while it is being found out. */
+  /** The result of the check; null while it runs. */
   get found(): ICheck | Error | null {
     return this._found;
   }
@@ -91,7 +91,7 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
         {this._choice.target !== 'here' && (
           <p className="vb-Hint">
             {trans.__(
-              'A cell that runs it there is inserted into the active notebook, whose kernel has the key.'
+              'This inserts a cell into the active notebook, because its kernel has the API key.'
             )}
           </p>
         )}
@@ -115,7 +115,7 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
     this.node.dataset.wouldRun = '';
     let found: ICheck | Error;
     try {
-      // What a batch of this server is held to are OpenAI's limits, unless it is configured otherwise.
+      // By default this server has OpenAI's limits.
       found = await this._options.check(target === 'here' ? 'openai' : target);
     } catch (error) {
       found = error instanceof Error ? error : new Error(String(error));

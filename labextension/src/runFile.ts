@@ -23,7 +23,7 @@ export interface IRunFileOptions {
   trans: TranslationBundle;
 }
 
-/** Ask how to run a file, and run it; give the id of the batch, or null where none was made. */
+/** Ask how to run a file, and run it. Returns the id of the batch, or null if none was made. */
 export async function runFile(options: IRunFileOptions): Promise<string | null> {
   const { path, client, tracker, trans } = options;
   const content = await read(options);
@@ -52,7 +52,7 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
     if (target !== 'here') {
       if (!(await insertCell(tracker, runCell(path, target)))) {
         Notification.warning(
-          trans.__('Open a notebook first: its kernel has the key of %1.', target)
+          trans.__('Open a notebook first. Its kernel has the API key for %1.', target)
         );
       }
       return null;
@@ -67,7 +67,7 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
   }
 }
 
-/** Read a file, as its bytes: it may be large, and what is no text is for the check to say. */
+/** Read a file as bytes: it may be large, and the check reports what is not text. */
 async function read(options: IRunFileOptions): Promise<Blob> {
   const url = await options.contents.getDownloadUrl(options.path);
   const response = await ServerConnection.makeRequest(url, {}, options.settings);

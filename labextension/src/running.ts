@@ -1,5 +1,5 @@
 /**
- * The batches that have not ended, in JupyterLab's list of what runs.
+ * The batches that have not ended, in JupyterLab's list of running kernels.
  */
 
 import type { IRunningSessions } from '@jupyterlab/running';
@@ -7,7 +7,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { stopIcon } from '@jupyterlab/ui-components';
 import { Signal } from '@lumino/signaling';
 
-import { orSay } from './actions';
+import { orNotify } from './actions';
 import { count, shortId } from './format';
 import { batchesIcon } from './icon';
 import type { BatchesModel } from './model';
@@ -16,7 +16,7 @@ import type { VBatchClient } from './request';
 import { statusName } from './statusText';
 import type { IBatchView } from './types';
 
-/** Give what the list of what runs asks for. */
+/** Return the manager of batches for JupyterLab's list of running kernels. */
 export function runningBatches(
   model: BatchesModel,
   client: VBatchClient,
@@ -25,7 +25,7 @@ export function runningBatches(
   trans: TranslationBundle
 ): IRunningSessions.IManager {
   const changed = new Signal<BatchesModel, void>(model);
-  // The list is drawn anew at each change: only those of what it shows are told.
+  // The list is drawn again at each change, so report only changes to what it shows.
   let shown = '';
   model.changed.connect(() => {
     const now = JSON.stringify(model.unfinished.map(view => itemText(view, trans)));
@@ -36,7 +36,7 @@ export function runningBatches(
   });
   const cancel = (view: IBatchView): void => {
     if (isCancellable(view.batch)) {
-      void orSay(() => client.cancel(view.batch.id));
+      void orNotify(() => client.cancel(view.batch.id));
     }
   };
   return {

@@ -1,5 +1,5 @@
 /**
- * The item of the status bar: how many batches run, and how fast the engines are.
+ * The item in the status bar: how many batches are running, and how fast the engines are.
  */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -10,7 +10,7 @@ import { rate } from './format';
 import { batchesIcon } from './icon';
 import type { BatchesModel } from './model';
 
-/** Says in one line what runs; a click shows the panel. */
+/** One line about the running batches; a click shows the panel. */
 export class StatusItem extends ReactWidget {
   constructor(
     private readonly _model: BatchesModel,
@@ -39,7 +39,7 @@ export class StatusItem extends ReactWidget {
   }
 }
 
-/** Say how many batches have not ended, and how many tokens the engines generate. */
+/** Return the number of unfinished batches and the tokens per second of the engines, as text. */
 export function statusText(model: BatchesModel, trans: TranslationBundle): string {
   const { length } = model.unfinished;
   const batches =

@@ -1,12 +1,12 @@
 /**
- * OpenAI's statuses, in the user's words.
+ * OpenAI's statuses in the user's language.
  */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { Status } from './types';
 
-/** Name a status. */
+/** Return the name of a status. */
 export function statusName(status: Status, trans: TranslationBundle): string {
   const names: Record<Status, string> = {
     validating: trans.__('validating'),

@@ -30,13 +30,13 @@ const WIDTHS: Readonly<Record<string, number>> = {
 const TEXT_WIDTH = 420;
 
 /**
- * What a grid asks of a file; lines come when they are seen.
+ * The grid's view of a file; lines are loaded as they scroll into view.
  */
 export class LinesModel extends DataModel {
   /**
    * @param source - Where the lines come from.
-   * @param kind - What the file is; found out by its first line where it is null.
-   * @param onChange - Called when lines have come, or with what went wrong.
+   * @param kind - The kind of the file; if it is null, the first line decides.
+   * @param onChange - Called when lines have arrived, or with an error.
    */
   constructor(
     source: LineSource,
@@ -53,7 +53,7 @@ export class LinesModel extends DataModel {
     void this._lines.load(0);
   }
 
-  /** How many lines the file has; 0 until that is known. */
+  /** The number of lines; 0 until it is known. */
   get total(): number {
     return this._rows;
   }
@@ -88,7 +88,7 @@ export class LinesModel extends DataModel {
     }
   }
 
-  /** All of a line, each of its cells with its name; null where it is not there yet. */
+  /** All cells of a line with their names, or null if the line is not loaded yet. */
   text(row: number): string | null {
     const line = this._lines.get(row + 1);
     const cells = line === null ? null : cellsOf(line, this._kind ?? 'input');
@@ -124,7 +124,7 @@ export class LinesModel extends DataModel {
 }
 
 /**
- * A table of a file, with the line that is chosen in full below it.
+ * A table of a file, with the full text of the selected line below it.
  */
 export class LinesTable extends Widget {
   constructor(
@@ -146,7 +146,7 @@ export class LinesTable extends Widget {
         columnHeaderHeight: 26
       }
     });
-    // It is drawn, not made of elements: its line is read below it.
+    // The grid is a canvas, so screen readers read the selected line below it.
     this._grid.node.setAttribute('role', 'application');
     this._grid.node.tabIndex = 0;
     this._grid.keyHandler = new BasicKeyHandler();
@@ -155,7 +155,7 @@ export class LinesTable extends Widget {
     this._line.addClass('vb-Table-line');
     this._line.node.tabIndex = 0;
     this._line.node.setAttribute('aria-live', 'polite');
-    this._line.node.setAttribute('aria-label', trans.__('The chosen line'));
+    this._line.node.setAttribute('aria-label', trans.__('The selected line'));
     const layout = new BoxLayout({ direction: 'top-to-bottom', spacing: 0 });
     layout.addWidget(this._grid);
     layout.addWidget(this._line);
@@ -177,7 +177,7 @@ export class LinesTable extends Widget {
     this._grid.selectionModel = selection;
   }
 
-  /** Choose a line, and scroll to it. */
+  /** Select a line, and scroll to it. */
   goTo(line: number): void {
     this._wanted = line;
     this._goToWanted();
@@ -232,7 +232,7 @@ export class LinesTable extends Widget {
   }
 
   private _sizeColumns(): void {
-    // Once, because the user may size them too; which there are is known with the first line.
+    // Only once, because the user may resize them too. The columns are known with the first line.
     if (this._isSized || this._model.total === 0) {
       return;
     }
@@ -245,10 +245,10 @@ export class LinesTable extends Widget {
   private _showLine(): void {
     const selection = this._grid.selectionModel?.currentSelection();
     if (!selection) {
-      this._line.node.textContent = this._options.trans.__('Choose a line to read all of it.');
+      this._line.node.textContent = this._options.trans.__('Select a line to read all of it.');
       return;
     }
-    // As text, whatever a model has written.
+    // As text, never as HTML: a model wrote it.
     this._line.node.textContent = this._model.text(selection.r1) ?? '…';
   }
 
@@ -272,7 +272,7 @@ export class LinesTable extends Widget {
       font: `${color('--jp-ui-font-size1') || '13px'} ${color('--jp-ui-font-family') || 'sans-serif'}`,
       textColor: color('--jp-ui-font-color1'),
       horizontalAlignment: 'left',
-      // A line of a table is one line.
+      // Show each row as one line.
       format: ({ value }) => String(value).replaceAll(/\s+/g, ' ')
     });
     this._grid.cellRenderers.update({

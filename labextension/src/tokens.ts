@@ -1,5 +1,5 @@
 /**
- * What the plugins share.
+ * What the plug-ins share.
  */
 
 import { Token } from '@lumino/coreutils';
@@ -11,7 +11,7 @@ import type { LinesTable } from './table';
 import type { FileKind } from './cells';
 import type { LineSource } from './lines';
 
-/** Batches and engines, and the server that tells of them. */
+/** Batches and engines, and the client of their server. */
 export interface IBatches {
   model: BatchesModel;
   feed: Feed;
@@ -22,5 +22,5 @@ export interface IBatches {
 
 export const IBatches = new Token<IBatches>(
   'vbatch-jupyter:IBatches',
-  'Batches and engines, and the server that tells of them.'
+  'Batches and engines, and the client of their server.'
 );

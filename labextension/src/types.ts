@@ -1,5 +1,5 @@
 /**
- * What the server says, in its own words: OpenAI's objects, and what is shown beside them.
+ * What the server sends: OpenAI's objects, and what the panel shows with them.
  */
 
 /** OpenAI's statuses of a batch. */
@@ -13,14 +13,14 @@ export type Status =
   | 'cancelling'
   | 'cancelled';
 
-/** How many requests a batch has, and how many have ended which way. */
+/** How many requests a batch has, and how many have completed and failed. */
 export interface IRequestCounts {
   total: number;
   completed: number;
   failed: number;
 }
 
-/** One reason why an input file did not validate. */
+/** One reason why an input file is not valid. */
 export interface IBatchError {
   code: string | null;
   message: string | null;
@@ -28,7 +28,7 @@ export interface IBatchError {
   line: number | null;
 }
 
-/** OpenAI's batch, as far as it is shown. */
+/** The fields of OpenAI's batch that the panel uses. */
 export interface IBatch {
   id: string;
   endpoint: string;
@@ -81,13 +81,13 @@ export interface IEngine {
   note: string | null;
 }
 
-/** All that is shown at one moment. */
+/** Everything the panel shows at one moment. */
 export interface ISnapshot {
   batches: IBatchView[];
   engines: IEngine[];
 }
 
-/** What the server tells: everything first, and then each change. */
+/** The server's events: first everything, then each change. */
 export type ServerEvent =
   | { name: 'snapshot'; data: ISnapshot }
   | { name: 'batch'; data: IBatchView }
@@ -101,7 +101,7 @@ export interface IBatchPage {
   has_more: boolean;
 }
 
-/** A line of a file: JSON, or text where it is none. */
+/** A line of a file: JSON, or text if it is not valid JSON. */
 export interface ILine {
   number: number;
   json: unknown;
@@ -116,7 +116,7 @@ export interface ILinePage {
   has_more: boolean;
 }
 
-/** One thing that a batch service would refuse of a file, or not understand. */
+/** One thing in a file that a batch service would refuse or ignore. */
 export interface IFinding {
   severity: 'refused' | 'vllm_only' | 'ignored';
   code: string;
@@ -126,7 +126,7 @@ export interface IFinding {
   custom_id: string | null;
 }
 
-/** What a batch service would say to a file. */
+/** The result of checking a file for a batch service. */
 export interface ICheck {
   target: string;
   would_run: boolean;

@@ -1,10 +1,10 @@
 /**
- * Which rows of a long list are drawn: those that are seen, and a few beside them.
+ * Which rows of a long list are drawn: the visible ones, and a few above and below.
  */
 
-const BESIDE = 6;
+const EXTRA = 6;
 
-/** What of a list is drawn. */
+/** The part of a list that is drawn. */
 export interface IWindow {
   /** The first row that is drawn. */
   start: number;
@@ -12,7 +12,7 @@ export interface IWindow {
   end: number;
 }
 
-/** Give the rows to draw of a list whose rows are all of one height. */
+/** Return the rows to draw of a list whose rows all have the same height. */
 export function visibleRows(
   scrollTop: number,
   height: number,
@@ -21,11 +21,11 @@ export function visibleRows(
 ): IWindow {
   const first = Math.floor(scrollTop / rowHeight);
   const last = Math.ceil((scrollTop + height) / rowHeight);
-  const end = Math.min(rows, Math.max(0, last) + BESIDE);
-  return { start: Math.min(Math.max(0, first - BESIDE), end), end };
+  const end = Math.min(rows, Math.max(0, last) + EXTRA);
+  return { start: Math.min(Math.max(0, first - EXTRA), end), end };
 }
 
-/** Give where a list is to be scrolled to, so that a row is seen whole; where it is, if it is seen. */
+/** Return where to scroll a list so that a row is fully visible. */
 export function scrollTo(
   row: number,
   scrollTop: number,

@@ -125,7 +125,7 @@ def test_a_file_of_the_file_browser_runs_as_a_batch_that_is_watched_to_its_end_a
 
     panel.press("Output").table(40)
     with_text = page.locator(".vb-Table-line:visible")
-    expect(with_text).to_have_text("Choose a line to read all of it.")
+    expect(with_text).to_have_text("Select a line to read all of it.")
     panel.choose_line(2)
     expect(with_text).to_contain_text("custom_id: row-1")
     expect(with_text).to_contain_text("status_code: 200")
