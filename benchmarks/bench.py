@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, made: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     picked = options.workloads.split(",")
     scale = [] if options.scale is None else [options.scale]
-    # In the order in which those of one setting stand together, whatever the order that they were asked for in.
+    # In an order that keeps workloads of one setting together, whatever order was asked for.
     asked = [make(*scale) for name, makers in WORKLOADS.items() if name in picked for make in makers]
     for setting, group in itertools.groupby(asked, key=lambda workload: workload.setting):
         workloads = list(group)

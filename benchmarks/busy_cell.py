@@ -1,4 +1,4 @@
-"""The speed of a batch beside a cell that computes, against the same beside another process that does; a tiny model.
+"""The speed of a batch while a cell computes, against its speed while another process computes; a tiny model.
 
 So small a model leaves the front end in the kernel's process, and with it the interpreter's lock, the most to do. A
 ratio of 1 says that a busy cell costs a batch nothing but the core that it takes.
@@ -72,8 +72,8 @@ def main() -> None:
                     seconds.append(seconds_of(kernel, call))
         finally:
             kernel.close()
-    print(f"beside a busy process a batch has {mean(alone) / mean(process):.2f} of its speed alone")
-    print(f"beside a busy cell it has {mean(process) / mean(cell):.2f} of that ({time.strftime('%Y-%m-%d')})")
+    print(f"while another process is busy, a batch has {mean(alone) / mean(process):.2f} of its speed alone")
+    print(f"while a cell is busy, it has {mean(process) / mean(cell):.2f} of that ({time.strftime('%Y-%m-%d')})")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How long a chat's first token takes beside a batch that has all slots of the engine, against an idle engine.
+"""How long a chat's first token takes while a batch has all slots of the engine, against an idle engine.
 
 Everything is real: a Jupyter server, a kernel with vLLM that it has started, the stock client. Chats start at random
 moments, as people do. The bar is the idle engine's p95 plus two steps of the engine, all measured in the same run.
-Beside it stand how long the batch's own first token took, and how long a look at the batch takes while it runs.
+It also shows how long the batch's own first token took, and how long reading the batch takes while it runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SLOTS = 256
 
 
 def first_token(client: openai.OpenAI, number: int) -> float:
-    """Give the seconds to the first token of one chat."""
+    """Return the seconds to the first token of one chat."""
     message: Any = [{"role": "user", "content": f"Say hello to number {number}."}]
     begun = time.perf_counter()
     with client.chat.completions.create(model=MODEL, messages=message, max_tokens=4, stream=True) as stream:
@@ -52,12 +52,12 @@ def chats(client: openai.OpenAI, count: int, *, pause: float) -> list[float]:
 
 
 def p95(seconds: list[float]) -> float:
-    """Give the 95th percentile."""
+    """Return the 95th percentile."""
     return statistics.quantiles(seconds, n=20)[-1]
 
 
 def figures_of(server: JupyterServer) -> dict[str, Any]:
-    """Give the engine's figures."""
+    """Return the engine's figures."""
     with server.http() as http:
         (engine,) = http.get("vbatch/engines").json()["data"]
     return dict(engine["stats"])
@@ -111,7 +111,7 @@ def measure(client: openai.OpenAI, server: JupyterServer, count: int) -> None:
     step = seconds * SLOTS / (after["generation_tokens"] - before["generation_tokens"])
     bar = p95(idle) + 2 * step
     print(f"idle: p50 {statistics.median(idle):.3f} s, p95 {p95(idle):.3f} s")
-    print(f"beside a batch of 500: p50 {statistics.median(busy):.3f} s, p95 {p95(busy):.3f} s; a step {step:.3f} s")
+    print(f"during a batch of 500: p50 {statistics.median(busy):.3f} s, p95 {p95(busy):.3f} s; a step {step:.3f} s")
     print(f"p95 is {p95(busy) / bar:.2f} of the idle engine's plus two steps ({time.strftime('%Y-%m-%d')})")
     print(f"the batch's first token came {began:.2f} s after its create")
     p99 = statistics.quantiles(seen, n=100)[-1]

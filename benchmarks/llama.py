@@ -39,7 +39,7 @@ def weights() -> Path:
 
 
 def command(port: int) -> list[str]:
-    """Give the command of its server: as many requests at once as in Ollama, the context of each like the engine's."""
+    """Return the command of its server: as many requests at once as in Ollama, the context of each as the engine's."""
     return [
         str(SERVER),
         *("--model", str(weights())),
@@ -51,7 +51,7 @@ def command(port: int) -> list[str]:
 
 
 def system_info() -> str:
-    """Give what the server says that it was built for, which it does before it looks for a model."""
+    """Return what the server says that it was built for, which it does before it looks for a model."""
     words = [str(SERVER), "--log-verbosity", "4", "--model", "/nonexistent"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return next(line for line in (done.stdout + done.stderr).splitlines() if "system_info" in line)

@@ -121,7 +121,7 @@ def _workloads() -> Iterator[tuple[str, list[str]]]:
 
 
 def _cached(prompts: Sequence[str], order: Sequence[int]) -> float:
-    """Give the share of blocks that are in the cache when their prompt comes."""
+    """Return the share of blocks that are in the cache when their prompt comes."""
     cache: OrderedDict[int, None] = OrderedDict()
     hits = total = 0
     for position in order:

@@ -23,7 +23,7 @@ _REDRAWN = 2_000
 
 
 def interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
-    """Give what 95 of 100 ratios of medians of redrawn rounds lie between.
+    """Return what 95 of 100 ratios of medians of redrawn rounds lie between.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def rows_of(workload: Workload, found: Mapping[str, list[Figures]], ideal: float
     found
         The figures of each side's rounds.
     ideal
-        How many prompt tokens the best order would find in an unbounded prefix cache; None where nobody asks.
+        How many prompt tokens the best order would find in an unbounded prefix cache; None if nobody asks.
     """
     rows = []
     rate = {side: [each["requests"] / each["seconds"] for each in rounds] for side, rounds in found.items()}
@@ -91,14 +91,14 @@ def show(row: Mapping[str, Any]) -> None:
 
 
 def show_starts(rows: list[dict[str, Any]]) -> None:
-    """Print how long the engines took to start, which is no part of the other figures."""
+    """Print how long the engines took to start, which is not part of the other figures."""
     for side in dict.fromkeys(row["side"] for row in rows):
         seconds = sorted({row["startup_seconds"] for row in rows if row["side"] == side})
         print(f"start of {side}: {', '.join(f'{each:.0f} s' for each in seconds)}")
 
 
 def about(rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """Give what goes into the JSON file."""
+    """Return what goes into the JSON file."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cpus": os.cpu_count(),

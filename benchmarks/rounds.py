@@ -37,7 +37,7 @@ class Engine:
     place: str
 
     def keywords(self) -> dict[str, Any]:
-        """Give the flags as Python's keyword arguments: they have a value, or are switches."""
+        """Return the flags as Python's keyword arguments: they have a value, or are switches."""
         given: dict[str, Any] = {}
         name = ""
         for word in self.flags:
@@ -50,7 +50,7 @@ class Engine:
 
 
 def in_turn(sides: Sequence[T], turn: int) -> list[T]:
-    """Give the order of a round, another one in each.
+    """Return the order of a round, another one in each.
 
     Examples
     --------

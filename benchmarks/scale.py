@@ -1,4 +1,4 @@
-"""What the path of a request costs beside the engine: batches of 1,000 to 1,000,000 requests through a null engine.
+"""What the path of a request costs without the engine: batches of 1,000 to 1,000,000 requests through a null engine.
 
 Each size runs in a process of its own, from ``batches.create`` to ``completed``: validation, plan, feed, spool and
 finalising, on the store's real files; then `Batch.results` of all rows. ``x time`` and ``x growth`` say how many times

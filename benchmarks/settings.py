@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def folder_of(setting: Setting, made: Path) -> Path:
-    """Give a model's folder; the tiny one is made.
+    """Return a model's folder; the tiny one is made.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def folder_of(setting: Setting, made: Path) -> Path:
 
 
 def flags_of(setting: Setting, folder: Path, *, equal: bool) -> list[str]:
-    """Give the engine arguments that all sides have, or only the room that the side with its own defaults has too."""
+    """Return the engine arguments that all sides have, or only the room that the side with its own defaults has too."""
     from vbatch_jupyter.engine.vllm.arguments import parse_arguments
 
     arguments = parse_arguments(str(folder), [])
@@ -54,7 +54,7 @@ def flags_of(setting: Setting, folder: Path, *, equal: bool) -> list[str]:
 
 
 def variables_of(setting: Setting, *, equal: bool) -> dict[str, str]:
-    """Give the environment variables that all sides have, or none for the side with its own defaults."""
+    """Return the environment variables that all sides have, or none for the side with its own defaults."""
     return {"VLLM_CPU_NUM_OF_RESERVED_CPU": str(setting.reserved_cores)} if equal else {}
 
 
@@ -71,7 +71,7 @@ def _kv_bytes(setting: Setting, folder: Path, dtype: str) -> int:
 def ideal_cached(workload: Workload, folder: Path) -> float | None:
     """Count the prompt tokens of a round that the best order finds in a prefix cache without bounds.
 
-    None where the size of a block is left to vLLM, as on a GPU.
+    None if the size of a block is left to vLLM, as on a GPU.
 
     Whatever the order, a request finds at most the whole blocks that it shares with one before it, and sorted ones
     share most with their neighbour.

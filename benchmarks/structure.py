@@ -32,7 +32,7 @@ MOST_LOOSE_FILES = 6
 MOST_MODULES = 40
 MOST_CHANGES = 180
 MOST_CODE_LINES = 13_432
-"""The goals: what may at most stand there. The last is the figure of the commit before the rooms were rebuilt."""
+"""The goals: the highest figures allowed. The last is the figure of the commit before the rooms were rebuilt."""
 
 _SESSIONS = (("session.session", "Session", "engine.echo"), ("kernel", "Kernel", "engine.echo_engine"))
 """Where this and earlier commits have the object that a process holds, and the echo engine."""

@@ -62,7 +62,7 @@ class Request:
     max_tokens: int
 
     def body(self, model: str) -> dict[str, Any]:
-        """Give the body of its call."""
+        """Return the body of its call."""
         if not self.max_tokens:
             return {"model": model, "input": self.prompt}
         messages = [{"role": "user", "content": self.prompt}]
@@ -74,12 +74,12 @@ class Request:
         return "/v1/chat/completions" if self.max_tokens else "/v1/embeddings"
 
     def sampling(self) -> dict[str, Any]:
-        """Give the parameters of the body that say how it is answered."""
+        """Return the parameters of the body that say how it is answered."""
         return {"max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": True} if self.max_tokens else {}
 
 
 def as_lines(requests: list[Request], model: str) -> str:
-    """Give the input file of requests."""
+    """Return the input file of requests."""
     lines = [
         {"custom_id": f"row-{number}", "method": "POST", "url": request.url, "body": request.body(model)}
         for number, request in enumerate(requests)
@@ -238,4 +238,4 @@ WORKLOADS: dict[str, tuple[Callable[..., Workload], ...]] = {
     "d": (front_end,),
     "f": (embeddings,),
 }
-"""By letter; those on the same engine stand together, because it is started once for all of them."""
+"""By letter; those on the same engine are together, because it is started once for all of them."""

@@ -1,4 +1,4 @@
-"""Bring Debian's Chromium, which the tests in ``tests/ui`` look at JupyterLab with, where it is not there yet.
+"""Install Debian's Chromium, in which the tests in ``tests/ui`` open JupyterLab, if it is missing.
 
 Installing it needs root and apt-get; where that cannot be, a sentence says so and the tests say it again when they skip
 themselves. Needs the standard library alone.
@@ -16,20 +16,20 @@ from collections.abc import Callable, Sequence
 NAMES = ("chromium", "chromium-browser")
 """What distributions call it."""
 
-MISSING = "Chromium is not there, and JupyterLab is not tested in a browser: run 'apt-get install chromium' as root."
-"""What is said where it cannot be brought."""
+MISSING = "Chromium is missing, so JupyterLab is not tested in a browser. Run 'apt-get install chromium' as root."
+"""The message if it cannot be installed."""
 
 _APT_GET = ("apt-get", "--quiet", "--option=Acquire::Retries=2", "--option=Acquire::http::Timeout=60")
 _TIMEOUT_SECONDS = 900
 
 
 def find() -> str | None:
-    """Give the program's path; None where there is none."""
+    """Return the program's path; None if there is none."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 def bring(say: Callable[[str], None], *, is_root: bool) -> str | None:
-    """Give the program's path, after installing it where that is needed and possible.
+    """Return the program's path, after installing it where that is needed and possible.
 
     Parameters
     ----------

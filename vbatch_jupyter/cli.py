@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 where all is well, 1 where something is wrong with the store, or where the service would
+        The exit status: 0 if all is well, 1 if something is wrong with the store, or if the service would
         refuse the file.
     """
     parser = argparse.ArgumentParser(prog="python -m vbatch_jupyter", description=__doc__)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fsck(options: argparse.Namespace) -> int:
     try:
-        # A look at a store must not make one, nor take room for a reserve.
+        # Looking at a store must not make one, nor use space for a reserve.
         with Store(options.store, must_exist=True, reserve_bytes=0) as store:
             problems = store_fsck.check(store)
             path = store.path

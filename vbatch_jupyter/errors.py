@@ -8,23 +8,23 @@ The tree::
     │   ├── TemplateError        a template that cannot be rendered
     │   └── FrameError           a DataFrame or an argument that cannot become a batch
     ├── NotFoundError            no such batch or file                      → 404
-    ├── ServerNotFoundError      no Jupyter server that this kernel could name
-    ├── ServiceError             a batch service did not do what it was asked
+    ├── ServerNotFoundError      the kernel's Jupyter server was not found
+    ├── ServiceError             a batch service refused or failed
     ├── ConflictError            the object's status forbids it             → 409
     ├── EngineError
     │   ├── EngineNotLoadedError no engine in this kernel
     │   ├── EngineArgumentError  an argument that vLLM refuses
     │   ├── EngineLoadError      the engine could not be started
-    │   ├── EngineDiedError      the engine ended under its requests
-    │   ├── RequestAbortedError  the engine gave one request up unfinished
-    │   └── BatchPausedError     a batch that waits for an engine to be loaded anew
+    │   ├── EngineDiedError      the engine ended while it ran requests
+    │   ├── RequestAbortedError  the engine stopped one request before it was finished
+    │   └── BatchPausedError     a batch that waits until an engine is loaded again
     └── StoreError
         ├── StoreBusyError       another process kept the database locked
-        ├── StoreFullError       no room on the disk
+        ├── StoreFullError       the disk is full
         ├── StoreFilesystemError the directory is on a network file system
         ├── StoreVersionError    the store was written by a newer release
-        ├── StoreCorruptError    an invariant of the store does not hold
-        └── FencedError          another owner has taken the batch over
+        ├── StoreCorruptError    the store is damaged
+        └── FencedError          another process has taken over the batch
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class VBatchError(Exception):
 
 
 class BadRequestError(VBatchError):
-    """A request that cannot be served as it was made.
+    """A request that is not valid.
 
     Parameters
     ----------
     message
         What is wrong and what to do next, one sentence each.
     param
-        The name of the offending parameter, as OpenAI's error envelope has it.
+        The name of the parameter, for OpenAI's error envelope.
     code
-        OpenAI's error code, where it has one.
+        OpenAI's error code, if there is one.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -59,26 +59,26 @@ class BadRequestError(VBatchError):
 
 
 class TooLargeError(BadRequestError):
-    """A file, a part or a body that is larger than it may be."""
+    """A file, a part or a body that is too large."""
 
 
 class TemplateError(BadRequestError):
-    """A prompt template that cannot be parsed, or that names a column which is not there."""
+    """A prompt template that cannot be parsed, or that names an unknown column."""
 
 
 class FrameError(BadRequestError):
-    """A DataFrame, or an argument beside it, that cannot become a batch."""
+    """A DataFrame or an argument that cannot become a batch."""
 
 
 class NotFoundError(VBatchError):
-    """No object of that id is in the store.
+    """The store has no object with that id.
 
     Parameters
     ----------
     kind
         ``"batch"``, ``"file"`` or ``"upload"``.
     id
-        The id that was asked for.
+        The id.
     """
 
     def __init__(self, kind: str, id: str) -> None:  # noqa: A002 - OpenAI's word
@@ -91,20 +91,20 @@ class NotFoundError(VBatchError):
 
 
 class ServerNotFoundError(VBatchError):
-    """Which Jupyter server runs this kernel cannot be told, or no program can reach it with a key."""
+    """The Jupyter server of this kernel was not found, or programs cannot use it with a key."""
 
 
 class ServiceError(VBatchError):
-    """A batch service did not do what it was asked.
+    """A batch service refused or failed to do something.
 
     Parameters
     ----------
     message
-        The service, what it was asked, and what it said.
+        The service, what was asked of it, and its answer.
     status
-        The HTTP status of its answer; None where there was none.
+        The HTTP status of its answer; None if there was no answer.
     after_seconds
-        How long it asks to wait.
+        How long the service asks us to wait.
     """
 
     def __init__(self, message: str, *, status: int | None = None, after_seconds: float | None = None) -> None:
@@ -114,12 +114,12 @@ class ServiceError(VBatchError):
 
 
 class ConflictError(VBatchError):
-    """The object's status forbids what was asked.
+    """The status of the object does not allow this.
 
     Parameters
     ----------
     message
-        What is in the way.
+        What happened and what to do.
     id
         The batch or file concerned.
     status
@@ -142,7 +142,7 @@ class EngineNotLoadedError(EngineError):
     Parameters
     ----------
     message
-        What to do about it, where that is not to load any model.
+        What to do, if it is something other than loading any model.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -158,15 +158,15 @@ class EngineLoadError(EngineError):
 
 
 class EngineDiedError(EngineError):
-    """The engine ended while requests were with it; they are run again on the next one."""
+    """The engine ended while it ran requests. They run again when it is back."""
 
 
 class RequestAbortedError(EngineError):
-    """The engine gave the request up before it was finished; it has no answer and is run again."""
+    """The engine stopped the request before it was finished. The request has no answer and runs again."""
 
 
 class BatchPausedError(EngineError):
-    """The batch does not go on until an engine is loaded anew; its finished answers are kept."""
+    """The batch is paused until an engine is loaded again. Its finished answers are kept."""
 
 
 class StoreError(VBatchError):
@@ -178,11 +178,11 @@ class StoreBusyError(StoreError):
 
 
 class StoreFullError(StoreError):
-    """There is no room left on the store's disk."""
+    """The store's disk is full."""
 
 
 class StoreFilesystemError(StoreError):
-    """The store's directory is on a network file system, where locks and renames cannot be trusted."""
+    """The store's directory is on a network file system, where locks and renames are not reliable."""
 
 
 class StoreVersionError(StoreError):
@@ -190,11 +190,11 @@ class StoreVersionError(StoreError):
 
 
 class StoreCorruptError(StoreError):
-    """An invariant of the store does not hold; ``python -m vbatch_jupyter fsck`` says which."""
+    """The store is damaged; ``python -m vbatch_jupyter fsck`` says where."""
 
 
 class FencedError(StoreError):
-    """Another owner has taken the batch over; this one must write nothing more to it."""
+    """Another process has taken over the batch. The former owner must not write to it any more."""
 
 
 def did_you_mean(name: object, known: Iterable[object], *, written: Callable[[Any], str] = repr) -> str:

@@ -95,7 +95,7 @@ class Loop:
     Attributes
     ----------
     last_problem
-        Why the last step failed; None where it did not.
+        Why the last step failed; None if it did not.
     problems
         How many steps have failed.
 
@@ -217,12 +217,12 @@ class Loop:
         Raises
         ------
         TimeoutError
-            There was none in so many seconds.
+            No step ended within that time.
         """
         with self._step_ended:
             begun = self._begun
             if not self._step_ended.wait_for(lambda: self._ended > begun, timeout):
-                raise TimeoutError(f"The {self.name} loop has not looked within {timeout:g} s.")
+                raise TimeoutError(f"No step of the {self.name} loop ended within {timeout:g} s.")
 
 
 async def each_of(

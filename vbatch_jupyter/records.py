@@ -54,9 +54,9 @@ class Timing(NamedTuple):
     Parameters
     ----------
     finished_at
-        Unix seconds; None where the request was not run.
+        Unix seconds; None if the request was not run.
     latency
-        Seconds from handing it to the engine to its answer; None where the engine was not asked, because the answer
+        Seconds from handing it to the engine to its answer; None if the engine was not asked, because the answer
         was known.
     """
 

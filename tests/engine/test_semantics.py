@@ -113,7 +113,7 @@ def test_an_unknown_model_is_refused_for_every_endpoint(session: Session) -> Non
 def test_errors_come_in_openais_envelope(session: Session) -> None:
     status, body = session.ask("show(ask('/v1/embeddings', model='demo', input='a'))")
     assert (status, set(body["error"])) == (404, {"message", "type", "param", "code"})
-    assert body["error"]["message"] == "The model `demo` does not serve /v1/embeddings; load one that does."
+    assert body["error"]["message"] == "The model `demo` does not serve /v1/embeddings. Load a model that does."
     status, body = session.ask("show(ask('/v1/chat/completions', model='demo', messages=HELLO, temperature='hot'))")
     assert (status, body["error"]["type"]) == (400, "invalid_request_error")
     assert "temperature" in body["error"]["message"]
@@ -466,5 +466,5 @@ show([dry.prompt_tokens, usage.input_tokens])
     status, body = session.ask("show(ask('/v1/chat/completions', model='demo-embeddings', messages=HELLO))")
     assert (status, body["error"]["message"]) == (
         404,
-        "The model `demo-embeddings` does not serve /v1/chat/completions; load one that does.",
+        "The model `demo-embeddings` does not serve /v1/chat/completions. Load a model that does.",
     )

@@ -124,7 +124,7 @@ while batch.request_counts.completed < 20:
     code = "batch.wait(500)\nvb.attach(batch.id)\nshow([batch.status, batch.request_counts.completed])"
     cell = kernel.run(code, timeout=600).checked()
     assert shown(cell.stdout) == ["completed", 150]
-    assert "The engine died; it is being loaded again, and the batch goes on." in cell.stdout
+    assert "The engine died. It is being loaded again, and the batch continues." in cell.stdout
     code = """
 lines = [json.loads(line) for line in current().manager.files.content(batch.to_openai().output_file_id)]
 show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(150)),

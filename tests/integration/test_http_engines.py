@@ -165,7 +165,7 @@ def test_an_engine_that_nobody_has_is_not_found(http):
 def test_an_engine_that_cannot_be_started_says_why_and_is_given_up(server, http):
     with pytest.raises(openai.InternalServerError, match="no flag of vllm serve"):
         say(server, "wrong")
-    assert "not started for the next 10 minutes: --no-such-flag" in engine(http, "wrong")["note"]
+    assert "will not be started for 10 minutes: --no-such-flag" in engine(http, "wrong")["note"]
     batch_id = make_batch(server, "wrong", 1)
     with http.stream("GET", "vbatch/events") as stream:
         for line in stream.iter_lines():
@@ -224,7 +224,7 @@ def test_a_kernel_that_nothing_needs_is_ended_by_its_owner_and_comes_back_when_n
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"), [("--max-model-len 5", "begins with the model"), ("m --served-model-name x", "the key is")]
+    ("text", "problem"), [("--max-model-len 5", "must be the model"), ("m --served-model-name x", "the key is")]
 )
 def test_arguments_that_cannot_be_meant_stop_the_extension_with_a_reason(text, problem):
     from traitlets import TraitError

@@ -15,7 +15,7 @@ import pytest
 from tests.batches import begin, group, make_batch
 from vbatch_jupyter.manager import lifecycle
 
-WAITS = "No engine holds the model 'm': load it in a notebook with %vbatch load."
+WAITS = "No engine has the model 'm' loaded. Load it in a notebook with %vbatch load."
 
 
 @pytest.fixture(scope="module")

@@ -261,7 +261,7 @@ def pieces(mib: int, piece: bytes = b"x" * MIB):
 def test_a_file_that_is_too_large_is_refused_while_it_comes_and_the_client_hears_of_it(http, server):
     before = names(server)
     message = assert_envelope(post(http, pieces(230)), 413, type="invalid_request_error", param="file")
-    assert message == "The file is too large: it may have 230,686,720 bytes at most."
+    assert message == "The file is too large: the maximum is 230,686,720 bytes."
     assert names(server) == before
 
 
@@ -316,7 +316,7 @@ def test_a_client_that_stops_sending_is_told_so(server):
         began = time.monotonic()
         status, error = connection.answer()
     assert (status, error["code"]) == (408, "request_timeout")
-    assert error["message"] == "Nothing of the request's body has come for 2 s. Send the request again."
+    assert error["message"] == "No byte of the request's body arrived for 2 s. Send the request again."
     assert 1.5 < time.monotonic() - began < 6
     assert names(server) == before
 

@@ -94,7 +94,7 @@ def test_a_batch_that_has_not_ended_or_has_every_answer_cannot_be_retried(http, 
     with begin(store, 3) as lease:
         response = http.post(f"vbatch/batches/{lease.id}/retry")
         assert response.status_code == 409
-        assert response.json()["error"]["message"].endswith("is in_progress; it can be retried when it has ended.")
+        assert response.json()["error"]["message"].endswith("is in_progress. Retry it when it has ended.")
         lease.append(group(lease.id, range(3)))
         lifecycle.finish(store, lease)
     response = http.post(f"vbatch/batches/{lease.id}/retry")

@@ -316,7 +316,7 @@ def test_a_load_over_the_socket_says_nothing_under_a_cell_and_one_at_a_time_is_e
         for path, body in (("/load", {"model": "third"}), ("/unload", {})):
             refused = direct.post(path, json=body)
             assert refused.status_code == 409
-            assert refused.json()["error"]["message"].startswith("This kernel is loading 'slow' at this moment")
+            assert refused.json()["error"]["message"].startswith("This kernel is already loading 'slow', requested")
         assert kernel.finish(message).checked().stdout
 
         kernel.stray = ""

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_said_and_the_upload_goes_on(client, http):
     part = client.uploads.parts.create(upload.id, data=LINE).id
     complete = f"/uploads/{upload.id}/complete"
     message = assert_envelope(http.post(complete, json={"part_ids": [part]}), 400, param="part_ids")
-    assert message.startswith(f"The parts come to {len(LINE)} bytes, and the upload was created for {len(LINE) + 1}.")
+    assert message.startswith(f"The parts have {len(LINE)} bytes, but the upload was created for {len(LINE) + 1}.")
     assert_envelope(http.post(complete, json={"part_ids": ["part_x"]}), 400, param="part_ids[0]")
     assert_envelope(http.post(complete, json={}), 400, param="part_ids", code="missing_required_parameter")
     last = client.uploads.parts.create(upload.id, data=b"\n").id
@@ -106,7 +106,7 @@ def test_an_upload_that_has_ended_takes_nothing(client, http):
     assert client.uploads.cancel(upload.id).status == "cancelled"
     answer = http.post(f"/uploads/{upload.id}/parts", files={"data": b"{}"})
     message = assert_envelope(answer, 409, type="invalid_request_error")
-    assert message.startswith(f"Upload '{upload.id}' has status 'cancelled'")
+    assert message.startswith(f"Upload '{upload.id}' cannot continue: its status is 'cancelled'")
     assert answer.headers["x-should-retry"] == "false"
     assert_envelope(http.post(f"/uploads/{upload.id}/complete", json={"part_ids": ["part_x"]}), 409)
 

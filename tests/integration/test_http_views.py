@@ -43,7 +43,7 @@ def test_a_batch_says_which_notebook_made_it_and_why_it_waits(http, store):
         (view,) = http.get("vbatch/batches", params={"limit": 1}).json()["data"]
     assert (view["origin"], view["waiting"]) == (
         None,
-        "No engine holds the model 'm': load it in a notebook with %vbatch load.",
+        "No engine has the model 'm' loaded. Load it in a notebook with %vbatch load.",
     )
 
 

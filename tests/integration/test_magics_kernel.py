@@ -93,14 +93,14 @@ def test_a_dry_run_the_list_a_comparison_and_a_plot_are_displayed(kernel: Notebo
 def test_config_sets_a_default_and_lists_all_of_them(kernel: NotebookKernel) -> None:
     kernel.run("%config VBatchMagics.max_tokens = 7").checked()
     (dry,) = displayed(kernel, "%%vbatch df --dry-run\n{{ text }}")
-    assert "at most 14 (7 for each request)" in dry["text/plain"]
+    assert "at most 14 (7 per request)" in dry["text/plain"]
     assert "VBatchMagics.temperature" in kernel.run("%config VBatchMagics").checked().stdout
 
 
 def test_a_mistake_is_a_sentence_and_a_bug_has_its_traceback(kernel: NotebookKernel) -> None:
     cell = kernel.run("%vbatch lisst")
     assert cell.error == ""
-    assert cell.stderr == "UsageError: %vbatch has no verb 'lisst'. Did you mean list?\n"
+    assert cell.stderr == "UsageError: Unknown verb 'lisst'. Did you mean list?\n"
     kernel.run("was = session.Session.batches\nsession.Session.batches = lambda self: 1 / 0").checked()
     bug = kernel.run("%vbatch list")
     kernel.run("session.Session.batches = was").checked()
@@ -111,6 +111,6 @@ def test_a_mistake_is_a_sentence_and_a_bug_has_its_traceback(kernel: NotebookKer
 def test_an_export_is_the_file_that_run_takes(kernel: NotebookKernel, tmp_path: Path) -> None:
     path = tmp_path / "in put.jsonl"
     said = kernel.run(f"%vbatch export df '{path}' -p 'Say {{{{ text }}}}'").checked().stdout
-    assert said.startswith(f"{path} has 2 requests; nothing was run.")
+    assert said.startswith(f"Wrote 2 requests to {path}.")
     (out,) = displayed(kernel, f"(out := get_ipython().run_line_magic('vbatch', \"run '{path}'\"))[['response']]")[-1:]
     assert "Say one two" in out["text/plain"]

@@ -204,7 +204,7 @@ def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_
         out = batch.results(pd.DataFrame({"n": range(ROWS)}))
         assert list(out["response"]) == [f"Say {number}" for number in range(ROWS)]
         assert parts_at(service, batch_id) == ["0", "1", "2"]
-        assert said == [f"Following batch {batch_id} at ours again."]
+        assert said == [f"Continuing to follow batch {batch_id} at ours."]
     finally:
         session.close()
     assert_store_is_sound_and_has_no_key(folder, service)
@@ -349,15 +349,15 @@ def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(session, t
 
 def test_without_the_key_nothing_is_made_and_a_batch_that_is_there_waits_for_it(session, monkeypatch, service):
     monkeypatch.delenv(KEY)
-    with pytest.raises(BadRequestError, match="set the environment variable OURS_API_KEY"):
+    with pytest.raises(BadRequestError, match="Set the environment variable OURS_API_KEY"):
         session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     monkeypatch.setenv(KEY, "a wrong key")
     batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
     until = time.monotonic() + 60
-    while "answered 401" not in (reason := session.attach(batch.id).snapshot().batch.reason or ""):
+    while "(status 401)" not in (reason := session.attach(batch.id).snapshot().batch.reason or ""):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert "a wrong key" not in reason
-    # The key is read anew when the session is; here it is the session's next look.
+    # The key is read again when the session is made; here it is the session's next look.
     monkeypatch.setenv(KEY, service.token)
     assert_answered(batch.wait(60).results())

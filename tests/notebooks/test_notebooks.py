@@ -254,7 +254,7 @@ def test_from_here_to_parasail(shown):
         f"row-{number}" for number in range(4)
     ]
     target = shown.text("target")
-    assert target.startswith("UsageError: The key for parasail is not there: ")
+    assert target.startswith("UsageError: The API key for parasail is missing. ")
     assert "PARASAIL_API_KEY" in target
 
 

@@ -154,7 +154,7 @@ def build_a_batch(notebook: LabNotebook) -> None:
     assert re.fullmatch(r"%%vbatch reviews -o out .*--max-tokens 8\nSay in three words: \{\{ text \}\}\s*", cell)
     # What was clicked, kept as code, is the same batch: each answer is known.
     kept = notebook.run(notebook.add(cell))
-    expect(kept).to_contain_text("12 of 12 answers were known")
+    expect(kept).to_contain_text("12 of 12 answers are reused")
 
 
 def see_what_is_left_without_a_kernel(notebook: LabNotebook, server: JupyterServer, attached: int) -> None:

@@ -201,7 +201,7 @@ def test_a_loop_runs_in_a_thread_of_its_own():
 
 
 def test_who_waits_for_a_loop_that_does_not_run_is_told():
-    with pytest.raises(TimeoutError, match="The example loop has not looked"):
+    with pytest.raises(TimeoutError, match="No step of the example loop ended"):
         Loop("example").looked(timeout=0.01)
 
 

@@ -1,7 +1,7 @@
-"""The parts that the live widget and the summary are drawn of, as HTML; pure.
+"""The parts of the live widget and the summary, as HTML; pure.
 
-Whatever comes from a model, a client or an engine is text, and is escaped here. The colours are JupyterLab's own where
-it is there, so that both its themes are kept to.
+Everything from a model, a client or an engine is text, and is escaped here. In JupyterLab the colours are its own,
+so that they fit both of its themes.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def text(value: object, *, most: int = _SHOWN_CHARACTERS) -> str:
 
 
 def faint(value: object) -> str:
-    """Write text that says less than what stands beside it."""
+    """Write text that is less important than the text next to it."""
     return f'<span style="color:{_FAINT}">{text(value)}</span>'
 
 
 def heading(batch: BatchRecord) -> str:
-    """Say which batch it is, how it stands, and what is in its way."""
+    """Return the heading of a batch: its id, its status, and why it waits."""
     reason = "" if batch.reason is None else f"<div>{text(batch.reason, most=1_000)}</div>"
     model = faint(batch.model or "")
     return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{reason}"
 
 
 def problem(error: Exception) -> str:
-    """Say what keeps something from being done."""
+    """Return an error as HTML."""
     return f'<div style="color:{_FAILED}">{text(error, most=1_000)}</div>'
 
 
 def request(title: str, said: Iterable[tuple[str, str]]) -> str:
-    """Draw a request: what the model is told, by who says it, with its line breaks."""
+    """Draw a request: its messages by role, with their line breaks."""
     told = "".join(
         f'<div style="white-space:pre-wrap">{faint(role)} {html.escape(words[:_SHOWN_OF_PROMPT])}</div>'
         for role, words in said
@@ -61,7 +61,7 @@ def request(title: str, said: Iterable[tuple[str, str]]) -> str:
 
 
 def counts_bar(counts: RequestCounts) -> str:
-    """Draw completed, failed and left beside each other, and say their numbers; nothing where none is known yet."""
+    """Draw completed, failed and left next to each other, with their numbers; nothing if they are not known yet."""
     if not counts.total:
         return ""
     shares = ((counts.completed, _COMPLETED), (counts.failed, _FAILED), (counts.left, _LEFT))
@@ -76,7 +76,7 @@ def counts_bar(counts: RequestCounts) -> str:
 
 
 def figures(pairs: Iterable[tuple[str, str]]) -> str:
-    """Put figures and what they are beside each other."""
+    """Put figures and their names next to each other."""
     return " · ".join(f"{text(value)} {faint(name)}" for name, value in pairs)
 
 
@@ -86,9 +86,9 @@ def rate_line(rates: Sequence[float], unit: str) -> str:
     Parameters
     ----------
     rates
-        One for each look, the oldest first.
+        The rates, oldest first.
     unit
-        What they are rates of.
+        The name of the rate.
     """
     top = max(rates, default=0.0)
     if len(rates) < 2 or not top:  # noqa: PLR2004
@@ -105,7 +105,7 @@ def rate_line(rates: Sequence[float], unit: str) -> str:
 
 
 def answers_list(answers: Iterable[tuple[str, str]]) -> str:
-    """List custom_ids with what was answered, the first one first."""
+    """List custom_ids with their answers."""
     rows = "".join(
         f'<tr><td style="text-align:left">{text(name)}</td><td style="text-align:left">{text(answer)}</td></tr>'
         for name, answer in answers
@@ -119,9 +119,9 @@ def errors_list(errors: Mapping[str, int], *, looked_at: str = "") -> str:
     Parameters
     ----------
     errors
-        How often each message came.
+        How often each message occurred.
     looked_at
-        Which errors were counted, where these are not all.
+        Which errors were counted, if not all of them.
     """
     if not errors:
         return ""
@@ -136,5 +136,5 @@ def errors_list(errors: Mapping[str, int], *, looked_at: str = "") -> str:
 
 
 def _table(rows: str) -> str:
-    # JupyterLab puts a table into the middle, where it stands in a widget.
+    # JupyterLab centres a table that is in a widget.
     return f'<table style="margin:0">{rows}</table>'

@@ -1,4 +1,4 @@
-"""One line of text that is drawn over itself while something takes its time."""
+"""One line of text that is updated in place while something runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class Line:
-    """Draws one line again and again; where the output cannot go back, it prints a new line now and then.
+    """Draws one line again and again. If the output cannot go back, it prints a new line from time to time.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ class Line:
         self._clock = clock
         self._width = 0
         self._drawn_at: float | None = None
-        # ipykernel's stream says that it is no terminal, and goes back all the same.
+        # ipykernel's stream says that it is not a terminal, but carriage returns work there too.
         self._goes_back = self._stream.isatty() or type(self._stream).__module__.startswith("ipykernel")
 
     def draw(self, text: str) -> None:
-        """Show a text; too soon after the last one, it is passed over."""
+        """Show a text, unless the last one was shown only a moment ago."""
         now = self._clock()
         pause = REDRAW_SECONDS if self._goes_back else _PLAIN_SECONDS
         if self._drawn_at is not None and now - self._drawn_at < pause:
@@ -60,7 +60,7 @@ class Line:
         self._width = 0
 
     def say(self, sentence: str) -> None:
-        """Put a sentence above the line."""
+        """Print a sentence above the line."""
         self._put(("\r" + sentence.ljust(self._width) if self._width else sentence) + "\n")
         self._width = 0
         self._drawn_at = None

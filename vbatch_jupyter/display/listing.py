@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 120
 
 
 class BatchList:
-    """Batches, the newest first; it draws itself, and is a sequence of their records.
+    """Batches, newest first; it draws itself, and is a sequence of their records.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class BatchList:
 
     def __repr__(self) -> str:
         if not self.records:
-            return "There is no batch in the store yet."
+            return "There are no batches in the store yet."
         rows = [_HEADER, *map(_cells, self.records)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,4 +1,4 @@
-"""A finished batch as a figure: throughput over time, how long answers took, how long they are, and what went wrong."""
+"""A finished batch as a figure: throughput over time, latencies, lengths of the answers, and errors."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def draw(
     Parameters
     ----------
     title
-        What stands above it.
+        The title.
     timings
-        When each answer came, where that is known.
+        When each answer came, if it is known.
     output_tokens
-        How long each answer is, where the response says so; in the order of ``timings``.
+        How long each answer is, if the response has it; in the order of ``timings``.
     completed
         How many requests have an answer.
     errors
-        How often each reason why one has none came.
+        How often each error occurred.
     """
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
-    # Shown where it is returned to, and not a second time by pyplot at the end of the cell.
+    # The cell shows the returned figure; pyplot must not show it a second time.
     plt.close(figure)
     figure.suptitle(title, fontsize="medium", parse_math=False)
     (over_time, by_latency), (by_length, by_error) = axes
@@ -62,7 +62,7 @@ def _throughput(axes: Axes, timings: Sequence[Timing | None], output_tokens: Seq
     came = [
         (timing.finished_at, tokens or 0)
         for timing, tokens in zip(timings, output_tokens, strict=True)
-        # A reused answer was there at once, and says nothing of the engine.
+        # A reused answer says nothing about the engine.
         if timing is not None and timing.finished_at is not None and timing.latency is not None
     ]
     if not came:

@@ -1,4 +1,4 @@
-"""How fast a batch advances and when it will be done, from two looks at it."""
+"""How fast a batch advances and when it will be done, from two snapshots."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, RequestCounts
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """What two snapshots of one batch say together.
+    """The progress between two snapshots of a batch.
 
     Parameters
     ----------
     before, now
-        The earlier and the later snapshot; the same one twice where there is only one.
+        The earlier and the later snapshot; the same one twice if there is only one.
 
     Examples
     --------
@@ -37,17 +37,17 @@ class Progress:
 
     @property
     def requests_per_second(self) -> float | None:
-        """Requests ended between the snapshots, by the second; None where no time lies between them."""
+        """Requests per second that ended between the snapshots; None if no time passed."""
         seconds = self.now.time - self.before.time
         if seconds <= 0:
             return None
-        # A look from before a recovery may have counted requests whose lines were torn.
+        # A snapshot from before a recovery may have counted requests whose lines were incomplete.
         ended = _ended(self.now.batch.request_counts) - _ended(self.before.batch.request_counts)
         return max(0, ended) / seconds
 
     @property
     def seconds_left(self) -> float | None:
-        """How long what is left will take at the pace so far; None where that cannot be told."""
+        """The seconds that the remaining requests will take at this pace; None if it is not known."""
         if self.now.batch.status != "in_progress":
             return 0.0 if self.now.batch.status in TERMINAL_STATUSES else None
         counts = self.now.batch.request_counts
@@ -59,7 +59,7 @@ class Progress:
         return (counts.total - done) * seconds / max(done - _done(self.before), 1.0)
 
     def line(self, *, with_engine: bool = False) -> str:
-        """Say it in one line of text; the reason, where something is in the batch's way, comes last.
+        """Return it as one line of text, with the reason at the end if the batch waits.
 
         Parameters
         ----------

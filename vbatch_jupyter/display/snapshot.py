@@ -1,4 +1,4 @@
-"""One moment of a batch and of the engine it runs on; every face draws it."""
+"""One moment of a batch and of its engine; everything that is shown is drawn from it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Snapshot:
     engine
         The engine that runs it, if one does.
     answers
-        The last lines of its output file, the newest first, as far as this process has seen them.
+        The last lines of its output file that this process has seen, newest first.
     errors
-        How often each message of an error has come, as far as this process has seen them.
+        How often this process has seen each error message.
     """
 
     time: float

@@ -1,7 +1,7 @@
-"""What a batch has come to, as a line of text and as HTML that needs no kernel and no widget; pure.
+"""The summary of an ended batch, as a line of text and as HTML that needs no kernel and no widget; pure.
 
 It stays in a notebook that is saved and opened again. Its one script adds a button where the page is Jupyter's and
-trusts the notebook; anywhere else the sentence beside it says what to type.
+trusts the notebook; anywhere else the sentence next to it says what to type.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _LINES_READ = 10_000
 
 
 def bundle(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = "") -> dict[str, str]:
-    """Give the summary in both mimetypes.
+    """Return the summary in both mimetypes.
 
     Parameters
     ----------
     batch
         The batch.
     errors
-        How often each message came.
+        How often each message occurred.
     looked_at
-        Which errors were counted, where these are not all.
+        Which errors were counted, if not all of them.
 
     Examples
     --------
@@ -43,16 +43,16 @@ def bundle(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = ""
 
 
 def summary_text(batch: BatchRecord) -> str:
-    """Give the summary as one line of text."""
+    """Return the summary as one line of text."""
     snapshot = Snapshot(time=0.0, batch=batch)
     line = Progress(snapshot, snapshot).line()
-    # The line has the id's beginning only; in a notebook that is opened again the whole is needed.
+    # The line has only the beginning of the id; a reopened notebook needs the whole id.
     parts = [batch.id + line[line.index(" ") :], *(f"{value} {name}".strip() for name, value in _figures(batch))]
     return " · ".join(parts)
 
 
 def summary_html(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = "") -> str:
-    """Give the summary as HTML."""
+    """Return the summary as HTML."""
     parts = [drawing.heading(batch), drawing.counts_bar(batch.request_counts)]
     if pairs := _figures(batch):
         parts.append(f"<div>{drawing.figures(pairs)}</div>")
@@ -64,7 +64,7 @@ def summary_html(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: st
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:
-    """Count the messages in an error file; give them and, where it is long, how much of it was read.
+    """Count the messages in an error file; return them and, if the file is long, how much of it was read.
 
     Parameters
     ----------
@@ -99,10 +99,10 @@ def _figures(batch: BatchRecord) -> list[tuple[str, str]]:
 
 
 def _retry(batch_id: str) -> str:
-    # Only a script can make the button, so that there is none where it would do nothing.
+    # A script makes the button, so that there is no button if scripts do not run.
     quoted = html.escape(batch_id, quote=True)
     return (
-        f'<div data-vbatch-retry="{quoted}">{drawing.faint("run those without an answer again:")} '
+        f'<div data-vbatch-retry="{quoted}">{drawing.faint("to run the requests without an answer again:")} '
         f"<code>%vbatch retry {drawing.text(batch_id)}</code> </div><script>{_RETRY_SCRIPT}</script>"
     )
 
@@ -126,7 +126,7 @@ _RETRY_SCRIPT = (
       const said = document.createElement("span");
       said.textContent = response && response.ok
         ? ` runs as ${answer.id}: %vbatch attach ${answer.id}`
-        : ` ${(answer.error && answer.error.message) || "The Jupyter server did not do it."}`;
+        : ` ${(answer.error && answer.error.message) || "The Jupyter server refused."}`;
       button.after(said);
     };
     place.append(button);

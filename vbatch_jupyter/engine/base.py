@@ -1,7 +1,7 @@
-"""The port to an engine: one call in the shape of HTTP, beside `tokenize` and `stats`.
+"""The port to an engine: one call in the shape of HTTP, and `tokenize` and `stats`.
 
 A line of a batch is an HTTP request, and so is an online request; one mechanism serves both, and any engine that can
-answer HTTP can stand behind it. Every coroutine of an engine runs on the engine's own loop (`thread.EngineThread`).
+answer HTTP can be used. Every coroutine of an engine runs on the engine's own loop (`thread.EngineThread`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
 
 ABORTED = b'"finish_reason":"abort"'
-"""Stands in vLLM's answer to a request that it gave up: an unescaped quote cannot stand inside a JSON string, so these
+"""Part of vLLM's answer to a request that it aborted. An unescaped quote cannot be inside a JSON string, so these
 bytes are the key itself and never a model's words."""
 
 _TOKENIZED_AT_ONCE = 64
@@ -53,7 +53,7 @@ class EngineResponse:
 
     @classmethod
     def of_json(cls, status: int, body: bytes) -> EngineResponse:
-        """Make a response of a body of JSON that is there."""
+        """Make a response from a JSON body."""
 
         async def chunks() -> AsyncIterator[bytes]:
             yield body
@@ -62,7 +62,7 @@ class EngineResponse:
 
 
 class Engine(abc.ABC):
-    """An engine that holds one model.
+    """An engine with one model.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Engine(abc.ABC):
     max_num_seqs
         How many requests it runs at once.
     answers_key
-        Identifies everything beside the request that decides an answer: weights, chat template, engine arguments.
+        Identifies everything except the request that decides an answer: weights, chat template, engine arguments.
     counts_tokens
         Whether `tokenize` works.
     """
@@ -102,7 +102,7 @@ class Engine(abc.ABC):
     async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
         """Answer one OpenAI request; cancelling the call aborts the request in the engine.
 
-        This is the one way into any engine, so here the rules of `protocol.policy` are held to.
+        This is the only way into any engine, so the rules of `protocol.policy` are checked here.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
-        """Answer one request that keeps to the rules; see `request`."""
+        """Answer one request that has passed the rules; see `request`."""
 
     @abc.abstractmethod
     async def tokenize(self, body: bytes) -> int:
@@ -151,7 +151,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def stats(self) -> EngineStats:
-        """Give the engine's figures at this moment; cheap, and safe from any thread."""
+        """Return the engine's figures at this moment; cheap, and safe from any thread."""
 
     @abc.abstractmethod
     async def shutdown(self) -> None:
@@ -159,7 +159,7 @@ class Engine(abc.ABC):
 
 
 def refuse_path(method: str, path: str) -> EngineResponse | None:
-    """Answer a request that is not to one of `ENDPOINTS`; None for one that may go on.
+    """Return the answer to a request for an unknown path; None if the path is one of `ENDPOINTS`.
 
     vLLM's application also has routes that stop the engine or change its weights.
 
@@ -174,7 +174,7 @@ def refuse_path(method: str, path: str) -> EngineResponse | None:
 
 
 def openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
-    """Put what vLLM says into OpenAI's envelope: it has its own types, and the HTTP status for a code.
+    """Put vLLM's error into OpenAI's envelope: vLLM has its own types, and the HTTP status as the code.
 
     Parameters
     ----------
@@ -197,8 +197,8 @@ def openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:
         return error_body(message, type=kind)
     error = content.get("error") if isinstance(content, dict) else None
     if not isinstance(error, dict):
-        # FastAPI's own words: the route is not there, since the model cannot do it.
-        return error_body(f"The model `{name}` does not serve {path}; load one that does.", param="model")
+        # FastAPI's own words: the route does not exist, because the model cannot do it.
+        return error_body(f"The model `{name}` does not serve {path}. Load a model that does.", param="model")
     code, param = error.get("code"), error.get("param")
     return error_body(
         str(error.get("message", "")),

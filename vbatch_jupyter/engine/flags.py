@@ -46,7 +46,7 @@ def to_flags(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def named(model: str | None, url: str | None) -> str:
-    """Give what is loaded a name: the model's, or the server's where its first model is meant.
+    """Return the name of what is loaded: the model's, or the server's if no model is given.
 
     Raises
     ------
@@ -59,12 +59,12 @@ def named(model: str | None, url: str | None) -> str:
     ('demo', 'http://host/v1')
     """
     if model is None and url is None:
-        raise EngineArgumentError("Name a model, such as demo, or a server with --url http://host:8000/v1.")
+        raise EngineArgumentError("Give a model, such as demo, or a server with --url http://host:8000/v1.")
     return model or url or ""
 
 
 def served_names(model: str, flags: Sequence[str]) -> tuple[str, ...]:
-    """Give the names under which a model will be served, before there is an engine to ask.
+    """Return the names under which a model will be served, before there is an engine to ask.
 
     Parameters
     ----------
@@ -95,14 +95,14 @@ def served_names(model: str, flags: Sequence[str]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RemoteFlags:
-    """What is said of a server that is to be the engine.
+    """The flags for using a server as the engine.
 
     Parameters
     ----------
     url
         The address of OpenAI's endpoints, such as ``"http://host:8000/v1"``.
     api_key_env
-        The environment variable that holds its key; None where it wants none.
+        The environment variable that holds its key; None if it wants none.
     max_num_seqs
         How many requests it runs at once.
     served_model_names
@@ -116,7 +116,7 @@ class RemoteFlags:
 
 
 def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
-    """Read the flags of a load that names a server; None where they name none.
+    """Read the flags of a load that names a server; None if they name none.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
     Raises
     ------
     EngineArgumentError
-        A flag that means nothing to a server that runs already, or a value that is none.
+        A flag that means nothing for a running server, or a value that is not valid.
 
     Examples
     --------
@@ -148,20 +148,20 @@ def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
     if "--url" not in given:
         return None
     if unknown := sorted(given.keys() - {"--url", "--api-key-env", "--max-num-seqs", "--served-model-name"}):
-        message = f"{unknown[0]} cannot be set for a server that runs already; beside --url there are --api-key-env, "
+        message = f"{unknown[0]} cannot be set for a running server. You can use --url, --api-key-env, "
         raise EngineArgumentError(f"{message}--max-num-seqs and --served-model-name.")
     if odd := [option for option, said in given.items() if len(said) != 1 and option != "--served-model-name"]:
-        raise EngineArgumentError(f"{odd[0]} takes one value.")
+        raise EngineArgumentError(f"{odd[0]} needs exactly one value.")
     url = given["--url"][0].rstrip("/")
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise EngineArgumentError(f"--url is the address of a server, such as http://host:8000/v1, not {url!r}.")
+        raise EngineArgumentError(f"--url must be the address of a server, such as http://host:8000/v1, not {url!r}.")
     if parts.username or parts.password:
         # It would be shown wherever the engine is.
-        raise EngineArgumentError("--url holds a password; put it into an environment variable, for --api-key-env.")
+        raise EngineArgumentError("--url has a password. Put it into an environment variable and use --api-key-env.")
     running = given.get("--max-num-seqs", ["256"])[0]
     if not running.isdecimal() or not int(running):
-        raise EngineArgumentError(f"--max-num-seqs is how many requests the server runs at once, not {running!r}.")
+        raise EngineArgumentError(f"--max-num-seqs must be the number of requests to run at once, not {running!r}.")
     names = given.get("--served-model-name") or ([] if model == given["--url"][0] else [model])
     return RemoteFlags(
         url=url if parts.path else f"{url}/v1",

@@ -1,8 +1,8 @@
-"""The kernel's Unix socket: interactive requests, live figures, and what the Jupyter server asks of a kernel.
+"""The kernel's Unix socket: interactive requests, live figures, and requests of the Jupyter server to a kernel.
 
-It runs on the engine's own loop, so an interactive request goes straight into the engine and waits for no batch. The
-socket is open to its owner alone (0600, in a folder of 0700), and asks for the secret of this process beside: one that
-gets hold of a descriptor, or a path that is used again, is no way in.
+It runs on the engine's own loop, so an interactive request goes straight into the engine and waits for no batch. Only
+its owner can open the socket (0600, in a folder of 0700), and every request needs the secret of this process: a
+leaked descriptor or a reused path is not enough.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Verbs:
     Parameters
     ----------
     engine
-        Gives the engine, or None where none is loaded; called on the engine's loop.
+        Returns the engine, or None if none is loaded; called on the engine's loop.
     stats
-        Gives the engine's figures, also while there is none.
+        Returns the engine's figures, also while there is none.
     wake
-        Has the runner look at the store; called on the engine's loop.
+        Makes the runner look at the store; called on the engine's loop.
     load, unload
-        Load a model with its flags, and end it; they block, and say nothing under the user's cells.
+        Load a model with its flags, and unload it. They block, and print nothing under the user's cells.
     """
 
     engine: Callable[[], Engine | None]
@@ -69,7 +69,7 @@ class _Loading(msgspec.Struct):
 
 
 def make_socket_path(runtime_directory: Path) -> Path:
-    """Make a folder of our own for one socket, and give the socket's path.
+    """Make a folder of our own for one socket, and return the socket's path.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ class _UnknownHandler(_Handler):
 
 
 async def _verb(handler: _Handler, verb: Callable[[], object]) -> None:
-    """Run a verb that blocks to its end, whether its client stays or not, and answer with the engine's figures."""
+    """Run a blocking verb to its end, even if its client leaves, and answer with the engine's figures."""
     try:
         await in_thread(verb)
     except ConflictError as error:
@@ -242,7 +242,7 @@ def _error(message: str) -> bytes:
 
 
 def _vllm_metrics() -> bytes:
-    """Give what vLLM's front end in this process counts, and nothing that others have registered."""
+    """Return the metrics of vLLM's front end in this process, without those that others have registered."""
     registry = prometheus_client.CollectorRegistry()
 
     class Ours:

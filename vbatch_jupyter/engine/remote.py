@@ -1,8 +1,8 @@
 """Any OpenAI-compatible server, or a cluster behind one address, as the engine.
 
-What differs from an engine in this process: nothing is loaded or ended, a request may be refused for the moment or lost
-on the way and is sent again, and the server may be away for a while. Requests go straight on; so batches, chats and
-streams work as they do here. Tokens are counted and figures read where the server is vLLM's.
+Differences from an engine in this process: nothing is loaded or stopped, a request may be refused temporarily or lost
+on the way and is sent again, and the server may be away for a while. Requests are passed on, so batches, chats and
+streams work as with an engine here. Tokens are counted and figures read if the server is vLLM's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MORE_CONNECTIONS = 128
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 3600.0
 _METRICS_SECONDS = 2.0
-# A server that has gone without a word is noticed after two minutes, however long its answers may take.
+# Notice a server that is gone after two minutes, even if its answers may take longer.
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
@@ -52,14 +52,14 @@ _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a server is waited for.
+    """How long to wait for a server.
 
     Parameters
     ----------
     attempts
-        How often a request is sent that the server is too busy for.
+        How often to send a request if the server is too busy.
     lost
-        How often one is sent that gets lost, or that the server fails at.
+        How often to send a request if it is lost or the server fails.
     first_seconds, longest_seconds
         The first pause between two attempts, which doubles, and the longest.
     away_seconds
@@ -73,10 +73,10 @@ class Patience:
     away_seconds: float = 300.0
 
     def pause(self, attempt: int, asked: str | None = None) -> float:
-        """Give the seconds after an attempt, counted from 0; as many as the server has asked for, where it has."""
+        """Return the seconds to wait after an attempt, counted from 0. If the server asked for a time, use that."""
         if asked is not None and asked.isdecimal():
             return min(float(asked), self.longest_seconds)
-        # Not all at once again.
+        # Random, so that requests are not all sent again at once.
         longest: float = min(self.first_seconds * 2**attempt, self.longest_seconds)
         return longest * random.uniform(0.5, 1)  # noqa: S311 - not for secrets
 
@@ -179,14 +179,14 @@ class RemoteEngine(Engine):
                 response = await self._connected().get(f"{self.url}/models", timeout=_CONNECT_SECONDS)
                 if response.status_code == HTTPStatus.OK:
                     return msgspec.json.decode(response.content, type=_Models).data
-                message = f"it answers {response.status_code} to a question for its models"
-                # A wrong key or address gets no better by waiting.
+                message = f"it answers {response.status_code} when asked for its models"
+                # Waiting does not help with a wrong key or address.
                 is_final = response.status_code not in _BUSY and response.status_code < _SERVER_ERROR
             except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError) as error:
                 message, is_final = str(error) or type(error).__name__, False
             pause = self._patience.pause(min(attempt, self._patience.attempts))
             if is_final or time.monotonic() + pause > until:
-                raise EngineLoadError(f"No OpenAI-compatible server can be used at {self.url}: {message}.")
+                raise EngineLoadError(f"No OpenAI-compatible server found at {self.url}: {message}.")
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -198,7 +198,7 @@ class RemoteEngine(Engine):
         if not names:
             raise EngineLoadError(f"{self.url} serves no model.")
         self.served_model_names = names
-        # All that a server tells of what it holds: other weights under the same name are the same to us.
+        # This is all that a server tells: we cannot see other weights under the same name.
         told = sorted((model.id, model.root, model.max_model_len) for model in models if model.id in names)
         self.answers_key = hashlib.sha256(msgspec.json.encode(["remote", self.url, told])).hexdigest()
 
@@ -223,7 +223,7 @@ class RemoteEngine(Engine):
         return EngineResponse.of_json(response.status_code, answer)
 
     async def _send(self, url: str, body: bytes, priority: int) -> httpx.Response:
-        """Send a request until there is an answer that is not to be tried again: read, or the beginning of a stream."""
+        """Send a request until there is a final answer: a whole body, or the beginning of a stream."""
         headers = {"content-type": "application/json", "x-vllm-priority": str(priority)}
         busy = lost = 0
         self._in_flight += 1
@@ -247,7 +247,7 @@ class RemoteEngine(Engine):
                     lost += 1
                 else:
                     return response
-                # Who chats decides for themselves whether to wait.
+                # Interactive clients decide themselves whether to wait.
                 if priority < BATCH_PRIORITY or busy >= self._patience.attempts or lost >= self._patience.lost:
                     return response
                 await asyncio.sleep(self._patience.pause(busy + lost - 1, response.headers.get("retry-after")))
@@ -258,7 +258,7 @@ class RemoteEngine(Engine):
         self.state = "dead"
         reason = str(error) or type(error).__name__
         raise EngineDiedError(
-            f"The server at {self.url} does not answer: {reason}. The request is sent again."
+            f"The server at {self.url} does not answer: {reason}. The request will be sent again."
         ) from error
 
     def _connected(self) -> httpx.AsyncClient:
@@ -269,14 +269,14 @@ class RemoteEngine(Engine):
         return self._client
 
     async def tokenize(self, body: bytes) -> int:
-        """Count the prompt tokens that a chat or completion request would have; `EngineError` where it cannot."""
+        """Count the prompt tokens that a chat or completion request would have; `EngineError` if it cannot."""
         try:
             return await self._count(body)
         except httpx.HTTPError as error:
-            raise EngineError(f"The server at {self.url} has not counted the tokens of a request: {error}.") from error
+            raise EngineError(f"The server at {self.url} did not count the tokens of a request: {error}.") from error
 
     async def _count(self, body: bytes) -> int:
-        # It is no endpoint of OpenAI's, and stands beside them.
+        # It is not an endpoint of OpenAI's, and is outside of /v1.
         url = f"{self.url.removesuffix('/v1')}/tokenize"
         response = await self._connected().post(url, content=body, headers={"content-type": "application/json"})
         with contextlib.suppress(msgspec.MsgspecError, KeyError, TypeError):
@@ -292,11 +292,11 @@ class RemoteEngine(Engine):
             self.loop.end()  # it is not vLLM's
 
     def stats(self) -> EngineStats:
-        """Give the server's figures, as new as two seconds; of one that is not vLLM's only what this process asks."""
+        """Return the server's figures, as new as two seconds; of one that is not vLLM's only what this process asks."""
         return self.figures.stats(self.served_model_names[0], self.state, in_flight=self._in_flight)
 
     async def shutdown(self) -> None:
-        """Leave the server, which goes on; a second call does nothing."""
+        """Disconnect from the server, which keeps running; a second call does nothing."""
         await self.loop.stop(within=0)
         client, self._client = self._client, None
         self.state = "unloaded"

@@ -57,7 +57,7 @@ class RemoteFigures:
         self._servers: dict[float, _Server] = {}
 
     def observe(self, text: str) -> bool:
-        """Take what ``/metrics`` says; False where it is not vLLM's.
+        """Take what ``/metrics`` says; False if it is not vLLM's.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class RemoteFigures:
         return True
 
     def stats(self, model: str, state: EngineState, *, in_flight: int) -> EngineStats:
-        """Give the figures of this moment.
+        """Return the figures of this moment.
 
         Parameters
         ----------

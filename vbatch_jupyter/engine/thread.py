@@ -1,4 +1,4 @@
-"""The thread that the engine and the runner live on, with an event loop of its own.
+"""The thread of the engine and the runner, with its own event loop.
 
 The kernel's main thread runs the user's cells and may be blocked or interrupted at any moment; nothing here depends on
 it. SIGINT is blocked in this thread, so that it always lands in the main one.

@@ -20,7 +20,7 @@ from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate
 
 COUNTED_REQUESTS = 2_000
-"""How many requests have their tokens counted; of more, so many that are spread evenly."""
+"""How many requests have their tokens counted; of more requests, an evenly spread sample."""
 
 _COMPARED_PAIRS = 5_000
 _SHOWN_REQUESTS = 3
@@ -48,14 +48,14 @@ def estimate(
         Called with the index, a function that reads a line, and one byte for each request, which it sets to 1 where
         the answer is known; gives their number.
     count_tokens
-        Gives the prompt tokens of each of some bodies; None where no engine can.
+        Returns the prompt tokens of each of some bodies; None if no engine can.
     rate
         How fast the engine was.
 
     Raises
     ------
     BadRequestError
-        The batch would not validate, or Jupyter's configuration directory has a price list that is none.
+        The batch is not valid, or the price list in Jupyter's configuration directory is not valid.
     """
     with tempfile.TemporaryFile() as file:
         file.writelines(lines)

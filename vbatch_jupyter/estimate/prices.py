@@ -1,7 +1,7 @@
 """What a batch costs at a batch service, from a dated table that its reader may correct.
 
-The table that comes along is ``prices.toml`` beside this module, with its sources. ``vbatch-prices.toml`` in Jupyter's
-configuration directory has the same form, and goes before it.
+The built-in table is ``prices.toml`` in this folder, with its sources. ``vbatch-prices.toml`` in Jupyter's
+configuration directory has the same format, and overrides it.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class ServicePrices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Parameters
     ----------
     read_on
-        When they were looked up.
+        When they were read.
     sources
-        Addresses of pages that say them.
+        Addresses of pages with the prices.
     models
         The list prices.
     batch_share
-        What part of the list price a batch costs.
+        The fraction of the list price that a batch costs.
     note
-        What else to know of them.
+        Notes.
     """
 
     read_on: dt.date
@@ -59,7 +59,7 @@ class ServicePrices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     note: str = ""
 
     def cost(self, model: str, input_tokens: float, output_tokens: float = 0) -> float:
-        """Give what a batch costs, in US dollars.
+        """Return what a batch costs, in US dollars.
 
         Parameters
         ----------
@@ -81,17 +81,17 @@ class ServicePrices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def load(configured: Path | None = None) -> dict[str, ServicePrices]:
-    """Give the prices by service.
+    """Return the prices by service.
 
     Parameters
     ----------
     configured
-        The file that goes before the table that comes along; the one in Jupyter's configuration directory by default.
+        The file that overrides the built-in table; by default the one in Jupyter's configuration directory.
 
     Raises
     ------
     BadRequestError
-        The file is no TOML, or not of the table's form.
+        The file is not valid TOML, or does not have the table's format.
     """
     from jupyter_core.paths import jupyter_config_dir
 
@@ -108,7 +108,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     merged = dict(below)
     for name, value in above.items():
         before = below.get(name)
-        # A price is taken whole: half of an old one and half of a new one is none.
+        # Replace a price as a whole: half an old price and half a new one would be wrong.
         is_table = isinstance(value, dict) and isinstance(before, dict) and "input" not in value
         merged[name] = _merged(before, value) if is_table else value  # type: ignore[arg-type]  # a table
     return merged

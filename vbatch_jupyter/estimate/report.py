@@ -27,9 +27,9 @@ class Rate:
     tokens_per_second
         Prompt and generation tokens together.
     output_tokens
-        Generated for each request, on average.
+        Generated per request, on average.
     batch_id
-        The batch in which that was measured.
+        The batch in which it was measured.
     """
 
     tokens_per_second: float
@@ -61,19 +61,19 @@ class DryRun:
     reused
         How many answers are known from earlier batches.
     duplicates
-        How many requests would take the answer of an equal one.
+        How many requests would share the answer of an equal request.
     shared_prefix
-        What part of the prompts' text follows a beginning that the request before has too, 0 to 1.
+        The part of the prompts' text that the request before has too, 0 to 1.
     prompt_tokens
-        Of all requests; None where no engine could count them.
+        Of all requests; None if no engine could count them.
     counted
-        Of how many requests the tokens were counted; those of the rest are taken to be like them.
+        Of how many requests the tokens were counted; the rest is extrapolated.
     max_output_tokens
         The limit for one answer, where the requests have one.
     rate
-        How fast the engine was; None where that was not measured yet.
+        How fast the engine was; None if that was not measured yet.
     price_list
-        What services charge.
+        The prices of batch services.
     """
 
     model: str
@@ -105,7 +105,7 @@ class DryRun:
 
     @property
     def seconds(self) -> float | None:
-        """How long it would take here at the measured rate; None where something of that is not known."""
+        """How long it would take here at the measured rate; None if it is not known."""
         if self.rate is None or self.prompt_tokens is None or self.target is not None:
             return None
         output = self.output_tokens or 0
@@ -113,7 +113,7 @@ class DryRun:
 
     @property
     def costs(self) -> Sequence[Cost]:
-        """What it would cost at each service with each model that answers such requests, the cheapest first."""
+        """What it would cost at each service with each model that answers such requests, cheapest first."""
         if self.prompt_tokens is None or self.output_tokens is None:
             return ()
         return sorted(
@@ -168,9 +168,9 @@ def _rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
     if dry_run.output_tokens:
         yield "answer tokens", _answer_tokens(dry_run, dry_run.output_tokens)
     if dry_run.target is None:
-        saved = f"{dry_run.duplicates:,} duplicates and {dry_run.reused:,} known answers cost nothing"
+        saved = f"{dry_run.duplicates:,} duplicates and {dry_run.reused:,} known answers are free"
         yield "engine requests", f"{dry_run.to_run:,} of {dry_run.total:,}: {saved}"
-        yield "shared prefixes", f"up to {dry_run.shared_prefix:.0%} of the prompts need no computing anew"
+        yield "shared prefixes", f"up to {dry_run.shared_prefix:.0%} of the prompt tokens are computed only once"
         yield "time", _time(dry_run)
     yield "cost", _cost(dry_run)
 
@@ -188,8 +188,8 @@ def _cut(text: str) -> str:
 
 def _prompt_tokens(dry_run: DryRun) -> str:
     if dry_run.prompt_tokens is None:
-        return "not known: no engine that serves this model is loaded here to count them"
-    engine = "the engine's tokenizer" if dry_run.target is None else "the tokenizer of the model that is loaded here"
+        return "not known: to count them, load an engine that serves this model"
+    engine = "the engine's tokenizer" if dry_run.target is None else "the tokenizer of the loaded model"
     if dry_run.counted == dry_run.total:
         return f"{dry_run.prompt_tokens:,}, counted by {engine}"
     part = f"{dry_run.counted:,} of {dry_run.total:,} requests were counted by {engine}"
@@ -199,16 +199,16 @@ def _prompt_tokens(dry_run: DryRun) -> str:
 def _answer_tokens(dry_run: DryRun, expected: float) -> str:
     limit, said = dry_run.max_output_tokens, []
     if dry_run.rate is not None and expected != limit:
-        said.append(f"about {expected * dry_run.total:,.0f}, were they as long as those of {dry_run.rate.batch_id}")
+        said.append(f"about {expected * dry_run.total:,.0f}, if answers are as long as in {dry_run.rate.batch_id}")
     if limit is not None:
-        said.append(f"at most {limit * dry_run.total:,} ({limit:,} for each request)")
+        said.append(f"at most {limit * dry_run.total:,} ({limit:,} per request)")
     return "; ".join(said)
 
 
 def _time(dry_run: DryRun) -> str:
     rate, seconds = dry_run.rate, dry_run.seconds
     if rate is None:
-        return "not known: no batch of this model has been measured here; run one, such as with --sample 20"
+        return "not known: no batch of this model has been measured here. Run one, for example with --sample 20"
     if seconds is None:
         return "not known"
     return f"about {duration(seconds)}, at the {rate.tokens_per_second:,.0f} tokens/s of {rate.batch_id}"
@@ -216,16 +216,16 @@ def _time(dry_run: DryRun) -> str:
 
 def _cost(dry_run: DryRun) -> str:
     if dry_run.prompt_tokens is None:
-        return "not known without the prompts' tokens"
+        return "not known without the prompt tokens"
     if dry_run.output_tokens is None:
-        return "not known: set a limit to the answers, such as with --max-tokens, or run a sample first"
+        return "not known: limit the answers, for example with --max-tokens, or run a sample first"
     said = []
     for service, table in dry_run.price_list.items():
         costs = [cost for cost in dry_run.costs if cost.service == service]
         if costs:
             priced = ", ".join(f"{cost.model} {_dollars(cost.dollars)}" for cost in costs[:_SHOWN_COSTS])
             said.append(f"{service}: {priced} (list of {table.read_on:%Y-%m-%d}, {table.sources[0]}; {table.note})")
-    return "\n".join(said) if said else "no price list has a model for such requests"
+    return "\n".join(said) if said else "no price list covers these requests"
 
 
 def _dollars(amount: float) -> str:

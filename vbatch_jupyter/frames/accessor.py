@@ -9,7 +9,7 @@ import pandas as pd
 
 
 class VBatchAccessor:
-    """Sends this DataFrame through a batch: ``df.vbatch.run(template)``, ``submit`` and ``dry_run``.
+    """Runs this DataFrame as a batch: ``df.vbatch.run(template)``, ``submit`` and ``dry_run``.
 
     Parameters
     ----------
@@ -25,25 +25,25 @@ class VBatchAccessor:
         self._df = df
 
     def submit(self, template: str, **options: Any) -> Any:
-        """Make a batch of this frame and return at once; the arguments are those of `vbatch_jupyter.submit`."""
+        """Make a batch and return at once. Takes the same arguments as `vbatch_jupyter.submit`."""
         return type(self)._submit(self._df, template, **options)  # noqa: SLF001 - its own class
 
     def run(self, template: str, **options: Any) -> Any:
-        """Send this frame through a batch and return the result; the arguments are those of `vbatch_jupyter.run`."""
+        """Run this DataFrame as a batch and return the result. Takes the same arguments as `vbatch_jupyter.run`."""
         return type(self)._run(self._df, template, **options)  # noqa: SLF001 - its own class
 
     def dry_run(self, template: str, **options: Any) -> Any:
-        """Say what a batch of this frame would ask, compute and cost; the arguments are those of `run`."""
+        """Return what a batch of this frame would ask, compute and cost. Takes the same arguments as `run`."""
         return type(self)._dry_run(self._df, template, **options)  # noqa: SLF001 - its own class
 
 
 def register(*, submit: Callable[..., Any], run: Callable[..., Any], dry_run: Callable[..., Any]) -> None:
-    """Give every DataFrame its ``vbatch``.
+    """Add ``vbatch`` to every DataFrame.
 
     Parameters
     ----------
     submit, run, dry_run
-        Called as ``submit(df, template, **options)``; they come from above, so that this room never looks up.
+        Called as ``submit(df, template, **options)``; they are passed in, because this room must not import them.
 
     Examples
     --------

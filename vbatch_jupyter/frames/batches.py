@@ -1,4 +1,4 @@
-"""What a batch is made of where it is made of a frame: the lines of its input file, and what it keeps of the frame."""
+"""Makes a batch from a frame: the lines of its input file, and what the batch keeps of the frame."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def requests_of(
     reorder_fields: bool = False,
     **body: Any,
 ) -> tuple[Iterator[bytes], FrameDescription]:
-    """Check all that can be wrong, and give the lines of the input file and what the batch keeps of the frame."""
+    """Check everything, and return the lines of the input file and what the batch keeps of the frame."""
     lines = render_requests(
         df,
         template,
@@ -53,7 +53,7 @@ def empty_result(
     schema: Schema | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Give the result of a frame without rows, for which no batch is made; what is wrong is an error all the same."""
+    """Return the result of a frame without rows, for which no batch is made. Arguments are checked all the same."""
     del fresh, target
     _, description = requests_of(df, template, schema=schema, **options)
     return results(

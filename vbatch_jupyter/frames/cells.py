@@ -26,16 +26,16 @@ import pandas as pd
 
 
 class Missing(jinja2.ChainableUndefined):
-    """A missing cell in a template: empty, false, and empty again whatever part or method of it is asked for."""
+    """A missing cell in a template: empty and false, and so is every attribute or method of it."""
 
     __slots__ = ()
 
     @property
     def _undefined_message(self) -> str:
-        return f"column {self._undefined_name!r} is missing in this row; guard it with {{% if %}}"
+        return f"column {self._undefined_name!r} is missing in this row; check it with {{% if %}}"
 
     def __call__(self, *_args: Any, **_options: Any) -> Missing:  # type: ignore[override]  # Jinja's raises
-        """Answer for a method of the cell that is not there."""
+        """Stand in for a method of the missing cell."""
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -48,12 +48,12 @@ class Missing(jinja2.ChainableUndefined):
         return hash(None)
 
     def __repr__(self) -> str:
-        # What `{{ row }}` shows in the place of the cell.
+        # What `{{ row }}` shows for the cell.
         return "None"
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a single value is missing; lists and arrays never are, whatever they hold.
+    """Return whether a single value is missing; lists and arrays never are, whatever they hold.
 
     Examples
     --------
@@ -96,10 +96,10 @@ def cells_of(series: pd.Series[Any], label: object) -> list[Any]:
 
 
 def cell_of(value: object, label: object) -> Any:
-    """Give a single value as templates get it; see `cells_of`."""
+    """Return a single value as templates get it; see `cells_of`."""
     return Missing(name=str(label)) if is_missing(value) else _plain(value)
 
 
 def _plain(value: object) -> Any:
-    # An array of over 1,000 numbers prints with its middle left out, and has methods that write files.
+    # An array of over 1,000 numbers prints without its middle, and has methods that write files.
     return value.tolist() if isinstance(value, np.ndarray) else value

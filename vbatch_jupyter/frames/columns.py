@@ -1,6 +1,6 @@
-"""Labels of columns: finding them, guessing the one that was meant, adding to them.
+"""Labels of columns: finds them, suggests similar ones, adds new ones.
 
-A label is any hashable; labels may stand twice, and with a MultiIndex they are tuples.
+A label is any hashable. Labels need not be unique, and with a MultiIndex they are tuples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WORDS_OF_JINJA = frozenset("and else false if in is none not or recursive row t
 
 
 def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]:
-    """Map every label to the positions at which it stands.
+    """Map every label to its positions.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]
 
 
 def near_misses(name: object, columns: Iterable[Hashable]) -> list[Hashable]:
-    """List up to three labels that `name` may have been meant to be, the likeliest first.
+    """List up to three labels that are similar to `name`, most similar first.
 
     Case, spaces and punctuation do not count: ``review_text`` finds ``"Review Text"``.
 
@@ -51,7 +51,7 @@ def near_misses(name: object, columns: Iterable[Hashable]) -> list[Hashable]:
 
 
 def describe_columns(columns: Sequence[Hashable]) -> str:
-    """Say in one sentence which columns there are.
+    """Return one sentence with the names of the columns.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def describe_columns(columns: Sequence[Hashable]) -> str:
 
 
 def placeholder(label: Hashable) -> str:
-    """Write what stands in a template for the values of a column.
+    """Return the placeholder for a column in a template.
 
     Examples
     --------
@@ -79,12 +79,12 @@ def placeholder(label: Hashable) -> str:
         return f"{{{{ {label} }}}}"
     if isinstance(label, tuple) and all(isinstance(part, (str, int)) for part in label):
         return f"{{{{ row[{', '.join(map(repr, label))}] }}}}"
-    # A label that cannot be written in a template is reached by its text.
+    # A label that cannot be written in a template is found by its text.
     return f"{{{{ row[{label if isinstance(label, int) else str(label)!r}] }}}}"
 
 
 def column_position(df: pd.DataFrame, column: Hashable) -> int:
-    """Find the one column that is to name the requests.
+    """Find the column that names the requests.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def column_position(df: pd.DataFrame, column: Hashable) -> int:
     try:
         found = positions_by_label(labels).get(column, [])
     except TypeError as error:
-        raise FrameError(f"custom_id= is the label of a column, not {column!r}.", param="custom_id") from error
+        raise FrameError(f"custom_id= must be the label of a column, not {column!r}.", param="custom_id") from error
     if len(found) == 1:
         return found[0]
     if found:
@@ -113,7 +113,7 @@ def column_position(df: pd.DataFrame, column: Hashable) -> int:
 
 
 def full_label(columns: pd.Index, name: str) -> Hashable:
-    """Give the label under which a new column `name` is added: as pandas does, padded where labels are tuples.
+    """Return the label under which a new column `name` is added: as pandas does, padded if labels are tuples.
 
     Examples
     --------

@@ -24,10 +24,10 @@ def compare(
     names: tuple[str, str] = ("a", "b"),
     df: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Join two results on the custom_id, and say what differs.
+    """Join two results on the custom_id, and mark what differs.
 
-    Where both have one column of answers, these stand under the two names; of a schema's fields each has two columns,
-    such as ``stars_a`` and ``stars_b``. Errors come after them where there are any, and ``changed`` is last: true where
+    If both have one column of answers, these get the two names; each field of a schema gets two columns,
+    such as ``stars_a`` and ``stars_b``. Errors come after them if there are any, and ``changed`` is last: true if
     an answer differs, or only one of both has one.
 
     Parameters
@@ -37,9 +37,9 @@ def compare(
     custom_ids
         The rows' custom_ids of both.
     names
-        What to call them.
+        Their names.
     df
-        The frame that the first was made from; its rows come before the answers, in the place of ``custom_id``.
+        The frame that the first was made from; its rows come before the answers, instead of ``custom_id``.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def compare(
     places = {name: place for place, name in enumerate(custom_ids[1])}
     pairs = [(place, places[name]) for place, name in enumerate(custom_ids[0]) if name in places]
     if not pairs:
-        raise FrameError("These two batches have no row in common: no custom_id is in both.", param="b")
+        raise FrameError("These two batches have no row in common: they share no custom_id.", param="b")
     lefts, rights = (list(side) for side in zip(*pairs, strict=True))
     one, other = first.iloc[lefts].reset_index(drop=True), second.iloc[rights].reset_index(drop=True)
     shared = [name for name in one.columns if name in other.columns and name != "error"]
@@ -89,26 +89,26 @@ def compare(
 
 
 def refuse_other_frame(one: str | None, other: str | None) -> None:
-    """Refuse two batches of which a position does not name the same row.
+    """Raise an error if a position is not the same row in both batches.
 
     Parameters
     ----------
     one, other
-        What each keeps of its frame, as `FrameDescription` writes it; None where it was made from an input file.
+        What each keeps of its frame, as `FrameDescription` writes it; None if it was made from an input file.
 
     Raises
     ------
     FrameError
-        They were made from different frames, and no column names their rows.
+        They were made from different DataFrames, and no column names their rows.
     """
     if one is None or other is None:
         return
     first, second = FrameDescription.from_json(one), FrameDescription.from_json(other)
     by_position = first.custom_id is None and second.custom_id is None
-    # A sample has fewer rows and so another fingerprint; it is compared row by row all the same.
+    # A sample has fewer rows and so another fingerprint; it can still be compared row by row.
     if by_position and first.rows == second.rows and first.fingerprint != second.fingerprint:
-        message = "These two batches were made from different DataFrames, and only the position names their rows."
-        raise FrameError(f"{message} Name the rows with custom_id= to compare them.", param="b")
+        message = "These two batches were made from different DataFrames, and no column names their rows."
+        raise FrameError(f"{message} To compare them, name the rows with custom_id=.", param="b")
 
 
 def _listed(result: pd.DataFrame) -> str:

@@ -1,11 +1,11 @@
-"""What the lines of a batch say beside the answers, as the columns of ``results(full=True)``.
+"""What the lines of a batch have besides the answers, as the columns of ``results(full=True)``.
 
 =====================  ===========  ===========================================================================
 column                 dtype        holds
 =====================  ===========  ===========================================================================
-``status_code``        ``Int64``    of the response; missing where the request was not run
-``finish_reason``      ``string``   of the answer; where ``n`` > 1 and they differ, all, with commas
-``prompt_tokens``      ``Int64``    as the response counts them
+``status_code``        ``Int64``    of the response; missing if the request was not run
+``finish_reason``      ``string``   of the answer; all of them, with commas, if ``n`` > 1 and they differ
+``prompt_tokens``      ``Int64``    as in the response
 ``completion_tokens``  ``Int64``    likewise
 ``cached_tokens``      ``Int64``    those of the prompt that the engine took from its prefix cache
 ``latency``            ``Float64``  seconds from handing the request to the engine to its answer
@@ -32,7 +32,7 @@ TimedLine = tuple[bytes, Timing | None]
 
 
 class Detail(NamedTuple):
-    """What one line says beside its answer; the fields are the columns of the module."""
+    """What one line has besides its answer. The fields are described in the module's docstring."""
 
     status_code: int | None = None
     finish_reason: str | None = None
@@ -56,14 +56,14 @@ _SUCCESS = 2
 
 
 def detail_of(reading: Reading, timing: Timing | None = None) -> Detail:
-    """Return what one line of an output or error file says besides its answer.
+    """Return what one line of an output or error file has besides its answer.
 
     Parameters
     ----------
     reading
         The line.
     timing
-        When it came, if that is known.
+        When it came, if it is known.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def detail_of(reading: Reading, timing: Timing | None = None) -> Detail:
 
 
 def detail_arrays(details: Sequence[Detail | None]) -> dict[str, Any]:
-    """Give the columns by name, a missing detail as a missing value in each.
+    """Return the columns by name, a missing detail as a missing value in each.
 
     Parameters
     ----------
@@ -108,5 +108,5 @@ def detail_arrays(details: Sequence[Detail | None]) -> dict[str, Any]:
 
 
 def detail_names() -> Collection[str]:
-    """Give the names of the columns."""
+    """Return the names of the columns."""
     return _DTYPES.keys()

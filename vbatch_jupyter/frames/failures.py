@@ -11,7 +11,7 @@ from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 
 
 def failures(output_lines: Iterable[bytes], *, endpoint: str = CHAT.path, schema: Schema | None = None) -> pd.DataFrame:
-    """List the requests without an answer, by custom_id, with the sentence that stands in the result's ``error``.
+    """List the requests without an answer, by custom_id, with the message in the result's ``error``.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def failures(output_lines: Iterable[bytes], *, endpoint: str = CHAT.path, schema
     endpoint
         The batch's, as a path.
     schema
-        What the answers are read by: one that does not fit it is none.
+        The schema of the answers: an answer that does not fit it counts as a failure.
 
     Examples
     --------

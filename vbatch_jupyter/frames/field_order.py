@@ -1,10 +1,10 @@
-"""In which order each row's fields stand in a prompt that sends whole rows, so that prompts share long beginnings.
+"""The order of each row's fields in a prompt that sends whole rows, so that prompts share long beginnings.
 
-An engine computes a beginning that prompts share only once. In a table the values that repeat seldom stand in the first
-columns; here each row's fields are put in an order of its own, those first whose values it shares with most other text
+An engine computes a beginning that prompts share only once. In a table the repeated values are rarely in the first
+columns. Here each row's fields get their own order: fields come first whose values are shared with most other text
 of the table. The idea is GGR's ("Optimizing LLM Queries in Relational Workloads", arXiv 2403.05821): take the column
-whose repeated values save most, split the rows by its values, and go on in each part with the fields that are left;
-rows whose value is alone start anew among themselves.
+whose repeated values save most, split the rows by its values, and continue in each part with the other fields;
+rows whose value is unique are ordered among themselves.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def field_orders(columns: Sequence[Sequence[object]], names: Sequence[str]) -> O
     Parameters
     ----------
     columns
-        The cells of each field, all equally many.
+        The cells of each field, all of the same number.
     names
-        The fields' names, which stand in the prompt beside the cells.
+        The names of the fields; the prompt has them next to the cells.
 
     Returns
     -------
@@ -53,7 +53,7 @@ class _Arranger:
     Parameters
     ----------
     codes
-        A number for each cell, equal where the cells of a column are; one line for each column.
+        A number for each cell, equal for equal cells of a column; one line for each column.
     sizes
         For each column the characters that a cell of each number takes.
     """
@@ -67,7 +67,7 @@ class _Arranger:
             self._arrange(np.arange(rows), np.array([], dtype=np.int64), np.arange(fields))
 
     def _arrange(self, rows: npt.NDArray[np.int64], placed: npt.NDArray[np.int64], left: npt.NDArray[np.int64]) -> None:
-        """Order the fields that are left of rows that share those that are placed."""
+        """Order the remaining fields of rows that share the fields placed so far."""
         shared = (self._codes[np.ix_(left, rows)] == self._codes[left, rows[0]][:, None]).all(axis=1)
         placed, left = np.concatenate([placed, left[shared]]), left[~shared]
         # Of two rows all that they share is placed now.
@@ -86,6 +86,6 @@ class _Arranger:
             self.orders[rows] = np.concatenate([placed, left])
 
     def _gain(self, column: int, rows: npt.NDArray[np.int64]) -> int:
-        """Count the characters that need not be computed where rows of equal value are neighbours."""
+        """Count the characters that need not be computed if rows with equal values are neighbours."""
         values, counts = np.unique(self._codes[column, rows], return_counts=True)
         return int(((counts - 1) * self._sizes[column][values]).sum())

@@ -1,6 +1,6 @@
-"""The frame that a batch is made from: what is one, its first rows, and what the batch keeps of it.
+"""The DataFrame that a batch is made from: checks, its first rows, and what the batch keeps of it.
 
-A batch keeps a description of its frame: its fingerprint, by which the frame is recognised after the kernel that sent
+A batch keeps a description of its frame: its fingerprint, to recognise the frame after the kernel that sent
 it is gone, and what is needed to build the result.
 """
 
@@ -23,7 +23,7 @@ EXTRAS = ("tool_calls", "logprobs")
 
 
 def frames_among(names: Mapping[str, object]) -> list[str]:
-    """List the names that stand for a DataFrame, the latest first; those that begin with an underscore are left out.
+    """List the variables with a DataFrame, latest first, without those that begin with an underscore.
 
     Examples
     --------
@@ -38,47 +38,47 @@ def frames_among(names: Mapping[str, object]) -> list[str]:
 
 
 def check_frame(df: object) -> None:
-    """Refuse what is no DataFrame.
+    """Raise an error if this is not a DataFrame.
 
     Raises
     ------
     FrameError
-        Says how to make one of it.
+        The message says how to make one.
 
     Examples
     --------
     >>> check_frame(pd.Series(["a"], name="text"))
     Traceback (most recent call last):
         ...
-    vbatch_jupyter.errors.FrameError: A Series is no DataFrame; pass series.to_frame("text").
+    vbatch_jupyter.errors.FrameError: A Series is not a DataFrame; pass series.to_frame("text").
     """
     if isinstance(df, pd.DataFrame):
         return
     if isinstance(df, pd.Series):
-        message = f'A Series is no DataFrame; pass series.to_frame("{"text" if df.name is None else df.name}").'
+        message = f'A Series is not a DataFrame; pass series.to_frame("{"text" if df.name is None else df.name}").'
     else:
-        message = f"A {type(df).__name__} is no pandas DataFrame; convert it first."
+        message = f"A {type(df).__name__} is not a pandas DataFrame; convert it first."
     raise FrameError(message, param="df")
 
 
 def sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:
-    """Give the first rows of a frame, or all of them.
+    """Return the first rows of a frame, or all of them.
 
     Raises
     ------
     FrameError
-        It is no frame, or less than one row was asked for.
+        It is not a DataFrame, or ``sample`` is less than 1.
     """
     check_frame(df)
     if sample is None:
         return df
     if sample < 1:
-        raise FrameError(f"sample= is how many of the first rows to run, not {sample}.", param="sample")
+        raise FrameError(f"sample= must be the number of rows to run, not {sample}.", param="sample")
     return df.iloc[:sample]
 
 
 def describe_row(df: pd.DataFrame, position: int) -> str:
-    """Name a row in an error: by its position, and by its label where that is another.
+    """Name a row in an error by its position, and by its label if that is different.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     @classmethod
     def from_json(cls, text: str) -> FrameDescription:
-        """Read a description; keys that a newer release has added are passed over.
+        """Read a description; keys that a newer release has added are ignored.
 
         Examples
         --------
@@ -144,7 +144,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         return msgspec.json.decode(text, type=cls)
 
     def check(self, df: pd.DataFrame) -> None:
-        """Refuse a frame that is not the one the batch was made from.
+        """Raise an error if this is not the frame the batch was made from.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             message = "The batch was made from another DataFrame: values, index, columns or their order differ."
         else:
             return
-        raise FrameError(f"{message} results() without a DataFrame gives the answers by position.", param="df")
+        raise FrameError(f"{message} To get the answers by position, call results() without a DataFrame.", param="df")
 
 
 def describe(
@@ -170,7 +170,7 @@ def describe(
     custom_id: Hashable | None = None,
     body: Mapping[str, Any] | None = None,
 ) -> FrameDescription:
-    """Describe a frame that is about to become a batch, once it is sure that its result can be built.
+    """Describe a frame for its batch, after checking that its result can be built.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def describe(
     if schema is not None:
         parser(schema)
         if body.get("n") not in (None, 1):
-            raise FrameError("schema= gives one column per field, so that n= must be 1.", param="n")
+            raise FrameError("schema= makes one column per field, so n= must be 1.", param="n")
     asked = {"tool_calls": body.get("tools"), "logprobs": body.get("logprobs") not in (None, False)}
     if "message.output_text.logprobs" in (body.get("include") or ()) or body.get("top_logprobs"):
         asked["logprobs"] = True
@@ -204,12 +204,12 @@ def describe(
 
 
 def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: Collection[str] = ()) -> None:
-    """Refuse an ``output`` whose columns are in the frame already.
+    """Raise an error if the frame already has columns of ``output``.
 
     Raises
     ------
     FrameError
-        Names the column, and the way out.
+        Names the column, and what to do.
 
     Examples
     --------
@@ -219,12 +219,12 @@ def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: C
     vbatch_jupyter.errors.FrameError: The DataFrame already has a column 'error'; choose other names with output=.
     """
     if not output:
-        raise FrameError(f"output= is the name of a column, not {output!r}.", param="output")
+        raise FrameError(f"output= must be the name of a column, not {output!r}.", param="output")
     names = [*value_columns(output, schema), *(prefix_of(output) + name for name in (*extras, "error"))]
     for name in names:
         if names.count(name) > 1:
             field = name.removeprefix(prefix_of(output))
-            message = f"The schema's field {field!r} is a column of the result's own; rename it."
+            message = f"The schema's field {field!r} is also a column of the result; rename it."
             raise FrameError(message, param="schema")
         if name in df.columns.get_level_values(0):
             message = f"The DataFrame already has a column {name!r}; choose other names with output=."
@@ -232,12 +232,12 @@ def check_output(df: pd.DataFrame, output: str, schema: Schema | None, extras: C
 
 
 def value_columns(output: str, schema: Schema | None) -> list[str]:
-    """Return the names of the columns that hold the answers: one, or one for each field of the schema."""
+    """Return the names of the columns with the answers: one, or one for each field of the schema."""
     return [output] if schema is None else [prefix_of(output) + field.name for field in fields(schema)]
 
 
 def prefix_of(output: str) -> str:
-    """Return what the names of the result's other columns begin with."""
+    """Return the prefix of the names of the result's other columns."""
     return "" if output == "response" else f"{output}_"
 
 
@@ -250,7 +250,7 @@ def fingerprint(df: pd.DataFrame) -> str:
     Parameters
     ----------
     df
-        Any frame: labels may stand twice, cells may be lists, dicts or arrays.
+        Any frame: labels may repeat, cells may be lists, dicts or arrays.
 
     Examples
     --------
@@ -274,14 +274,14 @@ def _hashes(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
         try:
             return pd.util.hash_array(values.array, categorize=False)
         except (TypeError, UnicodeEncodeError):
-            # Nested Arrow types, categories that are no scalars, lone surrogates.
+            # Nested Arrow types, categories that are not scalars, lone surrogates.
             pass
     texts = np.array([_stable_text(value) for value in values.tolist()], dtype=object)
     return pd.util.hash_array(texts, categorize=False)
 
 
 def _stable_text(value: object) -> str:
-    """Write a cell so that equal cells have equal texts in every process."""
+    """Return the text of a cell, the same for equal cells in every process."""
     if isinstance(value, np.ndarray):
         # repr() leaves the middle of a long array out.
         return f"array{_stable_text(value.tolist())}"

@@ -9,7 +9,7 @@ embeddings     ``input``                                         refused        
 responses      ``input``                                         ``instructions``           ``text.format``
 =============  ================================================  =========================  ==================
 
-``system`` is sent as it stands, the same for every row: it is no template.
+``system`` is not a template: it is sent unchanged, the same for every row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EXACT = 2**53
-"""Below it a float that is a whole number is no other number."""
+"""Below this, a float with a whole number stands for exactly that number."""
 
 _CUSTOM_ID_BYTES = PROFILES["local"].max_custom_id_bytes
 
@@ -58,8 +58,8 @@ def render_requests(
 ) -> Iterator[bytes]:
     r"""Write one line of an input file for every row, in order.
 
-    All arguments are checked before this returns. The rows are rendered while the lines are taken, a few thousand at a
-    time; a row that cannot be rendered raises then, so an input file must be complete before a batch is made of it. An
+    All arguments are checked before this returns. The rows are rendered while the lines are read, a few thousand at a
+    time. A row that cannot be rendered raises then, so complete the input file before you make a batch of it. An
     empty frame gives no line.
 
     Parameters
@@ -79,16 +79,16 @@ def render_requests(
     custom_id
         Label of the column whose text names the requests; ``row-0``, ``row-1``, … by position without it.
     body
-        What else goes into every body, such as ``{"temperature": 0}``.
+        Other parameters of every body, such as ``{"temperature": 0}``.
     variables
-        What the template may name besides columns; see `Template`.
+        What the template may use besides columns; see `Template`.
     reorder_fields
-        Put the fields of ``row`` into the order that lets prompts share the longest beginnings; see `field_order`.
+        Order the fields of ``row`` so that prompts share long beginnings; see `field_order`.
 
     Raises
     ------
     TemplateError
-        The template does not parse, names what is not there, or fails for a row.
+        The template does not parse, names an unknown column, or fails for a row.
     FrameError
         Another argument does not fit the frame or the endpoint.
     BadRequestError
@@ -121,7 +121,7 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
     df
         The frame.
     column
-        Label of the column; its values must be there, distinct as text, and of at most 512 bytes.
+        Label of the column. As text, its values must be unique and have 1 to 512 bytes.
 
     Raises
     ------
@@ -146,13 +146,11 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
             raise _custom_id_error(f"The column {column!r} cannot be the custom_id: it is missing or empty in {where}.")
         if len(name.encode(errors="replace")) > _CUSTOM_ID_BYTES:
             raise _custom_id_error(
-                f"The column {column!r} cannot be the custom_id: over {_CUSTOM_ID_BYTES} bytes long in {where}."
+                f"The column {column!r} cannot be the custom_id: it has more than {_CUSTOM_ID_BYTES} bytes in {where}."
             )
         if name in seen:
-            message = (
-                f"The column {column!r} cannot be the custom_id: {name!r} stands in row {seen[name]} and in {where}."
-            )
-            raise _custom_id_error(f"{message} Choose a column whose values are distinct.")
+            message = f"The column {column!r} cannot be the custom_id: {name!r} is in row {seen[name]} and in {where}."
+            raise _custom_id_error(f"{message} Choose a column with unique values.")
         seen[name] = position
         names.append(name)
     return names
@@ -186,7 +184,7 @@ def _lines(
 def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
     if not template.sends_rows:
         message = "reorder_fields= is for templates that send whole rows, such as {{ row | tojson }}; "
-        raise FrameError(f"{message}the order of a template that names its columns is yours.", param="reorder_fields")
+        raise FrameError(f"{message}with named columns, you choose the order.", param="reorder_fields")
     names = template.row_names
     places = template.positions[-len(names) :]
     return field_orders([cells_of(df.iloc[:, at], df.columns[at]) for at in places], names) if names else None
@@ -200,11 +198,11 @@ def _body_builder(
     response_format: Mapping[str, Any] | None,
     body: Mapping[str, Any],
 ) -> Callable[[str], dict[str, Any]]:
-    """Make the function from a prompt to its request's body; whatever can be wrong with the body is found here."""
+    """Return a function from a prompt to its request's body, after checking everything else in the body."""
     endpoint.check_keys(body)
     for taken in ("model", endpoint.prompt_key, "stream"):
         if taken in body:
-            reason = "a batch does not stream" if taken == "stream" else "it is made from the frame and the arguments"
+            reason = "a batch does not stream" if taken == "stream" else "it comes from the DataFrame and the arguments"
             raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
     build = functools.partial(
         endpoint.body, model=model, system=system, response_format=response_format, rest=_plain_body(body)
@@ -221,7 +219,7 @@ def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = msgspec.to_builtins(dict(body), enc_hook=_plain_value)
     except (TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
-    # Equal requests are to be equal bytes, so that they share their answers. Not further down: what stands in a tool or
+    # Equal requests must be equal bytes, so that they share their answers. Not deeper than this: what is in a tool or
     # a schema may be shown to the model as it is written.
     return {name: _shortest(value) for name, value in plain.items()}
 
@@ -237,7 +235,7 @@ def _plain_value(value: object) -> object:
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"a {type(value).__name__} is none of JSON's types")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def _custom_id_error(message: str) -> FrameError:

@@ -14,7 +14,7 @@ column              of                            holds
 *seven more*        ``full=True``                 `details` says which
 ==================  ============================  ============================================================
 
-Where there is nothing to hold, a cell is missing. ``response`` is missing beside a missing ``error`` where the model
+A cell without a value is missing. Both ``response`` and ``error`` are missing if the model
 answered without a word: it called a tool, or only reasoned. With ``output="mood"`` the columns are ``mood``,
 ``mood_tool_calls``, ``mood_logprobs``, ``mood_error``, and the fields ``mood_<field>``.
 
@@ -52,12 +52,12 @@ def results(
     extras: Collection[str] = (),
     full: bool = False,
 ) -> pd.DataFrame:
-    """Build the result of a batch; the module says which columns it has.
+    """Build the result of a batch; the module's docstring lists its columns.
 
     Parameters
     ----------
     output_lines
-        The lines of output and error file, in any order; blank ones are passed over. The lines of a retry come after
+        The lines of output and error file, in any order; blank lines are skipped. The lines of a retry come after
         those of the batch it retries. Each may come with its timing.
     rows
         How many rows the frame has.
@@ -69,18 +69,18 @@ def results(
     output
         Name of the response column.
     schema
-        What the answers are read by; of a pydantic model class, its own validators run.
+        The schema of the answers; a pydantic model class runs its own validators.
     endpoint
         The batch's, as a path; says how its answers are read, and what the column is if no row has one.
     extras
-        Of ``tool_calls`` and ``logprobs``, those that stand in the result even if empty.
+        Which of ``tool_calls`` and ``logprobs`` are columns of the result even if they are empty.
     full
-        Whether the columns of `details` stand at its end.
+        Whether to add the columns of `details` at the end.
 
     Raises
     ------
     FrameError
-        Frame, rows and custom_ids do not fit each other, or a line names no row.
+        Frame, rows and custom_ids do not fit together, or a line belongs to no row.
     """
     if df is not None and len(df) != rows:
         message = f"The batch was made from a DataFrame of {rows:,} rows; this one has {len(df):,}."
@@ -129,15 +129,15 @@ def _collect(
             raise FrameError(f"Line {number} of the output cannot be read: {error.message}", param="output") from error
         position = positions.get(reading.custom_id)
         if position is None:
-            message = f"Line {number} of the output has the custom_id {reading.custom_id!r}, which names no row."
-            raise FrameError(f"{message} These are the lines of another DataFrame's batch.", param="custom_id")
+            message = f"Line {number} of the output has the custom_id {reading.custom_id!r}, which no row has."
+            raise FrameError(f"{message} The lines belong to a batch of another DataFrame.", param="custom_id")
         answer = reading.answer
         before = answers[position]
         if before is None or answer.error is None or before.error is not None:
             answers[position] = answer
             details[position] = detail_of(reading, timing) if full else None
     complete = [
-        Answer(error=f"Neither the output file nor the error file has a line for this row (custom_id {name!r}).")
+        Answer(error=f"No line for this row in the output file or the error file (custom_id {name!r}).")
         if answer is None
         else _storable(answer, schema_fields)
         for name, answer in zip(names, answers, strict=True)
@@ -146,7 +146,7 @@ def _collect(
 
 
 def _storable(answer: Answer, schema_fields: Sequence[Field]) -> Answer:
-    """Turn an answer whose value its column cannot hold into an error, so that it costs one row and not the result."""
+    """Turn an answer that does not fit its column into an error of its row, instead of failing the whole result."""
     if not isinstance(answer.value, dict):
         return answer
     for field in schema_fields:

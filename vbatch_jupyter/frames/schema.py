@@ -1,4 +1,4 @@
-"""What ``schema=`` is sent as, and the columns that its answers become.
+"""How ``schema=`` is sent, and the columns of its answers.
 
 ==============================================  ========================================================
 a field of the schema that is                   becomes a column of
@@ -36,7 +36,7 @@ Dtype: TypeAlias = Literal["string", "Int64", "Float64", "boolean", "object"]
 _DTYPES: Mapping[str, Dtype] = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
-# The class as a text: pydantic is imported by whoever defines a model, and not for a JSON schema.
+# The class as a string: a user who defines a model has imported pydantic; a JSON schema does not need it.
 Schema: TypeAlias = "type[BaseModel] | JsonSchema"
 
 
@@ -57,7 +57,7 @@ class Field:
 
 
 def is_model(schema: object) -> TypeGuard[type[BaseModel]]:
-    """Tell whether a schema is a pydantic model class.
+    """Return whether a schema is a pydantic model class.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def is_model(schema: object) -> TypeGuard[type[BaseModel]]:
 
 
 def json_schema(schema: Schema) -> dict[str, Any]:
-    """Give the JSON schema of a pydantic model class, or a copy of the one that is passed.
+    """Return the JSON schema of a pydantic model class, or a copy of the one that is passed.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     elif isinstance(schema, Mapping):
         plain = copy.deepcopy(dict(schema))
     else:
-        message = f"schema= takes a pydantic model class or a JSON schema, not {schema!r}."
+        message = f"schema= must be a pydantic model class or a JSON schema, not {schema!r}."
         raise FrameError(message, param="schema")
     if "$ref" in plain:
         # The top of a recursive model is a reference into its own definitions.
@@ -100,14 +100,14 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     if plain.get("type", "object") != "object" or not isinstance(plain.get("properties"), Mapping):
         message = "schema= must describe an object with properties, one for each column."
         if plain.get("type") == "json_schema":
-            message += " Pass the schema that is inside of the response_format."
+            message += " Pass the schema inside the response_format."
         raise FrameError(message, param="schema")
     plain["type"] = "object"
     return plain
 
 
 def response_format(schema: Schema) -> dict[str, Any]:
-    """Make OpenAI's ``response_format`` of a schema.
+    """Make OpenAI's ``response_format`` from a schema.
 
     Strict, as OpenAI demands it: every object closed, every property required, no defaults, no ``oneOf``. A schema
     with an open map in it (``dict[str, int]``) cannot be strict for OpenAI; it is sent as it is, with ``strict`` false.
@@ -120,7 +120,7 @@ def response_format(schema: Schema) -> dict[str, Any]:
     Raises
     ------
     FrameError
-        It is neither, or its top is no object.
+        It is neither of them, or its top level is not an object.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def response_format(schema: Schema) -> dict[str, Any]:
 
 
 def parser(schema: Schema) -> Parse:
-    """Make the function that reads an answer's text by a schema.
+    """Return a function that reads an answer's text with a schema.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def parser(schema: Schema) -> Parse:
     try:
         return checker(plain)
     except (TypeError, ValueError) as error:
-        raise FrameError(f"schema= is no JSON schema: {error}.", param="schema") from error
+        raise FrameError(f"schema= is not a valid JSON schema: {error}.", param="schema") from error
 
 
 def _by_model(model: type[BaseModel], text: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def fields(schema: Schema) -> tuple[Field, ...]:
     Raises
     ------
     FrameError
-        The schema is none; see `json_schema`.
+        The schema is not valid; see `json_schema`.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def _dtype(node: Any, root: JsonSchema) -> Dtype:
 
 
 def _types(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> set[str]:
-    """Collect the JSON types that a node allows; ``any`` stands for what cannot be told."""
+    """Collect the JSON types that a node allows; ``any`` if they are not known."""
     if not isinstance(node, Mapping):
         return {"any"}
     if "$ref" in node:
@@ -226,7 +226,7 @@ def _resolve(reference: str, root: JsonSchema) -> dict[str, Any]:
     for key in reference.removeprefix("#").strip("/").split("/"):
         name = key.replace("~1", "/").replace("~0", "~")
         if not reference.startswith("#/") or not isinstance(found, Mapping) or name not in found:
-            raise FrameError(f"schema= refers to {reference!r}, which is not in it.", param="schema")
+            raise FrameError(f"schema= refers to {reference!r}, which it does not define.", param="schema")
         found = found[name]
     return dict(found)
 
@@ -247,7 +247,7 @@ def _strict(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> Any:
     if not isinstance(node, Mapping):
         return node
     if "$ref" in node and len(node) > 1:
-        # OpenAI refuses keys beside a $ref; the definition is put in its place, so that they are kept.
+        # OpenAI refuses other keys next to a $ref. Replace it by the definition, to keep those keys.
         reference = str(node["$ref"])
         if reference in inside:
             return {"$ref": reference}

@@ -1,12 +1,12 @@
 """Prompt templates: Jinja2, sandboxed and strict, over the columns of a DataFrame.
 
 - ``{{ text }}`` is the column ``"text"``; ``{{ row["Review text"] }}``, ``{{ row[0] }}``, ``{{ row["a", "b"] }}`` reach
-  columns whose labels are no identifiers, no strings, or tuples; ``row`` by itself is the whole row, for
+  columns whose labels are not identifiers or not strings. ``row`` by itself is the whole row, for
   ``{% for name, value in row.items() %}`` or ``{{ row | tojson }}``. A label that cannot be written in a template, such
   as a timestamp, is reached by its text.
 - A column named ``row`` shadows ``row``, as any column shadows a variable or a function of Jinja.
 - A name that is neither a column nor assigned in the template is an error before anything is rendered.
-- Cells are data: braces in them mean nothing. How each kind of cell is written stands in `cells`.
+- Cells are data: braces in them mean nothing. See `cells` for how each kind of cell is written.
 - As everywhere in Jinja, one newline at the template's end is dropped; prompts are not HTML, so nothing is escaped.
 """
 
@@ -42,7 +42,7 @@ class Template:
     columns
         The labels of all columns, in the frame's order.
     variables
-        What else the template may name, such as a notebook's variables; columns shadow them. Only those that the
+        What else the template may use, such as a notebook's variables; columns shadow them. Only those that the
         template uses are looked at, and they must be plain data: text, numbers, dates, lists, dicts.
 
     Attributes
@@ -53,7 +53,7 @@ class Template:
     Raises
     ------
     TemplateError
-        The template does not parse, or names what is not there.
+        The template does not parse, or names an unknown column.
 
     Examples
     --------
@@ -78,15 +78,15 @@ class Template:
             self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise self._error(
-                f"The template has a mistake in line {error.lineno}: {str(error.message).rstrip('.')}."
+                f"The template has an error in line {error.lineno}: {str(error.message).rstrip('.')}."
             ) from error
         except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
-            raise self._error(f"The template is nested too deeply to be compiled: {error}.") from error
+            raise self._error(f"The template is nested too deeply: {error}.") from error
         # Jinja copies the globals for every prompt, and copying its ChainMap is half of the time a prompt takes.
         self._template.globals = dict(self._template.globals)
         names = _Names(tree)
         self._row_is_used = "row" in undeclared and "row" not in self._positions
-        self._reject_what_stands_alone_cannot_have(tree, names)
+        self._refuse_imports_and_self(tree, names)
         self._variables = self._used_variables(undeclared, variables or {})
         self._aliases = _aliases(self._columns)
         self._reject_unknown_columns(undeclared - names.assigned - {"row"} - set(self._variables), names)
@@ -153,9 +153,9 @@ class Template:
         cells
             One cell for each of `positions`.
         where
-            Gives the row's name, asked for only where there is an error.
+            Returns the row's name, asked for only where there is an error.
         order
-            In which order ``row`` has its fields, as positions in `row_names`.
+            The order of the fields of ``row``, as positions in `row_names`.
 
         Raises
         ------
@@ -185,15 +185,15 @@ class Template:
             # Anything else may have methods that do more than give text: a template must not be a program.
             if not (is_missing(value) or isinstance(value, (_PLAIN, np.number))):
                 message = f"The template's variable {name!r} is a {type(value).__name__}; only plain data (text, "
-                raise self._error(message + "numbers, dates, lists, dicts) can be put into a template.")
+                raise self._error(message + "numbers, dates, lists, dicts) can be used in a template.")
         return used
 
-    def _reject_what_stands_alone_cannot_have(self, tree: nodes.Template, names: _Names) -> None:
+    def _refuse_imports_and_self(self, tree: nodes.Template, names: _Names) -> None:
         for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
             word = {"FromImport": "from … import"}.get(type(node).__name__, type(node).__name__.lower())
             raise self._error(f"Line {node.lineno} of the template has {word!r}: a prompt cannot load other templates.")
         if "self" in names.loaded - names.assigned:
-            raise self._error("'self' is a word of Jinja's own in templates; write row[\"self\"] for the column.")
+            raise self._error("'self' is a reserved word in Jinja templates; write row[\"self\"] for the column.")
 
     def _reject_unknown_columns(self, names: set[str], found: _Names) -> None:
         unknown: list[object] = [name for name in sorted(names) if name not in self._positions]
@@ -232,18 +232,18 @@ class Template:
 
     def _error(self, message: str) -> TemplateError:
         odd = next((label for label in self._columns if isinstance(label, str) and not label.isidentifier()), None)
-        if message.startswith("The template has a mistake") and odd is not None:
-            message += f" A column whose label is no identifier is written {_as_written(odd)}."
+        if message.startswith("The template has an error") and odd is not None:
+            message += f" Write a column whose label is not an identifier as {_as_written(odd)}."
         return TemplateError(message, param="template")
 
 
 class _Names:
-    """What a template loads, assigns, and asks of ``row``."""
+    """What a template loads, assigns, and uses of ``row``."""
 
     def __init__(self, tree: nodes.Template) -> None:
         every = list(tree.find_all(nodes.Name))
         self.loaded = {name.name for name in every if name.ctx == "load"}
-        # A name that is set in one branch only counts as undeclared for Jinja; it is no unknown column for that.
+        # A name that is set in one branch only counts as undeclared for Jinja, but it is not an unknown column.
         self.assigned = {name.name for name in every if name.ctx != "load"}
         self.assigned |= {macro.name for macro in tree.find_all(nodes.Macro)}
         self.row_loads = sum(name.name == "row" and name.ctx == "load" for name in every)
@@ -260,14 +260,14 @@ class _Names:
         try:
             key = node.arg.as_const()
             hash(key)
-        # A key that is computed while rendering is checked then.
+        # A key that is computed while rendering is checked at that time.
         except (nodes.Impossible, TypeError):
             return
         self.row_keys.append((key, False))
 
 
 class _Row(dict[Hashable, Any]):
-    """The row in a template: a dict of its cells that also knows the texts of labels that are no strings."""
+    """The row in a template: a dict of its cells that also finds labels that are not strings by their texts."""
 
     def __init__(self, cells: Iterable[tuple[Hashable, Any]], aliases: Mapping[str, Hashable]) -> None:
         super().__init__(cells)
@@ -283,7 +283,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def __init__(self, columns: Iterable[Hashable]) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, finalize=_finalize)
         for name in ("lipsum", *columns):
-            # Jinja would find its own function before it asked for a column of that name.
+            # Jinja would find its own function before a column of that name.
             self.globals.pop(name, None)  # type: ignore[call-overload]  # labels of any type
         self.filters["tojson"] = _to_json
         self.tests["none"] = _is_none
@@ -326,13 +326,13 @@ def _json_default(value: object) -> Any:
 
 
 def _aliases(columns: Sequence[Hashable]) -> dict[str, Hashable]:
-    """Map the texts of labels that are no strings to the labels, where no other label has that text."""
+    """Map the texts of labels that are not strings to the labels, if no other label has that text."""
     times = collections.Counter(map(str, columns))
     return {str(label): label for label in columns if not isinstance(label, str) and times[str(label)] == 1}
 
 
 def _as_written(label: Hashable) -> str:
-    """Write a label as a template has it.
+    """Write a label as in a template.
 
     Examples
     --------

@@ -47,13 +47,13 @@ class Completer:
 
     @classmethod
     def attach(cls, shell: InteractiveShell) -> None:
-        """Let the completer of a shell ask, once."""
+        """Add this to the completer of a shell, once."""
         cls.detach(shell)
         shell.Completer.custom_matchers.append(cls(shell).match)
 
     @classmethod
     def detach(cls, shell: InteractiveShell) -> None:
-        """Let the completer of a shell ask no longer."""
+        """Remove this from the completer of a shell."""
         matchers = shell.Completer.custom_matchers
         matchers[:] = [matcher for matcher in matchers if not isinstance(getattr(matcher, "__self__", None), cls)]
 
@@ -120,7 +120,7 @@ class Completer:
             "custom_id": lambda: self._columns(words),
             "schema": self._schemas,
         }
-        # Of files IPython knows itself, and a text or a number is not for it to say.
+        # IPython completes files itself, and a text or a number cannot be completed.
         return values.get(action.dest, tuple)()
 
     def _columns(self, words: Iterable[str]) -> Iterable[str]:
@@ -141,7 +141,7 @@ class Completer:
 
 
 def _split(text: str) -> tuple[list[str], str]:
-    """Give the words that are whole, and the one that the cursor stands at the end of."""
+    """Return the complete words, and the word at the cursor."""
     try:
         words = shlex.split(text)
     except ValueError:  # inside of quotes

@@ -1,8 +1,8 @@
 """Defaults of the magics' flags: ``[tool.vbatch]`` of the project, ``vbatch.toml`` of the user.
 
-The project's are in the nearest ``pyproject.toml`` upwards of the working directory; the user's, which it goes before,
-in Jupyter's configuration directory. Beside them there may be a table ``targets``, which `targets.configuration` reads.
-What ``%config VBatchMagics.…`` sets goes before both, and a flag before everything.
+The project's are in the nearest ``pyproject.toml`` above the working directory. The user's, which it overrides, are
+in Jupyter's configuration directory. A table ``targets`` next to them is read by `targets.configuration`.
+``%config VBatchMagics.…`` overrides both, and a flag overrides everything.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vbatch_jupyter.targets.configuration import configured_tables
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What may be set; the names are those of the flags, and of the traits of the magics."""
+    """The defaults that can be set; their names are those of the flags and of the traits of the magics."""
 
     background: bool | None = None
     endpoint: str | None = None
@@ -36,7 +36,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def from_files(folder: Path | None = None) -> dict[str, Any]:
-    """Give the defaults that the files set, by name.
+    """Return the defaults that the files set, by name.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def from_files(folder: Path | None = None) -> dict[str, Any]:
     Raises
     ------
     BadRequestError
-        A file is no TOML, or says something that is no default.
+        A file is not TOML, or has something that is not a default.
     """
     found: dict[str, Any] = {}
     for path, name, table in configured_tables(folder):
@@ -60,10 +60,10 @@ def _defaults_in(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
     for name in table:
         if name not in known:
             hint = near_misses(name, known) or f" The keys are {', '.join(known)}."
-            raise BadRequestError(f"{where} has the key {name!r}, which is none.{hint}")
+            raise BadRequestError(f"Unknown key {name!r} in {where}.{hint}")
     try:
         defaults = msgspec.convert(table, Defaults)
     except msgspec.ValidationError as error:
-        raise BadRequestError(f"{where} is wrong: {error}.") from error
+        raise BadRequestError(f"{where} is not valid: {error}.") from error
     read: dict[str, Any] = msgspec.to_builtins(defaults)
     return read

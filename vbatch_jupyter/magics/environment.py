@@ -1,4 +1,4 @@
-"""``%vbatch env``: the two variables with which a program reaches the Jupyter server that runs this kernel.
+"""``%vbatch env``: the two variables a program needs to reach the Jupyter server that runs this kernel.
 
 Code that reads ``BATCH_BASE_URL`` and ``BATCH_API_KEY`` runs against this server, and with other values against a batch
 service. The key is the server's token.
@@ -27,7 +27,7 @@ _ASSIGNMENT = re.compile(rf"\s*(?:export\s+)?({BASE_URL}|{API_KEY})\s*=")
 
 
 def of_this_server() -> dict[str, str]:
-    """Give both variables for the Jupyter server that runs this kernel.
+    """Return both variables for the Jupyter server that runs this kernel.
 
     Raises
     ------
@@ -38,12 +38,12 @@ def of_this_server() -> dict[str, str]:
 
 
 def running_servers() -> list[dict[str, Any]]:
-    """Give the user's running Jupyter servers, as each describes itself in Jupyter's runtime directory."""
-    # jupyter_server's function of that purpose cannot be imported beside vLLM: both give Prometheus a metric
+    """Return the user's running Jupyter servers, as each describes itself in Jupyter's runtime directory."""
+    # jupyter_server's function for this cannot be imported together with vLLM: both register a Prometheus metric
     # http_request_duration_seconds.
     servers = []
     for path in sorted(Path(jupyter_runtime_dir()).glob("jpserver-*.json")):
-        # One that is just being written, or has just ended, is none.
+        # Skip one that is just being written, or has just ended.
         with contextlib.suppress(OSError, ValueError, KeyError):
             server = json.loads(path.read_text(encoding="utf-8"))
             os.kill(server["pid"], 0)
@@ -52,7 +52,7 @@ def running_servers() -> list[dict[str, Any]]:
 
 
 def ancestors() -> list[int]:
-    """Give the processes that this one may descend from, the one that Jupyter names first."""
+    """Return the processes that this one may descend from, the one that Jupyter names first."""
     pids = []
     with contextlib.suppress(KeyError, ValueError):
         pids.append(int(os.environ["JPY_PARENT_PID"]))
@@ -75,12 +75,12 @@ def choose_server(servers: Iterable[Mapping[str, Any]], pids: Iterable[int]) -> 
     servers
         As Jupyter lists them.
     pids
-        This process's ancestors, the nearest first.
+        This process's ancestors, nearest first.
 
     Raises
     ------
     ServerNotFoundError
-        None runs, or several do and none of them is an ancestor.
+        No server runs, or several run and none of them is an ancestor.
 
     Examples
     --------
@@ -95,23 +95,23 @@ def choose_server(servers: Iterable[Mapping[str, Any]], pids: Iterable[int]) -> 
         return next(iter(by_pid.values()))
     if not by_pid:
         raise ServerNotFoundError(
-            "No Jupyter server of yours is running on this machine: start one with `jupyter server` or `jupyter lab`, "
+            "You have no Jupyter server running on this machine. Start one with `jupyter server` or `jupyter lab`, "
             "and try again."
         )
     listed = ", ".join(str(server.get("url")) for server in by_pid.values())
     raise ServerNotFoundError(
-        f"Several Jupyter servers run here ({listed}), and none of them started this kernel. Run %vbatch env in a "
-        "notebook of the one that is meant; `jupyter server list` shows their tokens."
+        f"Several Jupyter servers are running ({listed}), and none of them started this kernel. Run %vbatch env in a "
+        "notebook of the server you mean; `jupyter server list` shows their tokens."
     )
 
 
 def variables(server: Mapping[str, Any]) -> dict[str, str]:
-    """Give both variables for one server of Jupyter's list.
+    """Return both variables for one server of Jupyter's list.
 
     Raises
     ------
     ServerNotFoundError
-        It listens on a Unix socket, or wants a password and has no token.
+        It listens on a Unix socket, or has a password but no token.
 
     Examples
     --------
@@ -120,12 +120,12 @@ def variables(server: Mapping[str, Any]) -> dict[str, str]:
     """
     url = str(server["url"])
     if server.get("sock"):
-        raise ServerNotFoundError(f"The Jupyter server at {url} listens on a Unix socket, which no base URL reaches.")
-    # On a hub the server knows no token of its own; the hub has given one to this process.
+        raise ServerNotFoundError(f"The Jupyter server at {url} listens on a Unix socket, which cannot be a base URL.")
+    # On a hub the server has no token of its own; the hub has given one to this process.
     key = str(server.get("token") or os.environ.get("JUPYTERHUB_API_TOKEN") or "")
     if not key and server.get("password"):
         raise ServerNotFoundError(
-            f"The Jupyter server at {url} wants a password and has no token for programs: start it with the variable "
+            f"The Jupyter server at {url} has a password but no token for programs. Start it with the variable "
             "JUPYTER_TOKEN set."
         )
     return {BASE_URL: f"{url.rstrip('/')}/vbatch/v1", API_KEY: key or _NO_KEY}
@@ -143,7 +143,7 @@ def exports(values: Mapping[str, str]) -> str:
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:
-    """Put the variables into a file of such lines, for its owner alone; its other lines stay.
+    """Write the variables into a file of such lines that only its owner can read; its other lines stay.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def write(path: Path, values: Mapping[str, str]) -> None:
         kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         lines = [line for line in kept if not _ASSIGNMENT.match(line)]
         lines += [f"{name}={shlex.quote(value)}" for name, value in values.items()]
-        # Beside it and renamed: a reader sees all of it or what was there, and never with another mode.
+        # Written next to it and renamed: a reader sees the old or the new file, never with another mode.
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

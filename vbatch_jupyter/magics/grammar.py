@@ -1,4 +1,4 @@
-"""The grammar of ``%vbatch`` and ``%%vbatch``: which words there are, and what is said of those that are none."""
+"""The grammar of ``%vbatch`` and ``%%vbatch``: the words that are allowed, and the errors for others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = super().parse_known_args(args, namespace)
-        # Here and not in parse_args, so that a verb's own parser sees to its own options.
+        # Here and not in parse_args, so that a verb's own parser handles its own options.
         if unknown:
             flags = list(self._option_string_actions)
             hint = near_misses(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith((".", "?")) else "."
-        raise UsageError(f"{message}{end} {self.prog} -h says more.")
+        raise UsageError(f"{message}{end} See {self.prog} -h.")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         del status, message
@@ -36,11 +36,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 class HelpShownError(Exception):
-    """-h was given, and its text is printed."""
+    """-h was given; its text has been printed."""
 
 
 def near_misses(name: str, known: Iterable[str]) -> str:
-    """Say which known names a name may have meant; nothing where there is none near."""
+    """Return which known names a name may have meant, or nothing if no name is similar."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
@@ -59,44 +59,44 @@ def line_parser() -> argparse.ArgumentParser:
     load = verb(
         "load",
         "load a model: a Hugging Face id, a folder, or demo; then any argument of vllm serve. Or use a server as the "
-        "engine: --url http://host:8000/v1, with --api-key-env NAME where it wants a key.",
+        "engine: --url http://host:8000/v1, with --api-key-env NAME if it needs a key.",
         "model",
     )
     load.add_argument("flags", nargs=argparse.REMAINDER, help="such as --max-model-len 2048")
-    verb("unload", "end the engine and its processes")
+    verb("unload", "stop the engine and its processes")
     verb("engine", "show the engine's figures")
-    build = verb("build", "build a batch in a widget, see its requests while they are written, and run it")
+    build = verb("build", "build a batch in a widget, with a preview of its requests, and run it")
     build.add_argument("df", nargs="?", help="name of the DataFrame; the latest one by default")
-    listing = verb("list", "list the batches of the store, the newest first")
-    listing.add_argument("-a", "--all", action="store_true", help="show them all, however many there are")
+    listing = verb("list", "list the batches of the store, newest first")
+    listing.add_argument("-a", "--all", action="store_true", help="show all of them")
     for name, text in (
-        ("show", "show one batch as OpenAI has it, with its errors"),
+        ("show", "show one batch as OpenAI's object, with its errors"),
         ("attach", "follow a batch until it ends; an interrupt leaves it running"),
     ):
         verb(name, text).add_argument("id", nargs="?", help="the newest batch by default")
-    verb("cancel", "cancel a batch; what is finished is kept", "id")
+    verb("cancel", "cancel a batch and keep finished answers", "id")
     for name, text in (
-        ("results", "give a batch's result"),
-        ("retry", "run a batch's requests without an answer again, and give the completed result"),
+        ("results", "return a batch's result"),
+        ("retry", "run the requests without an answer again, and return the whole result"),
     ):
         added = verb(name, text)
         added.add_argument("id", nargs="?", help="the newest batch by default")
         added.add_argument("-d", "--df", metavar="DF", help="the DataFrame that the batch was made from")
         added.add_argument("-f", "--full", action="store_true", help="with tokens, latency and which rows were reused")
         _add_out(added)
-    run = verb("run", "run an input file, JSON lines, as a batch", "file")
+    run = verb("run", "run an input file (JSON lines) as a batch", "file")
     _add_place(run)
     _add_out(run)
-    export = verb("export", "write the input file of a DataFrame's batch, and run nothing", "df", "file")
+    export = verb("export", "write the input file of a DataFrame's batch without running it", "df", "file")
     export.add_argument(
-        "-p", "--prompt", required=True, metavar="TEXT", help="the template, or the name of a variable that holds it"
+        "-p", "--prompt", required=True, metavar="TEXT", help="the template, or a variable with the template"
     )
     _add_request(export)
-    check = verb("check", "say what a batch service would refuse, ignore or leave to vLLM in an input file", "file")
+    check = verb("check", "check what a batch service would refuse or ignore in an input file", "file")
     check.add_argument("-t", "--target", default="openai", metavar="T", help="openai, parasail, or one of your own")
     environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
     environment.add_argument(
-        "-w", "--write", metavar="FILE", help="write them into a file, for you alone, and show no key"
+        "-w", "--write", metavar="FILE", help="write them into a file that only you can read, and do not print the key"
     )
     return parser
 
@@ -105,15 +105,13 @@ def cell_parser() -> argparse.ArgumentParser:
     """Build the grammar of ``%%vbatch``."""
     parser = _Parser(
         prog="%%vbatch",
-        description="Send a DataFrame through a batch; the cell is the prompt, with {{ column }} for a row's values.",
+        description="Run a DataFrame as a batch; the cell is the prompt, with {{ column }} for each row's values.",
         allow_abbrev=False,
     )
     parser.add_argument("df", help="name of the DataFrame")
-    parser.add_argument("--dry-run", action="store_true", help="run nothing; say what it would ask, compute and cost")
-    parser.add_argument("--export", metavar="FILE", help="run nothing; write the input file")
-    parser.add_argument(
-        "--fresh", action=argparse.BooleanOptionalAction, help="ask the engine even where an answer is known"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="show what it would ask, compute and cost")
+    parser.add_argument("--export", metavar="FILE", help="write the input file without running it")
+    parser.add_argument("--fresh", action=argparse.BooleanOptionalAction, help="ask the engine even for known answers")
     _add_place(parser)
     _add_out(parser)
     _add_request(parser)
@@ -128,30 +126,30 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-b", "--background", action=argparse.BooleanOptionalAction, help="return at once; -o gets the batch"
+        "-b", "--background", action=argparse.BooleanOptionalAction, help="return at once; -o then gets the batch"
     )
-    parser.add_argument("-t", "--target", metavar="T", help="run it at a batch service, such as parasail, and not here")
+    parser.add_argument("-t", "--target", metavar="T", help="run it at a batch service, such as parasail")
 
 
 def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.add_argument("--schema", metavar="NAME", help="variable with a pydantic model class or a JSON schema")
-    parser.add_argument("-n", "--sample", type=int, metavar="N", help="the first N rows only")
+    parser.add_argument("-n", "--sample", type=int, metavar="N", help="run only the first N rows")
     parser.add_argument("--endpoint", help="chat (the default), completions, embeddings or responses")
     parser.add_argument("-m", "--model", help="the model's name; the loaded engine's by default")
     parser.add_argument("--output", metavar="COLUMN", help="name of the response column; response by default")
     parser.add_argument("--custom-id", metavar="COLUMN", help="column whose values name the requests")
     parser.add_argument(
-        "--reorder-fields", action="store_true", help="in {{ row }}, put fields first that rows have in common"
+        "--reorder-fields", action="store_true", help="in {{ row }}, put fields that many rows share first"
     )
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--body", type=_body, default={}, metavar="JSON", help="what else goes into each request")
+    parser.add_argument("--body", type=_body, default={}, metavar="JSON", help="other parameters of each request")
 
 
 def verb_parsers() -> Mapping[str, argparse.ArgumentParser]:
-    """Give the grammar of each verb."""
+    """Return the grammar of each verb."""
     # argparse has no public word for the parsers that it was given.
     (verbs,) = (action for action in line_parser()._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     found: Mapping[str, argparse.ArgumentParser] = verbs.choices
@@ -159,25 +157,25 @@ def verb_parsers() -> Mapping[str, argparse.ArgumentParser]:
 
 
 def description() -> str:
-    """Say all that there is to say: what ``%vbatch?`` shows."""
+    """Return all help texts: what ``%vbatch?`` shows."""
     parts = [cell_parser().format_help(), line_parser().format_help()]
     return "\n".join([*parts, *(parser.format_usage() for parser in verb_parsers().values())])
 
 
 def check_verb(words: list[str], verbs: Collection[str]) -> None:
-    """Refuse a first word that is no verb, with those that may have been meant."""
-    # argparse would list them all, whatever was meant.
+    """Raise an error for a first word that is not a verb, with similar verbs."""
+    # argparse would list all of them.
     if words and not words[0].startswith("-") and words[0] not in verbs:
         hint = near_misses(words[0], verbs) or f" The verbs are {', '.join(verbs)}."
-        raise UsageError(f"%vbatch has no verb {words[0]!r}.{hint}")
+        raise UsageError(f"Unknown verb {words[0]!r}.{hint}")
 
 
 def words_of(line: str) -> list[str]:
-    """Split a line as a shell does; a semicolon at its end, which silences a cell, is none of its words."""
+    """Split a line as a shell does, without the semicolon at its end that silences a cell."""
     try:
         return shlex.split(line.rstrip().removesuffix(";"))
     except ValueError as error:
-        raise UsageError(f"The line cannot be read: {error}. Quote text with blanks.") from error
+        raise UsageError(f"Cannot read the line: {error}. Put text with spaces in quotes.") from error
 
 
 def with_model(words: list[str]) -> list[str]:
@@ -201,13 +199,13 @@ def _body(text: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"this is no JSON: {text}") from error
+        raise argparse.ArgumentTypeError(f"not valid JSON: {text}") from error
     if not isinstance(body, dict):
-        raise argparse.ArgumentTypeError(f"this is no JSON object: {text}")
+        raise argparse.ArgumentTypeError(f"not a JSON object: {text}")
     return body
 
 
 def _variable(name: str) -> str:
     if not name.isidentifier() or keyword.iskeyword(name):
-        raise argparse.ArgumentTypeError(f"this is no name of a variable: {name}")
+        raise argparse.ArgumentTypeError(f"not a valid variable name: {name}")
     return name

@@ -1,4 +1,4 @@
-"""The flags of ``vllm serve``, read in the source of the vLLM that is installed: to import it takes ten seconds."""
+"""The flags of ``vllm serve``, read from the source of the installed vLLM, because importing it takes ten seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SOURCES = ("engine/arg_utils.py", "entrypoints/launchers/cli_args.py")
 
 @functools.cache
 def serve_flags() -> tuple[str, ...]:
-    """Give the long flags in alphabetical order; none where no vLLM is installed, or one that is built otherwise."""
+    """Return the long flags in alphabetical order; empty if vLLM is not installed or has another layout."""
     found = importlib.util.find_spec("vllm")
     if found is None or not found.submodule_search_locations:
         return ()
@@ -26,7 +26,7 @@ def serve_flags() -> tuple[str, ...]:
 
 
 def _flags_in(source: str) -> Iterator[str]:
-    r"""Give the flags that a module adds to a parser, by name or one for each field of its classes for that.
+    r"""Return the flags that a module adds to a parser, by name or one for each field of its classes for that.
 
     Examples
     --------

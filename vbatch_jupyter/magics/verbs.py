@@ -44,10 +44,10 @@ _OF_ENDPOINT = {
     "responses": ("system", "temperature"),
     "embeddings": (),
 }
-"""Which defaults say something of the requests of an endpoint; a flag is taken at its word."""
+"""Which defaults apply to the requests of an endpoint; flags always apply."""
 
 
-def _told_in_a_sentence(run: F) -> F:
+def _as_one_sentence(run: F) -> F:
     """Show a user's mistake as one sentence; a bug keeps its traceback."""
 
     @functools.wraps(run)
@@ -67,30 +67,30 @@ def _told_in_a_sentence(run: F) -> F:
 
 @magics_class
 class VBatchMagics(Magics):
-    """The magics of vbatch-jupyter; what is set here is the default of the flag of that name."""
+    """The magics of vbatch-jupyter. Each setting is the default of the flag with that name."""
 
     background = Bool(None, allow_none=True, help="Whether %%vbatch and %vbatch run return at once.").tag(config=True)
     endpoint = Unicode(None, allow_none=True, help="chat, completions, embeddings or responses.").tag(config=True)
-    fresh = Bool(None, allow_none=True, help="Whether the engine is asked where an answer is known.").tag(config=True)
+    fresh = Bool(None, allow_none=True, help="Whether to ask the engine even if an answer is known.").tag(config=True)
     max_tokens = Integer(None, allow_none=True, help="The limit of an answer, in tokens.").tag(config=True)
     model = Unicode(None, allow_none=True, help="The model's name; the loaded engine's by default.").tag(config=True)
     output = Unicode(None, allow_none=True, help="Name of the response column.").tag(config=True)
-    progress = Enum(PROGRESS_STYLES, None, allow_none=True, help="How a batch is shown while it is waited for.").tag(
+    progress = Enum(PROGRESS_STYLES, None, allow_none=True, help="How to show a batch while a cell waits for it.").tag(
         config=True
     )
-    sample = Integer(None, allow_none=True, help="How many of the first rows to run.").tag(config=True)
-    seed = Integer(None, allow_none=True, help="The seed of sampling.").tag(config=True)
+    sample = Integer(None, allow_none=True, help="Run only this many rows, the first ones.").tag(config=True)
+    seed = Integer(None, allow_none=True, help="The seed for sampling.").tag(config=True)
     system = Unicode(None, allow_none=True, help="The system prompt.").tag(config=True)
-    target = Unicode(None, allow_none=True, help="The batch service that runs it.").tag(config=True)
-    temperature = Float(None, allow_none=True, help="The temperature of sampling.").tag(config=True)
+    target = Unicode(None, allow_none=True, help="The batch service that runs the batch.").tag(config=True)
+    temperature = Float(None, allow_none=True, help="The temperature for sampling.").tag(config=True)
 
     _in_files: Mapping[str, Any] | None = None
-    """What the files say, as the cell that runs has read them."""
+    """The defaults in files, as the current cell has read them."""
 
     @no_var_expand  # IPython would fill {column} from the notebook's variables
     @output_can_be_silenced
     @line_magic("vbatch")  # type: ignore[arg-type, untyped-decorator, unused-ignore]
-    @_told_in_a_sentence
+    @_as_one_sentence
     def line(self, line: str) -> Any:
         """Run one verb."""
         self._in_files = None
@@ -102,7 +102,7 @@ class VBatchMagics(Magics):
             "build": self._build,
             "list": self._list,
             "show": lambda options: _print_batch(self._batch(options)),
-            # Whoever made it may not be waiting for it: to cancel it takes the word.
+            # Someone else may have made the batch, so only the verb cancels it.
             "attach": lambda options: self._session().follow(self._batch(options), cancels=False),
             "cancel": lambda options: self._batch(options).cancel(),
             "results": self._results,
@@ -119,7 +119,7 @@ class VBatchMagics(Magics):
     # Not silenced by a semicolon at the cell's end, which is the prompt's; the first line's counts.
     @no_var_expand
     @cell_magic("vbatch")  # type: ignore[arg-type, untyped-decorator, unused-ignore]
-    @_told_in_a_sentence
+    @_as_one_sentence
     def cell(self, line: str, cell: str) -> Any:
         """Send a DataFrame through a batch."""
         self._in_files = None
@@ -142,7 +142,7 @@ class VBatchMagics(Magics):
         return self._out(options.out, current.run(df, cell, **arguments))
 
     def _arguments(self, options: argparse.Namespace) -> dict[str, Any]:
-        """Give what every request is made with, of flags and defaults."""
+        """Return the arguments of every request, from flags and defaults."""
         endpoint = self._default("endpoint", options.endpoint) or "chat"
         said = {name: getattr(options, name) for name in ("system", *_BODY_FLAGS)}
         said |= {name: self._default(name, said[name]) for name in _OF_ENDPOINT.get(endpoint, ())}
@@ -161,7 +161,7 @@ class VBatchMagics(Magics):
         taken |= {name for name in _BODY_FLAGS if getattr(options, name) is not None}
         if twice := sorted(taken & options.body.keys()):
             flag = "--" + twice[0].replace("_", "-")
-            raise UsageError(f"--body has {twice[0]!r}, which is given in another way: see {flag} in %%vbatch -h.")
+            raise UsageError(f"{twice[0]!r} is both in --body and in another flag. See {flag} in %%vbatch -h.")
         return {**arguments, **{name: value for name, value in said.items() if value is not None}, **options.body}
 
     # ------------------------------------------------------------------------------------------------------ the verbs
@@ -171,7 +171,7 @@ class VBatchMagics(Magics):
 
     def _build(self, options: argparse.Namespace) -> None:
         if not draws_widgets("widget"):
-            raise UsageError("%vbatch build is a widget, and there is none outside a notebook: %%vbatch -h says more.")
+            raise UsageError("%vbatch build needs widgets, which only a notebook has. See %%vbatch -h.")
         from vbatch_jupyter.widgets.build import Builder
 
         Builder(self._session(), self._user_ns(), df=options.df).show()
@@ -215,7 +215,7 @@ class VBatchMagics(Magics):
             path.write_bytes(written)
         except OSError as error:
             raise BadRequestError(f"The file {path} cannot be written: {error.strerror}.", param="file") from error
-        print(f"{path} has {len(df):,} requests; nothing was run. %vbatch run {path} runs it.")
+        print(f"Wrote {len(df):,} requests to {path}. To run them: %vbatch run {path}")
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
@@ -226,7 +226,7 @@ class VBatchMagics(Magics):
         return current
 
     def _default(self, name: str, flag: Any) -> Any:
-        """Give a flag's value: as it was given, as %config has it, as the files have it."""
+        """Return a flag's value: from the flag, else from %config, else from the files."""
         if flag is not None:
             return flag
         configured = getattr(self, name)
@@ -242,7 +242,7 @@ class VBatchMagics(Magics):
             return current.attach(options.id)
         newest = next(current.batches(), None)
         if newest is None:
-            raise UsageError("There is no batch in the store yet.")
+            raise UsageError("There are no batches in the store yet.")
         return current.attach(newest.id)
 
     def _named(self, name: str, kind: str) -> Any:
@@ -250,7 +250,7 @@ class VBatchMagics(Magics):
         if name in names:
             return names[name]
         hint = near_misses(name, [known for known in names if not known.startswith("_")])
-        raise FrameError(f"There is no variable '{name}' to take as the {kind}.{hint}")
+        raise FrameError(f"There is no variable '{name}' for the {kind}.{hint}")
 
     def _out(self, name: str | None, value: Any) -> Any:
         if name is None:
@@ -260,7 +260,7 @@ class VBatchMagics(Magics):
 
     def _user_ns(self) -> dict[str, Any]:
         if self.shell is None:
-            raise UsageError("%vbatch works inside IPython only.")
+            raise UsageError("%vbatch works only in IPython.")
         names: dict[str, Any] = self.shell.user_ns
         return names
 

@@ -1,7 +1,7 @@
-"""OpenAI's verbs over the store, with OpenAI's rules and sentences (contract §1.1, §1.2, §1.6).
+"""OpenAI's verbs over the store, with OpenAI's rules and messages (contract §1.1, §1.2, §1.6).
 
-Whatever a caller may get wrong is a `BadRequestError` with OpenAI's message, param and code. What only the input file
-can tell is found by validation, after the batch was created.
+A caller's mistake is a `BadRequestError` with OpenAI's message, param and code. What only the input file
+shows is found by validation, after the batch was created.
 """
 
 from __future__ import annotations

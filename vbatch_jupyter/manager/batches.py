@@ -75,7 +75,7 @@ class BatchesManager:
         Parameters
         ----------
         input_file_id
-            An uploaded file; one that is not there fails the batch's validation, as with OpenAI.
+            An uploaded file. If it does not exist, the batch fails validation, as at OpenAI.
         endpoint
             Such as ``"/v1/chat/completions"``.
         completion_window
@@ -86,13 +86,13 @@ class BatchesManager:
             3,600 to 2,592,000, counted from the creation of the output file; as long as the profile says where it is
             None.
         profile
-            Whose limits the input file is held to; the manager's where it is None.
+            Whose limits the input file is held to; the manager's if it is None.
         fresh
-            Ask the engine even where an answer is known.
+            Ask the engine even if an answer is known.
         frame
-            What turns the output back into a DataFrame, as JSON.
+            What is needed to turn the output back into a DataFrame, as JSON.
         target
-            The batch service that runs it in the place of an engine, as JSON.
+            The batch service that runs it instead of an engine, as JSON.
         idempotency_key
             A create that was made under the same key gives its batch again, as it is now.
 
@@ -131,25 +131,25 @@ class BatchesManager:
         )
         record = self._store.batches.create(new)
         if any(getattr(record, name) != getattr(new, name) for name in _SENT):
-            # Not 409, which clients try again: it would never become right.
+            # Not 409, which clients try again: the request will never be valid.
             message = (
-                f"The Idempotency-Key was sent before with other parameters, and made batch '{record.id}'. Send each "
-                "new request under a new key."
+                f"The Idempotency-Key was already used with other parameters, for batch '{record.id}'. Send each "
+                "new request with a new key."
             )
             raise BadRequestError(message, param="Idempotency-Key", code="idempotency_key_in_use")
         self._wake()
         return record
 
     def retrieve(self, batch_id: str) -> BatchRecord:
-        """Give a batch's record; `NotFoundError` where there is none."""
+        """Return a batch's record; `NotFoundError` if there is none."""
         return self._store.batches.get(batch_id)
 
     def timings(self, batch_id: str) -> Sequence[Timing]:
-        """Give when each request's answer came, in the input file's order; nothing where that was not kept."""
+        """Return when each request's answer came, in the input file's order; nothing if that was not kept."""
         return self._store.timings.find(batch_id)
 
     def list(self, *, after: str | None = None, limit: int = 20) -> Page[BatchRecord]:
-        """Give one page of the batches, of at most 100, the newest first.
+        """Return one page of the batches, of at most 100, newest first.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class BatchesManager:
         return self._store.batches.list(after=after, limit=limit)
 
     def cancel(self, batch_id: str) -> BatchRecord:
-        """Cancel a batch; `ConflictError` where it has ended otherwise, `NotFoundError` where there is none."""
+        """Cancel a batch; `ConflictError` if it has ended otherwise, `NotFoundError` if there is none."""
         record = self._store.batches.cancel(batch_id)
         self._wake()
         return record

@@ -18,7 +18,7 @@ from vbatch_jupyter.records import Timing
 
 
 def chain_of(manager: Manager, batch_id: str) -> list[BatchRecord]:
-    """Give the batches that a batch retries, the first of them first, and itself.
+    """Return the batches that a batch retries, the first of them first, and itself.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def chain_of(manager: Manager, batch_id: str) -> list[BatchRecord]:
 
 
 def lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[bytes]:
-    """Give the lines of the output and error files of a chain, those of a retry after those of what it retries.
+    """Return the lines of the output and error files of a chain, those of a retry after those of what it retries.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[bytes]:
 
 
 def timed_lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[tuple[bytes, Timing | None]]:
-    """Give the lines of a chain, as `lines_of` does, each with its timing; None where none was kept.
+    """Return the lines of a chain, as `lines_of` does, each with its timing; None if none was kept.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def _never_validated(manager: Manager, record: BatchRecord) -> Iterator[bytes]:
 
 
 def custom_ids_of(manager: Manager, record: BatchRecord) -> Iterator[str]:
-    """Give the custom_ids of a batch's input file, in its order.
+    """Return the custom_ids of a batch's input file, in its order.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a caller may send, with OpenAI's sentences, params and codes where it may not (contract §1.6)."""
+"""Checks of what a caller may send, with OpenAI's messages, params and codes (contract §1.6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEY_LENGTH = 255
 
 
 def check_required(param: str, value: object) -> None:
-    """Refuse a parameter that is missing, or no text."""
+    """Raise an error if a parameter is missing or not a text."""
     if value is None:
         message = f"Missing required parameter: '{param}'."
         raise BadRequestError(message, param=param, code="missing_required_parameter")
@@ -21,19 +21,19 @@ def check_required(param: str, value: object) -> None:
 
 
 def check_text(param: str, value: object) -> None:
-    """Refuse what is no text that can be kept and given back."""
+    """Raise an error if this is not a text that can be stored."""
     if not isinstance(value, str):
         raise wrong_type(param, "a string", value)
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        # A lone surrogate: JSON can spell it, and neither the database nor an answer could hold it.
-        message = f"Invalid '{param}': it holds a character that is no Unicode text ({value[error.start]!r})."
+        # A lone surrogate: JSON can have it, but the database and answers cannot.
+        message = f"Invalid '{param}': it has a character that is not valid Unicode ({value[error.start]!r})."
         raise BadRequestError(message, param=param, code="invalid_value") from error
 
 
 def check_choice(param: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what is none of the values that OpenAI knows."""
+    """Raise an error if this is not one of OpenAI's values."""
     check_required(param, value)
     if value not in choices:
         quoted = [f"'{choice}'" for choice in choices]
@@ -48,7 +48,7 @@ def check_choice(param: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_integer(param: str, value: object, least: int, most: int) -> None:
-    """Refuse what is no integer, or one out of range."""
+    """Raise an error if this is not an integer in the range."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type(param, "an integer", value)
     if value < least:
@@ -64,13 +64,13 @@ def check_integer(param: str, value: object, least: int, most: int) -> None:
 
 
 def check_expiry(param: str, seconds: object) -> None:
-    """Refuse a time to live that OpenAI does not allow; None, which leaves it to the default, is fine."""
+    """Raise an error for a time to live that OpenAI does not allow. None means the default."""
     if seconds is not None:
         check_integer(param, seconds, *_EXPIRY_SECONDS)
 
 
 def expires_after_of(param: str, value: Any) -> Any:
-    """Give the seconds of an ``expires_after`` as clients send it; None where they sent none.
+    """Return the seconds of an ``expires_after`` as clients send it; None if they sent none.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def expires_after_of(param: str, value: Any) -> Any:
 
 
 def check_idempotency_key(key: object) -> None:
-    """Refuse a key that is no text of at most 255 characters; None is fine."""
+    """Raise an error if the key is not None or a text of at most 255 characters."""
     if key is None:
         return
     check_text("Idempotency-Key", key)
@@ -111,7 +111,7 @@ def check_idempotency_key(key: object) -> None:
 
 
 def check_metadata(metadata: Any) -> None:
-    """Refuse metadata that is not up to 16 pairs of strings."""
+    """Raise an error if metadata is not up to 16 pairs of strings."""
     if metadata is None:
         return
     if not isinstance(metadata, dict):
@@ -150,7 +150,7 @@ _JSON_TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def wrong_type(param: str, expected: str, value: object) -> BadRequestError:
-    """Give OpenAI's error for a value of another type than ``expected``."""
+    """Return OpenAI's error for a value of another type than ``expected``."""
     # bool before int: in Python the one is the other.
     found = next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null" if value is None else "it")
     message = f"Invalid type for '{param}': expected {expected}, but got {found} instead."

@@ -41,7 +41,7 @@ class FilesManager:
         Raises
         ------
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         return FileUpload(self, self._store, self._store.files.begin(max_bytes=max_bytes))
 
@@ -64,7 +64,7 @@ class FilesManager:
         purpose
             One of `FILE_PURPOSES`.
         expires_after_seconds
-            3,600 to 2,592,000; where it is None a file for a batch lives as long as the profile says, and any other
+            3,600 to 2,592,000; if it is None a file for a batch lives as long as the profile says, and any other
             until it is deleted.
 
         Raises
@@ -72,7 +72,7 @@ class FilesManager:
         BadRequestError
             A parameter is wrong, or a file for a batch does not begin with a line of JSON.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         with self.begin() as upload:
             for chunk in chunks:
@@ -80,7 +80,7 @@ class FilesManager:
             return upload.commit(filename=filename, purpose=purpose, expires_after_seconds=expires_after_seconds)
 
     def check(self, *, filename: object, purpose: object, expires_after_seconds: object) -> None:
-        """Refuse parameters that no file can have.
+        """Raise an error for parameters that a file cannot have.
 
         Raises
         ------
@@ -92,13 +92,13 @@ class FilesManager:
         check_expiry("expires_after.seconds", expires_after_seconds)
 
     def expires_at(self, purpose: str, expires_after_seconds: int | None) -> int | None:
-        """Give when a file that is made now expires, in Unix seconds; None where it does not."""
+        """Return when a file that is made now expires, in Unix seconds; None if it does not."""
         if expires_after_seconds is None and purpose == "batch":
             expires_after_seconds = self._profile.file_seconds
         return None if expires_after_seconds is None else int(self._store.clock()) + expires_after_seconds
 
     def retrieve(self, file_id: str) -> FileRecord:
-        """Give a file's record; `NotFoundError` where there is none."""
+        """Return a file's record; `NotFoundError` if there is none."""
         return self._store.files.get(file_id)
 
     def list(
@@ -109,7 +109,7 @@ class FilesManager:
         limit: int = 10_000,
         order: Literal["asc", "desc"] = "desc",
     ) -> Page[FileRecord]:
-        """Give one page of the files, of at most 10,000.
+        """Return one page of the files, of at most 10,000.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class FilesManager:
         return self._store.files.list(purpose=purpose, after=after, limit=limit, order=order)
 
     def content(self, file_id: str) -> BinaryIO:
-        """Open a file's content for reading; `NotFoundError` where there is none."""
+        """Open a file's content for reading; `NotFoundError` if there is none."""
         return self._store.files.open(file_id)
 
     def delete(self, file_id: str) -> FileRecord:

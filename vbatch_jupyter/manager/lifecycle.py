@@ -1,4 +1,4 @@
-"""What a batch needs besides an engine: to be validated, expired, cancelled, recovered and finished.
+"""What a batch needs besides an engine: validation, expiry, cancelling, recovery and finishing.
 
 Any process that holds a batch's lease may do it, a Jupyter server without an engine as well as a kernel's runner; it
 promises that a kill at any moment is redone by the next one that does, with the same ids and the same outcome.
@@ -41,7 +41,7 @@ UNEXECUTED = {
 
 
 def is_expired(record: BatchRecord, now: float) -> bool:
-    """Tell whether a batch's completion window has passed.
+    """Return whether a batch's completion window has passed.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def is_expired(record: BatchRecord, now: float) -> bool:
 
 
 def why_waiting(record: BatchRecord, *, served: Collection[str], notes: Mapping[str, str]) -> str | None:
-    """Say why a batch is not advancing, in a sentence; None while nothing is in its way, and when it has ended.
+    """Return why a batch is not advancing, in a sentence; None while nothing is in its way, and when it has ended.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def why_waiting(record: BatchRecord, *, served: Collection[str], notes: Mapping[
     if record.target is not None:
         return None
     if record.status == "in_progress" and record.model is not None and record.model not in served:
-        default = f"No engine holds the model '{record.model}': load it in a notebook with %vbatch load."
+        default = f"No engine has the model '{record.model}' loaded. Load it in a notebook with %vbatch load."
         return notes.get(record.model, default)
     return None
 
@@ -120,7 +120,7 @@ def validate(store: Store, lease: Lease) -> BatchRecord:
     try:
         result = _validation_of(store, lease, record)
     except (NotFoundError, StoreCorruptError):
-        # Its content lost is as good as deleted: there is nothing to run.
+        # A file without content is as good as deleted: there is nothing to run.
         missing = validation.missing_input_file(record.input_file_id)
         result = validation.Validation((missing,), LineIndex(), None)
     if result.stopped:
@@ -138,7 +138,7 @@ def validate(store: Store, lease: Lease) -> BatchRecord:
 
 
 def load_index(store: Store, lease: Lease) -> LineIndex:
-    """Read a batch's index, or make it anew where it is damaged: the input file never changes.
+    """Read a batch's index, or make it again if it is damaged: the input file never changes.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def finish(store: Store, lease: Lease) -> BatchRecord:
         try:
             return _end(store, lease, record)
         except ConflictError:
-            # Cancelled since the look at its status: then it ends as cancelled.
+            # Cancelled since its status was read: then it ends as cancelled.
             if lease.refresh().status == record.status:
                 raise
         except StoreFullError:
@@ -222,7 +222,7 @@ def _end(store: Store, lease: Lease, record: BatchRecord) -> BatchRecord:
         return _publish(store, lease, record, "completed")
     if record.status == "cancelling":
         return _publish(store, lease, record, "cancelled")
-    message = f"Batch {record.id} with status '{record.status}' cannot end: requests are left, or it has ended."
+    message = f"Batch {record.id} with status '{record.status}' cannot end: requests are left, or it has already ended."
     raise ConflictError(message, id=record.id, status=record.status)
 
 
@@ -254,7 +254,7 @@ def _publish(
                 error.write(line)
                 error.write(b"\n")
         _check_once(record, written)
-        # Before the end, so that whoever waits for it finds them; neither is worth a batch that cannot end.
+        # Before the end, so that a waiting caller finds them. A failure here must not keep the batch from ending.
         if record.target is None:
             store.timings.keep(record.id, finished_at, latencies)
         if record.answers_key and output.bytes:
@@ -266,7 +266,7 @@ def _publish(
 def _unexecuted(
     store: Store, lease: Lease, record: BatchRecord, written: bytearray, status: str
 ) -> Iterator[tuple[int, bytes]]:
-    """Give position and line of each request that is not written yet."""
+    """Return position and line of each request that is not written yet."""
     if 0 not in written:
         return
     code, message = UNEXECUTED[status]
@@ -285,18 +285,18 @@ def _check_once(record: BatchRecord, written: bytearray) -> None:
     if once != record.request_counts.total:
         position = next(position for position, times in enumerate(written) if times != 1)
         message = (
-            f"Batch {record.id} cannot end: {len(written) - once:,} of its requests would not stand in its files "
-            f"exactly once; request {position} would stand there {written[position]} times. Run "
+            f"Batch {record.id} cannot end: {len(written) - once:,} of its requests would not be in its files "
+            f"exactly once; request {position} would be there {written[position]} times. Run "
             "`python -m vbatch_jupyter fsck`."
         )
         raise StoreCorruptError(message)
 
 
 def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
-    """Do for every batch that nobody holds what needs no engine; give the ids of those that got on.
+    """Do what needs no engine for every batch without an owner; return the ids of the batches that advanced.
 
-    It validates new batches and ends those that were cancelled, have expired, or have all their lines. What stands in
-    one batch's way does not keep the others back.
+    It validates new batches and ends those that were cancelled, have expired, or have all their lines. A problem with
+    one batch does not hold up the others.
 
     Parameters
     ----------
@@ -330,7 +330,7 @@ def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
 
 
 def _waits_for_engine(store: Store, record: BatchRecord) -> bool:
-    """Tell, without taking the lease, whether only an engine can help: it is asked of each batch again and again."""
+    """Return whether only an engine can help, without taking the lease: this is asked of each batch very often."""
     return (
         record.status == "in_progress"
         and not is_expired(record, store.clock())
@@ -340,7 +340,7 @@ def _waits_for_engine(store: Store, record: BatchRecord) -> bool:
 
 
 def _is_stuck(store: Store, record: BatchRecord) -> bool:
-    """Tell whether the batch could not be finished, for damage or for want of room, and trying again would not help."""
+    """Return whether the batch cannot be finished (damage, or a full disk) and trying again would not help."""
     if record.status == "finalizing" and record.paused:
         return True
     return record.reason == DISK_FULL_REASON and not store.batches.has_room_to_finish(record.id)

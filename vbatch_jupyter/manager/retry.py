@@ -14,7 +14,7 @@ _SUCCESS = 2
 
 
 def unanswered(output_lines: Iterable[bytes]) -> set[str]:
-    """Give the custom_ids that have no answer with a 2xx status.
+    """Return the custom_ids that have no answer with a 2xx status.
 
     Parameters
     ----------
@@ -58,14 +58,14 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
     chain = chain_of(manager, batch_id)
     root, record = chain[0], chain[-1]
     if record.status not in TERMINAL_STATUSES:
-        message = f"Batch {record.id} is {record.status}; it can be retried when it has ended."
+        message = f"Batch {record.id} is {record.status}. Retry it when it has ended."
         raise ConflictError(message, id=record.id, status=record.status)
     if record.status == "failed":
-        message = f"Batch {record.id} failed validation, and nothing ran. Correct its input file and make a new batch."
+        message = f"Batch {record.id} failed validation and nothing ran. Correct its input file and make a new batch."
         raise ConflictError(message, id=record.id, status=record.status)
     wanted = unanswered(lines_of(manager, chain)) if names is None else set(names)
     if not wanted:
-        message = f"Batch {record.id} has no request without an answer, so there is nothing to retry."
+        message = f"There is nothing to retry: every request of batch {record.id} has an answer."
         raise ConflictError(message, id=record.id, status=record.status)
     chosen = (
         line.rstrip(b"\r\n") + b"\n"

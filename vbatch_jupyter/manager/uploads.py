@@ -84,12 +84,12 @@ class UploadsManager:
         ConflictError
             It has ended.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         return PartUpload(self._store, upload_id, self._store.uploads.begin_part(upload_id, max_bytes=MAX_PART_BYTES))
 
     def add_part(self, upload_id: str, chunks: Iterable[bytes]) -> PartRecord:
-        """Add a part of at most 64 MiB that is at hand; see `begin_part`."""
+        """Add a part of at most 64 MiB whose content is in memory; see `begin_part`."""
         part = self.begin_part(upload_id)
         try:
             for chunk in chunks:
@@ -99,14 +99,14 @@ class UploadsManager:
             part.discard()
 
     def complete(self, upload_id: str, *, part_ids: Any, md5: Any = None) -> tuple[UploadRecord, FileRecord]:
-        """Make the file of an upload's parts; give the upload and its file.
+        """Make the file of an upload's parts; return the upload and its file.
 
         Parameters
         ----------
         upload_id
             A pending upload, or one that was completed with the same parts.
         part_ids
-            Its parts, in the order in which they stand in the file.
+            Its parts, in the order of the file.
         md5
             Hex digest that the file must have.
 
@@ -118,9 +118,9 @@ class UploadsManager:
         NotFoundError
             There is no such upload.
         ConflictError
-            It has ended otherwise.
+            It has ended in another way.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         if not isinstance(part_ids, list):
             if part_ids is None:
@@ -143,7 +143,7 @@ class UploadsManager:
         return self._store.uploads.get(upload_id), file
 
     def cancel(self, upload_id: str) -> UploadRecord:
-        """Cancel an upload; `ConflictError` where it has ended otherwise, `NotFoundError` where there is none."""
+        """Cancel an upload; `ConflictError` if it has ended otherwise, `NotFoundError` if there is none."""
         return self._store.uploads.cancel(upload_id)
 
 
@@ -166,7 +166,7 @@ class PartUpload:
         self._incoming.write(data)
 
     def commit(self) -> PartRecord:
-        """Add what has arrived to the upload; `ConflictError` where that has ended meanwhile."""
+        """Add what has arrived to the upload; `ConflictError` if that has ended meanwhile."""
         return self._store.uploads.keep_part(self._upload_id, self._incoming)
 
     def discard(self) -> None:

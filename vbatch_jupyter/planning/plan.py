@@ -1,4 +1,4 @@
-"""In which order the requests of a batch run, and which of them share an answer."""
+"""The order in which the requests of a batch run, and which of them share an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vbatch_jupyter.protocol.index import LineIndex
 class Plan:
     """How to run the requests of a batch that have no answer yet.
 
-    Every such request stands exactly once: either in ``order`` or among the followers of one that does.
+    Every such request is there exactly once: in ``order``, or among the followers of a request in it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
     index
         The batch's requests.
     finished
-        One byte per request; 0 where it has no answer yet.
+        One byte per request; 0 if it has no answer yet.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
 
 
 def _share(index: LineIndex, unfinished: array[int]) -> tuple[array[int], dict[int, array[int]]]:
-    """Take deterministic duplicates out, behind the first of their kind."""
+    """Move deterministic duplicates behind the first request of their kind."""
     deterministic, hashes = index.deterministic, index.request_hashes
     repeated = _repeated(hashes[position] for position in unfinished if deterministic[position])
     candidates = array("I")
@@ -98,13 +98,13 @@ def _share(index: LineIndex, unfinished: array[int]) -> tuple[array[int], dict[i
 
 
 def _repeated(hashes: Iterable[int]) -> frozenset[int]:
-    """Find what stands more than once; a sorted array is a third of a dict's size where a million differ."""
+    """Find the values that repeat. A sorted array takes a third of the memory of a dict with a million values."""
     ordered = sorted(hashes)
     return frozenset(ordered[i] for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1])
 
 
 def _levels(index: LineIndex) -> Sequence[tuple[array[int], int]]:
-    """Give for each level of the prefix keys the column and how far its numbers are shifted, the widest first."""
+    """Return the column and the shift of its numbers for each level of the prefix keys, widest first."""
     return [(column, shift) for column in (index.prefix_keys, index.prefix_keys_below) for shift in (48, 32, 16, 0)]
 
 

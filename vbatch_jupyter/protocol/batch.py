@@ -41,7 +41,7 @@ TERMINAL_STATUSES: frozenset[Status] = frozenset(status for status, after in NEX
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """How many requests a batch has, and how many have ended which way.
+    """How many requests a batch has, and how many have completed and failed.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class RequestCounts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BatchError:
-    """One reason why an input file did not validate (contract §1.7).
+    """One reason why an input file is not valid (contract §1.7).
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class BatchError:
     param
         The offending key, such as ``"body.model"``.
     line
-        Line of the input file, counted from 1; None where the whole file is meant.
+        Line of the input file, counted from 1; None if the whole file is meant.
     """
 
     code: str
@@ -142,7 +142,7 @@ class BatchRecord:
     output_expires_after_seconds: int | None = None
     # ----------------------------------------------------------------------------------------------------------------
     idempotency_key: str | None = None
-    """What its client sent as ``Idempotency-Key``; a create that is sent again under it gives this batch."""
+    """The client's ``Idempotency-Key``; a create that is sent again with it returns this batch."""
     profile: str = "openai"
     """Whose limits the input file is held to; a key of `protocol.profiles.PROFILES`."""
     epoch: int = 0
@@ -150,25 +150,25 @@ class BatchRecord:
     owner: str | None = None
     """Who holds the lease, for display: ``"host:pid"``."""
     reason: str | None = None
-    """Why the batch is not advancing, one sentence; None while nothing is in its way."""
+    """Why the batch is not advancing, in one sentence; None while it advances."""
     paused: bool = False
-    """No runner takes the batch up until an engine is loaded anew."""
+    """No runner runs the batch until an engine is loaded again."""
     deaths: int = 0
     """Deaths of the engine since this batch last got an answer."""
     careful: bool = False
     """Requests run one at a time, to find the one that kills the engine."""
     fresh: bool = False
-    """Every request goes to the engine, even where its answer is known."""
+    """Every request goes to the engine, even if its answer is known."""
     answers_key: str | None = None
-    """Which engine's answers these are, so that they can be taken again; empty where several engines gave them."""
+    """Identifies the engine that gave the answers, so that they can be reused; empty if several engines did."""
     frame: str | None = None
     """What `frames` needs to turn the output back into a DataFrame, as JSON; opaque to the store."""
     target: str | None = None
-    """The batch service that runs it, as JSON that `targets` reads; None where an engine here does."""
+    """The batch service that runs it, as JSON that `targets` reads; None if an engine here does."""
     remote: str | None = None
-    """What stands at that service of the batch, as JSON that `targets` reads."""
+    """What that service has of the batch, as JSON for `targets`."""
     origin: str | None = None
-    """The notebook that made it, as its kernel's session is called; None where it was made over HTTP."""
+    """The notebook that made it, as its kernel's session is called; None if it was made over HTTP."""
 
     def to_openai(self) -> Batch:
         """Build the object that OpenAI's clients see, every field present.

@@ -22,7 +22,7 @@ from vbatch_jupyter.protocol.validation import input_lines, validate
 Severity = Literal["refused", "vllm_only", "ignored"]
 
 SEVERITIES: tuple[Severity, ...] = ("refused", "vllm_only", "ignored")
-"""The kinds of findings, the gravest first."""
+"""The kinds of findings, most severe first."""
 
 _FIRST_LINES = 100
 
@@ -33,12 +33,12 @@ class Finding(msgspec.Struct, frozen=True):
     Parameters
     ----------
     severity
-        ``"refused"``: the service would run none of the batch; ``"vllm_only"``: a key of vLLM's that is none of
+        ``"refused"``: the service would run none of the batch; ``"vllm_only"``: a key of vLLM's that is not one of
         OpenAI's; ``"ignored"``: a key that neither knows.
     code, message, param
         As in a batch's errors.
     line
-        Line of the file, counted from 1; None where the whole file is meant.
+        Line of the file, counted from 1; None if the whole file is meant.
     custom_id
         The request's, where it can be read.
     """
@@ -57,7 +57,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def check(input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None) -> Iterator[Finding]:
-    """Give what a service would say to an input file: first of the file, then by line; holding no more than one line.
+    """Yield what a service would say about an input file: about the file, then by line. Holds one line in memory.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def check(input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None
     errors = list(reversed(validate(input_file, endpoint=endpoint, profile=profile).errors))
     while errors and errors[-1].line is None:
         yield _refused(errors.pop())
-    # The second pass is for the keys, and for the names of the requests that were refused.
+    # The second pass is for the keys, and for the custom_ids of refused requests.
     input_file.seek(0)
     for number, _, _, line in input_lines(input_file, profile.max_line_bytes):
         request = _request_of(line)
@@ -99,7 +99,7 @@ def check(input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None
 
 
 def first_url(input_file: BinaryIO, profile: Profile) -> str:
-    """Give the url of the first request that has one of a profile's, else its first endpoint.
+    """Return the url of the first request that has one of a profile's, else its first endpoint.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def _unknown_keys(
 
 
 def _of_openai(profile: Profile) -> str:
-    # OpenAI's answer to an argument that it does not know is an error, and so the line's.
+    # OpenAI answers an unknown argument with an error, so the line gets an error.
     return "; OpenAI answers such a request with an error" if profile.name == "openai" else ""
 
 

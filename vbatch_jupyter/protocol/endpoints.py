@@ -1,8 +1,8 @@
-"""OpenAI's endpoints: one object knows all there is to know of one.
+"""OpenAI's endpoints: one object has everything about one endpoint.
 
-A new endpoint is one more object in `ENDPOINTS`. Its keys are written down, because neither vLLM nor the ``openai``
-package should have to be imported to check a key: vLLM takes any key and ignores those it does not know, so that a
-misspelt one would be lost without a word. Tests hold the keys to vLLM 0.32 and openai 3.57.
+A new endpoint is one more object in `ENDPOINTS`. Its keys are listed here, because neither vLLM nor the ``openai``
+package should have to be imported to check a key: vLLM accepts any key and ignores unknown ones, so that a
+misspelt key would be lost silently. Tests compare the keys with vLLM 0.32 and openai 3.57.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Endpoint:
     name
         The short one, such as ``"chat"``.
     title
-        As OpenAI's messages call it.
+        Its name in OpenAI's messages.
     prompt_key
         The key of the body that holds the prompt: ``"messages"``, or one that takes a text.
     system_key
@@ -107,12 +107,12 @@ class Endpoint:
         response_format
             OpenAI's ``json_schema`` object, as the chat endpoint takes it.
         rest
-            What else goes into the body; a mapping, since it may have any key.
+            Other parameters of the body; a mapping, because it may have any key.
 
         Raises
         ------
         BadRequestError
-            The endpoint takes no system prompt or no schema, or ``rest`` says the same thing again.
+            The endpoint takes no system prompt or no schema, or ``rest`` has it too.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class Endpoint:
         if system is not None and self.system_key != self.prompt_key:
             if self.system_key is None:
                 taking = " and ".join(endpoint.name for endpoint in ENDPOINTS.values() if endpoint.takes_system)
-                message = f"system= is for {taking}; put the text into the template."
+                message = f"system= works with {taking}; put the text into the template."
                 raise BadRequestError(message, param="system")
             if body.setdefault(self.system_key, system) != system:
                 raise _said_twice("system", self.system_key)
@@ -139,7 +139,7 @@ class Endpoint:
 
     def _add_schema(self, body: dict[str, Any], response_format: Mapping[str, Any]) -> None:
         if self.schema_key is None:
-            raise BadRequestError("schema= is for endpoints that write text.", param="schema")
+            raise BadRequestError("schema= needs an endpoint that generates text.", param="schema")
         if self.schema_key == "text":
             # The same schema, one level flatter.
             text = body["text"] = dict(body.get("text") or {})
@@ -163,7 +163,7 @@ class Endpoint:
         return found if isinstance(found, Mapping) else None
 
     def turns(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Walk the texts of a prompt in the order in which chat templates put them.
+        """Yield the texts of a prompt in the order in which chat templates put them.
 
         Parameters
         ----------
@@ -245,7 +245,7 @@ class Endpoint:
         return None
 
     def check_keys(self, keys: Iterable[str]) -> None:
-        """Refuse keys that neither OpenAI nor vLLM knows.
+        """Raise an error for keys that neither OpenAI nor vLLM knows.
 
         Parameters
         ----------
@@ -255,7 +255,7 @@ class Endpoint:
         Raises
         ------
         BadRequestError
-            Names every unknown key, and the known keys nearest to it.
+            Names every unknown key, and similar known keys.
 
         Examples
         --------
@@ -311,7 +311,7 @@ class Endpoint:
 
 
 def _said_twice(argument: str, key: str) -> BadRequestError:
-    return BadRequestError(f"{argument}= and {key}= say the same thing; leave one out.", param=argument)
+    return BadRequestError(f"{argument}= and {key}= are the same thing; leave one out.", param=argument)
 
 
 def _text_of(content: object) -> str:

@@ -12,7 +12,7 @@ from vbatch_jupyter.errors import BadRequestError
 if TYPE_CHECKING:
     from openai.types import FileObject
 
-# What is looked at of a file; a first line longer than that is for validation to judge.
+# How much of a file is checked here; validation checks a longer first line.
 _HEAD_BYTES = 1024 * 1024
 
 
@@ -63,7 +63,7 @@ class FileRecord:
 
 
 class FirstLine:
-    """Sees, while a file arrives, whether it begins with a line of JSON, as a file for a batch must.
+    """Checks, while a file arrives, that it begins with a line of JSON, as a file for a batch must.
 
     Examples
     --------
@@ -80,18 +80,18 @@ class FirstLine:
         self._whole = False
 
     def write(self, data: bytes) -> None:
-        """Look at the next bytes of the file."""
+        """Check the next bytes of the file."""
         if not self._whole:
             self._head += data[: _HEAD_BYTES + 1]
             self._whole = len(self._head) > _HEAD_BYTES or b"\n" in _stripped(self._head)
 
     def check(self) -> None:
-        """Judge what has arrived.
+        """Check what has arrived.
 
         Raises
         ------
         BadRequestError
-            Its first line is no JSON, or there is none.
+            Its first line is not JSON, or it has no line.
         """
         line, end, _ = _stripped(self._head).partition(b"\n")
         if not end and len(self._head) > _HEAD_BYTES:

@@ -1,4 +1,4 @@
-"""The compact index that the validation pass leaves of an input file."""
+"""The compact index of an input file that validation makes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNLIMITED = 0xFFFFFFFF
 
 
 class LineIndex:
-    """Where each request of an input file stands, and what planning needs to know of it.
+    """Where each request is in an input file, and what planning needs to know about it.
 
     Columns of equal length, one entry per request in the file's order, 53 bytes per request. Blank lines are no
     requests: a request's *position* (its index in the columns, from 0) and the *number* of its line in the file
@@ -35,9 +35,9 @@ class LineIndex:
     request_hashes
         64-bit hashes of url and body; requests with equal bytes have equal hashes.
     deterministic
-        1 where the answer depends on nothing but the request, else 0.
+        1 if the answer depends only on the request, else 0.
     output_limits
-        The most tokens that the answer may have, as far as the request says.
+        The most tokens that the answer may have, if the request says it.
     prefix_keys, prefix_keys_below
         The upper and the lower 64 bits of `prefix.prefix_key`: eight 16-bit hashes of ever longer beginnings of the
         prompt. Requests that share a long one have keys that share their upper bits.
@@ -121,10 +121,10 @@ class LineIndex:
         Raises
         ------
         StoreCorruptError
-            The bytes are torn, altered, or no index at all.
+            The bytes are incomplete, altered, or not an index.
         """
         if len(data) < _HEADER.size:
-            message = f"The index of the input file is torn: it has {len(data)} bytes. Validate the batch again."
+            message = f"The index of the input file is incomplete: it has {len(data)} bytes. Validate the batch again."
             raise StoreCorruptError(message)
         magic, count, checksum = _HEADER.unpack_from(data)
         index = cls()

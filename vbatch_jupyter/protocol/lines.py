@@ -1,7 +1,7 @@
 r"""The lines of input, output and error files (contract §1.5).
 
 What is written here is one line to every reader: neither ``\n`` nor any of the characters at which
-`str.splitlines` breaks a text (U+0085, U+2028, U+2029) stands in it bare, and what those characters mean inside a
+`str.splitlines` breaks a text (U+0085, U+2028, U+2029) is in it unescaped, and what those characters mean inside a
 string is kept by escaping them.
 """
 
@@ -42,7 +42,7 @@ class RequestLine(msgspec.Struct, frozen=True):
 
 
 class OutputResponse(msgspec.Struct, Generic[Body], frozen=True):
-    """What a model answered to one request, be it a success or an HTTP error."""
+    """What a model answered to one request: a success or an HTTP error."""
 
     status_code: int
     body: Body
@@ -96,7 +96,7 @@ def parse_request_line(line: bytes) -> RequestLine:
         try:
             return _REQUEST_DECODER.decode(line)
         except msgspec.ValidationError:
-            # Of a key that stands twice the last one counts, but the typed decoder trips over the first.
+            # If a key repeats, the last one counts, but the typed decoder fails on the first.
             keys = _KEYS_DECODER.decode(line)
             line = b"{%b}" % b",".join(b"%b:%b" % (_encode(key), bytes(value)) for key, value in keys.items())
             return _REQUEST_DECODER.decode(line)
@@ -156,7 +156,7 @@ def encode_request_line(custom_id: str, url: str, body: Mapping[str, Any] | byte
         name, path = _one_line(_encode(custom_id)), _encode(url)
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         # Lone surrogates (UnicodeEncodeError is a ValueError) come out of files that were decoded with surrogateescape.
-        message = f"The request {custom_id!r} cannot be written as JSON: {error}. Change the value it names."
+        message = f"The request {custom_id!r} cannot be written as JSON: {error}. Change that value."
         raise BadRequestError(message, param="body") from error
     return b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}' % (name, path, raw)
 
@@ -262,7 +262,7 @@ def _one_line(text: bytes) -> bytes:
     if text.isascii():
         return text
     for bare, escaped in _LINE_BREAKS.items():
-        # In valid JSON these can only stand inside a string, where the escape means the same.
+        # In valid JSON these can only be inside a string, where the escape means the same.
         if bare in text:
             text = text.replace(bare, escaped)
     return text

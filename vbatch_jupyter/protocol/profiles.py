@@ -1,4 +1,4 @@
-"""Whose limits an input file is held to: OpenAI's, Parasail's, or none but this machine's."""
+"""The limits for an input file: OpenAI's, Parasail's, or only those of this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Profile:
         Whether the inputs that only vLLM knows (``prompt_embeds`` for completions, ``messages`` for embeddings) count
         as the request's input.
     file_seconds
-        How long after its creation a file for a batch, or a batch's output or error file, expires where its client does
+        How long after its creation a file for a batch, or a batch's output or error file, expires if its client does
         not say; None keeps it until it is deleted.
     """
 
@@ -64,7 +64,7 @@ class Profile:
         return (*ENDPOINTS, *self.more_endpoints)
 
     def without_limits_of_files(self) -> Profile:
-        """Give the rules for a file that will be divided into several.
+        """Return the rules for a file that will be divided into several.
 
         Examples
         --------
@@ -96,7 +96,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 single_model=False,
                 completion_windows=("24h", "1h"),
             ),
-            # What a notebook made is its user's, who deletes it when it has served; OpenAI's 30 days are for its API.
+            # What a notebook made is kept until its user deletes it; OpenAI's 30 days are for its API.
             # One engine is in the kernel, so a second model in the file could not be answered.
             Profile(name="local", max_lines=None, max_bytes=None, extra_inputs=True),
         )

@@ -1,4 +1,4 @@
-"""What a line of an output or error file says: an answer, or why there is none.
+"""Reads a line of an output or error file: an answer, or the reason why there is no answer.
 
 The line and the body in it are decoded once, into the shape of the endpoint's responses. `endpoints.Endpoint.read` is
 the way in; a subclass of `ResponseBody` is one shape.
@@ -59,7 +59,7 @@ class _UsageDetails(msgspec.Struct):
 
 
 class ResponseUsage(msgspec.Struct):
-    """The ``usage`` of a response, in the words of any endpoint; None for what it does not say."""
+    """The ``usage`` of a response of any endpoint; None for what it does not have."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -87,7 +87,7 @@ class ResponseUsage(msgspec.Struct):
         return details.cached_tokens if details else None
 
     def as_of_batch(self) -> Usage:
-        """Return it in the words of a batch's usage.
+        """Return it as a batch's usage.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class _Error(msgspec.Struct):
 
 
 class ResponseBody(msgspec.Struct):
-    """What the responses of all endpoints have; a subclass adds what holds its endpoint's answer."""
+    """What the responses of all endpoints have; a subclass adds the answer of its endpoint."""
 
     usage: ResponseUsage | None = None
     error: _Error | None = None
@@ -141,7 +141,7 @@ class ResponseBody(msgspec.Struct):
 
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
-        """Make the body of a response that says a text; the echo engine answers with it."""
+        """Make the body of a response with a text; the echo engine answers with it."""
         raise NotImplementedError
 
 
@@ -201,7 +201,7 @@ class CompletionBody(ResponseBody):
 
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
-        """Make a completion that says a text."""
+        """Make a completion with a text."""
         choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
         return {"object": "text_completion", "choices": [choice]}
 
@@ -211,7 +211,7 @@ class ChatBody(CompletionBody):
 
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
-        """Make a chat's answer that says a text."""
+        """Make a chat completion with a text."""
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         return {"object": "chat.completion", "choices": [choice]}
@@ -233,7 +233,7 @@ class EmbeddingBody(ResponseBody):
             return None
         embedding = self.data[0].embedding
         if embedding is None:
-            return Answer(error="The response holds no embedding.")
+            return Answer(error="The response has no embedding.")
         if isinstance(embedding, list):
             return Answer(array("f", embedding))
         vector = array("f")
@@ -310,7 +310,7 @@ class OutputBody(ResponseBody):
 
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
-        """Make a response that says a text."""
+        """Make a response with a text."""
         message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
         return {"object": "response", "status": "completed", "output": [message]}
 
@@ -328,12 +328,12 @@ def _parsed(content: str | None, refusal: str | None, parse: Parse, *, cut: bool
             return Answer(error=f"The model refused: {_quote(refusal)}.", **told)
         if told["tool_calls"]:
             return Answer(**told)
-        reason = "max_tokens ended it before the answer began; raise it" if cut else "the model wrote nothing"
-        return Answer(error=f"There is no answer to read by the schema: {reason}.", **told)
+        reason = "max_tokens was reached before the answer began; raise it" if cut else "the model wrote nothing"
+        return Answer(error=f"There is no answer for the schema: {reason}.", **told)
     try:
         return Answer(parse(content), **told)
     except ValueError as error:
-        begin = "max_tokens cut the answer short; raise it. It" if cut else "The answer"
+        begin = "max_tokens cut the answer off; raise it. The answer" if cut else "The answer"
         return Answer(error=f"{begin} {error}: {_quote(content)}.", **told)
 
 
@@ -384,7 +384,7 @@ def read_line(line: bytes, shapes: Iterable[type[ResponseBody]], parse: Parse | 
         response = decoded.response
         if response is None:
             reason = decoded.error and (decoded.error.message or decoded.error.code)
-            answer = Answer(error=reason or "The request was not run, and no reason is given.")
+            answer = Answer(error=reason or "The request was not run, for an unknown reason.")
             return Reading(decoded.custom_id, decoded.id, None, answer, ResponseUsage())
         usage = response.body.usage or usage
         found: Answer | None
@@ -426,7 +426,7 @@ def _decoder(shape: type[ResponseBody]) -> Any:
 
 
 def _unread(line: OutputLine[msgspec.Raw], usage: ResponseUsage, problem: Exception | None) -> Reading:
-    """Say what can be said of a response that has none of the shapes."""
+    """Return what is known about a response that has none of the shapes."""
     response = line.response
     assert response is not None  # else its shape would not matter
     raw = bytes(response.body)
@@ -434,14 +434,14 @@ def _unread(line: OutputLine[msgspec.Raw], usage: ResponseUsage, problem: Except
     if response.status_code // 100 != _SUCCESS:
         error = _said(raw) or f"The request ended with status {response.status_code}: {quote}."
     elif problem is not None:
-        error = f"The response is not one that OpenAI's API gives ({problem}): {quote}."
+        error = f"The response is not valid in OpenAI's API ({problem}): {quote}."
     else:
-        error = _said(raw) or f"The response holds no answer: {quote}."
+        error = _said(raw) or f"The response has no answer: {quote}."
     return Reading(line.custom_id, line.id, response.status_code, Answer(error=error), usage)
 
 
 def _said(raw: bytes) -> str | None:
-    """Find the sentence in an error of any server's."""
+    """Find the message in the error of any server."""
     try:
         body = msgspec.json.decode(raw)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What one line of an input file must be to be a request; the pass over the whole file is `validation`."""
+"""Checks one line of an input file; `validation` checks the whole file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint
 from vbatch_jupyter.protocol.profiles import Profile
 
 MAX_DEPTH = 200
-"""Levels of nesting in one line: parsers give up somewhere above, some depending on how deep their caller stands."""
+"""The most levels of nesting in a line. Parsers fail above it, some depending on the depth of their caller's stack."""
 
 NOT_JSON = "This line is not parseable as valid JSON."
-"""OpenAI's sentence; a hint may follow it."""
+"""OpenAI's message; a hint may follow it."""
 
 _TOO_DEEP = f"{NOT_JSON} It nests more than {MAX_DEPTH} levels deep."
 _TYPES = {str: "a string", dict: "an object", list: "an array", bool: "a boolean", int: "an integer", float: "a number"}
@@ -40,8 +40,8 @@ class Problem(NamedTuple):
 def decode_strictly(line: bytes) -> Any:
     """Decode one line as JSON that every later parser will read too.
 
-    Refused beside malformed JSON: text that is not UTF-8, lone surrogates, NaN and Infinity, numbers beyond any
-    parser's range, more than `MAX_DEPTH` levels. A key that stands twice in an object counts where it stands last.
+    Also refused: text that is not UTF-8, lone surrogates, NaN and Infinity, numbers beyond any
+    parser's range, more than `MAX_DEPTH` levels. If a key repeats in an object, the last one counts.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def decode_strictly(line: bytes) -> Any:
     Raises
     ------
     BadRequestError
-        With OpenAI's sentence, and a hint where the reason is not plain to see.
+        With OpenAI's message, and a hint if the reason is not obvious.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def decode_strictly(line: bytes) -> Any:
 
 
 def check_request(request: Mapping[str, Any], *, endpoint: str, profile: Profile) -> Iterator[Problem]:
-    """Name everything that is wrong with a request by itself.
+    """Yield everything that is wrong with a single request.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def embedding_inputs(body: Mapping[str, Any]) -> int:
 
 
 def is_deterministic(body: Mapping[str, Any], endpoint: Endpoint | None) -> bool:
-    """Tell whether a request has the same answer whenever it is asked: greedy, seeded, or a vector.
+    """Return whether a request always has the same answer: greedy, seeded, or a vector.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def _check_body(body: Mapping[str, Any], url: str, profile: Profile) -> Iterator
         message = f"{title}: Streaming is not supported in the Batch API."
         yield Problem("streaming_unsupported", message, "body.stream")
     if body.get("background") not in (None, False):
-        # Its answer would be the receipt of a response that nobody fetches.
+        # Its answer would only be a receipt for a response that nobody fetches.
         message = f"{title}: Running in the background is not supported in the Batch API."
         yield Problem("invalid_request", message, "body.background")
 
@@ -205,14 +205,14 @@ def _wrong_type(param: str, expected: str, value: object) -> Problem:
 
 
 def _hint(line: bytes, error: ValueError) -> str:
-    """Say why a line that looks like JSON is none, where that is known."""
+    """Return why a line that looks like JSON is not valid, if we know."""
     if isinstance(error, UnicodeDecodeError):
         return " It is not UTF-8."
     reason = str(error)
     if "surrogate" in reason:
-        return " It holds a lone surrogate, which no text in UTF-8 can carry."
+        return " It has a lone surrogate, which is not valid in UTF-8."
     if "out of range" in reason:
-        return " It holds a number that is out of range."
+        return " It has a number that is out of range."
     place = _BYTE.search(reason)
     if place and _NOT_FINITE.match(line, int(place[1])):
         return " JSON has no NaN and no Infinity."
@@ -220,11 +220,11 @@ def _hint(line: bytes, error: ValueError) -> str:
 
 
 def _is_deep(line: bytes) -> bool:
-    """Tell whether valid JSON nests deeper than `MAX_DEPTH`."""
+    """Return whether valid JSON nests deeper than `MAX_DEPTH`."""
     if line.count(b"{") + line.count(b"[") <= MAX_DEPTH:
         return False
     brackets = _STRING.sub(b"", line).translate(None, _NO_BRACKETS)
-    # Each round takes the innermost level away; a loop over the bytes would take seconds on a long line.
+    # Each round removes the innermost level; a loop over the bytes would take seconds on a long line.
     for _ in range(MAX_DEPTH):
         if not brackets:
             return False

@@ -32,7 +32,7 @@ class UploadRecord:
     id
         ``upload_…``.
     bytes
-        What its parts must come to.
+        The size of all parts together.
     created_at, expires_at
         Unix seconds; past the latter it takes no parts and cannot be completed.
     filename, purpose
@@ -42,7 +42,7 @@ class UploadRecord:
     status
         As OpenAI has it.
     file_expires_after_seconds
-        How long after its creation the file expires; None where its client did not say.
+        How long after its creation the file expires; None if its client did not say.
     file_id
         The file, once it is completed.
     """
@@ -103,7 +103,7 @@ class PartRecord:
     created_at
         Unix seconds.
     position
-        Where in the file it stands, counted from 0; None where the file does without it, or is not made yet.
+        Its place in the file, counted from 0; None if the file does not use it, or is not made yet.
     """
 
     id: str

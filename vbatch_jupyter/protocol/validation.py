@@ -1,13 +1,13 @@
 r"""The one pass over an input file that decides whether its batch runs at all (contract §1.7).
 
-Every bad line is reported, with OpenAI's code, line, param and sentence. Where OpenAI has published none, the code is
-``invalid_request`` (for too many requests it is Azure's) and the sentence is ours:
+Every bad line is reported, with OpenAI's code, line, param and message. If OpenAI has not published one, the code is
+``invalid_request`` (for too many requests it is Azure's) and the message is ours:
 
-- ``invalid_json_line``: no JSON that every parser reads (`requests.decode_strictly`).
+- ``invalid_json_line``: not JSON that every parser reads (`requests.decode_strictly`).
 - ``missing_required_parameter``: ``custom_id``, ``method``, ``url`` or ``body`` is absent or null.
 - ``invalid_request``: one of them has another type or is too long; the method is not POST; the body has no model, or no
   messages, prompt or input; the response would run in the background; the file is too large, its embedding inputs too
-  many; or the file is not there (`missing_input_file`).
+  many; or the file does not exist (`missing_input_file`).
 - ``invalid_url``: the line's url is not the batch's endpoint.
 - ``streaming_unsupported``: the body asks for a stream.
 - ``model_not_found``: none of the models that were asked about.
@@ -15,7 +15,7 @@ Every bad line is reported, with OpenAI's code, line, param and sentence. Where 
 - ``duplicate_custom_id``: reported at the later one of the two lines.
 - ``empty_file``: no request in the file.
 - ``too_many_tasks``: more requests than the profile allows; the pass ends there.
-- ``token_limit_exceeded`` never arises here: no quota of tokens is kept.
+- ``token_limit_exceeded`` never occurs here: there is no quota of tokens.
 
 Lines end at ``\n`` alone. Blank lines, a byte order mark before the first line, and ``\r`` before a line's end are
 part of no request.
@@ -65,11 +65,11 @@ class Validation:
     Parameters
     ----------
     errors
-        What is wrong: with the whole file first, then by line; empty where the batch may run.
+        What is wrong: with the whole file first, then by line; empty if the batch may run.
     index
-        Its requests; complete only where there are no errors.
+        Its requests; complete only if there are no errors.
     model
-        The model that all requests name; None where they name several.
+        The model that all requests name; None if they name several.
     stopped
         Whether ``should_stop`` ended the pass, so that the rest says nothing about the whole file.
     """
@@ -99,7 +99,7 @@ def validate(
     profile
         Whose limits apply.
     models
-        The models that could answer; None where that is not asked.
+        The models that could answer; None if that is not asked.
     should_stop
         Asked every 4 MiB; true ends the pass.
 
@@ -119,7 +119,7 @@ def validate(
         message = f"The input file has {size:,} bytes; at most {profile.max_bytes:,} are allowed. {_SPLIT}"
         return Validation((BatchError("invalid_request", message, "input_file_id"),), LineIndex(), None)
     if beginning.startswith(_NOT_TEXT):
-        message = f"{NOT_JSON} The file is compressed or in UTF-16; upload it as plain JSON lines in UTF-8."
+        message = f"{NOT_JSON} The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."
         return Validation((BatchError("invalid_json_line", message, None, 1),), LineIndex(), None)
     validator = _Validator(input_file, endpoint=endpoint, profile=profile, models=models)
     stopped = not validator.read(should_stop)
@@ -136,11 +136,11 @@ class InputLine(NamedTuple):
     number
         In the file, from 1.
     offset
-        Where its first byte stands in the file.
+        The position of its first byte in the file.
     size
         Bytes, with the line's end.
     line
-        Without its end and without a byte order mark; None where it is too long.
+        Without its end and without a byte order mark; None if it is too long.
     """
 
     number: int
@@ -150,7 +150,7 @@ class InputLine(NamedTuple):
 
 
 def input_lines(file: BinaryIO, longest: int) -> Iterator[InputLine]:
-    r"""Give the lines of an input file from where it stands, one after the other, without the blank ones.
+    r"""Yield the lines of an input file from its current position on, without the blank ones.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def input_lines(file: BinaryIO, longest: int) -> Iterator[InputLine]:
     """
     offset = 0
     number = 0
-    # Room for the longest line and its end, be it \n or \r\n.
+    # Room for the longest line and its end, \n or \r\n.
     while line := file.readline(longest + 2):
         number += 1
         size = len(line)
@@ -185,7 +185,7 @@ def input_lines(file: BinaryIO, longest: int) -> Iterator[InputLine]:
 
 
 def missing_input_file(file_id: str) -> BatchError:
-    """Make the error of a batch whose input file is not there when it is validated.
+    """Make the error of a batch whose input file does not exist when it is validated.
 
     Examples
     --------
@@ -231,7 +231,7 @@ _SPLIT = "Split it into several batches."
 
 
 class _Errors:
-    """Keeps the first errors by line and counts the others, so that no file fills the memory with them."""
+    """Keeps the first errors by line and counts the others, so that errors cannot fill the memory."""
 
     def __init__(self) -> None:
         self._of_file: list[BatchError] = []
@@ -287,7 +287,7 @@ class _Validator:
         return None if self._several_models else self._first_model
 
     def read(self, should_stop: Callable[[], bool]) -> bool:
-        """Check line after line; False where the pass was stopped."""
+        """Check line after line; False if the pass was stopped."""
         most = self._profile.max_lines
         next_stop = _STOP_EVERY
         lines = ((line, self._decoded(line)) for line in input_lines(self._file, self._profile.max_line_bytes))
@@ -309,7 +309,7 @@ class _Validator:
         return True
 
     def _decoded(self, line: InputLine) -> dict[str, Any] | BatchError:
-        """Decode a line, once for all that is asked of it."""
+        """Decode a line, once for all checks."""
         if line.line is None:
             message = f"This line has {line.size:,} bytes; at most {self._profile.max_line_bytes:,} are allowed."
             return BatchError("invalid_request", message)

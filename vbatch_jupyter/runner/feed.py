@@ -90,12 +90,12 @@ class Feed:
         return self._collector.lines
 
     def look(self, record: BatchRecord | None) -> None:
-        """Stop where the batch is no longer to be fed: it was cancelled, has expired, or is another owner's.
+        """Stop if the batch must not be fed any more: it was cancelled, has expired, or belongs to another owner.
 
         Parameters
         ----------
         record
-            As it was a moment ago; None where it has ended.
+            As it was a moment ago; None if it has ended.
         """
         if (
             record is None
@@ -106,7 +106,7 @@ class Feed:
             self._conclude("ending")
 
     def stop(self) -> None:
-        """Abort what runs, and wait for no room on the disk; requests without a line stay unfinished."""
+        """Abort what runs, and do not wait for disk space; requests without a line stay unfinished."""
         self._collector.give_up()
         self._conclude("stopped")
 
@@ -149,10 +149,10 @@ class Feed:
                 return
 
     async def _start(self, position: int, descriptor: int) -> bool:
-        """Start a request when the window admits it; False where the feed has ended."""
+        """Start a request when the window admits it; False if the feed has ended."""
         await self._window.acquire()
         if self._record.careful and self._engine.state != "ready":
-            # It died of something before: this request is not to blame.
+            # The engine died before this request ran, so it is not to blame.
             self._conclude("died")
         if self._end.done():
             self._window.release()
@@ -197,7 +197,7 @@ class Feed:
         if followers is None:
             return
         if status in _RETRYABLE_STATUSES or status >= _SERVER_ERROR:
-            # The engine's trouble of a moment is no property of the request: the others have a chance of their own.
+            # A transient engine error says nothing about the request, so run its duplicates on their own.
             self._apart.extend(followers)
             return
         for count, follower in enumerate(followers):
@@ -254,10 +254,10 @@ class Feed:
         return SpoolRecord(position, status not in _SUCCESS, line, self._store.clock(), latency)
 
     async def put_killer(self) -> None:
-        """Give the one request that ran when the engine died, and its duplicates, a line in the error file."""
+        """Write a line in the error file for the one request that ran when the engine died, and for its duplicates."""
         (killer,) = self.suspects
         message = (
-            "The engine died each time it ran this request, so it was given up; all others of the batch went on. "
+            "The engine died each time it ran this request, so the request was skipped. "
             "The engine's log says why it died."
         )
         body = error_body(message, type="server_error", code="engine_error")

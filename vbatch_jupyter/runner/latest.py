@@ -1,4 +1,4 @@
-"""What a runner has last finished of a batch, for whoever draws it while it runs."""
+"""What a runner has last finished of a batch, to draw it while it runs."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class Latest:
     def _count(self, line: bytes) -> None:
         # The errors of all endpoints are alike.
         message = (CHAT.read(line).answer.error or "")[:_MESSAGE_CHARACTERS]
-        # Messages that quote their request are as many as the requests.
+        # Messages that quote their request are all different.
         known = message in self._errors or len(self._errors) < _MESSAGES
         self._errors[message if known else _OTHERS] += 1
 
     def answers(self) -> tuple[bytes, ...]:
-        """Give the last lines of the output file, the newest first."""
+        """Return the last lines of the output file, newest first."""
         with self._lock:
             return tuple(reversed(self._answers))
 
     def errors(self) -> Mapping[str, int]:
-        """Give how often each message of an error has come."""
+        """Return how often each message of an error has come."""
         with self._lock:
             return dict(self._errors)

@@ -1,4 +1,4 @@
-"""Takes answers that the same engine has given before, so that a cell that is run again costs nothing."""
+"""Reuses answers that the same engine has given before, so that running a cell again costs nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 _GROUP_LINES = 4096
 _GROUP_BYTES = 8 * 1024 * 1024
-"""What is lost with a group costs only another look, so groups are large: each waits for the disk."""
+"""Groups are large because each waits for the disk; losing one costs only another lookup."""
 
 SEVERAL_ENGINES = ""
-"""The answers key of a batch that more than one engine has answered: nobody can take its answers again."""
+"""The answers key of a batch that more than one engine has answered: its answers cannot be reused."""
 
 
 def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineIndex, answers_key: str) -> int:
-    """Put the answers that are known into the spool; give their number.
+    """Put known answers into the spool; return their number.
 
     Parameters
     ----------

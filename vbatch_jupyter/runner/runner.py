@@ -1,10 +1,10 @@
-"""The runner: takes up the batches of the store that its engine can answer, and brings each to its end.
+"""The runner: runs the batches of the store that its engine can answer, each to its end.
 
 What it promises about an engine that dies: no request that was with it counts as answered; the engine is rebuilt and
 the batch goes on. Deaths are counted while no answer lies between them. After two, the requests that were with the
-engine run one at a time, and no other batch beside them; the one that runs when the engine dies again gets a line in
+engine run one at a time, and no other batch runs with them; the one that runs when the engine dies again gets a line in
 the error file, and the others go on together. A batch whose engine dies a third time with no request to blame, cannot
-be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded anew.
+be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded again.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _AGAIN_SECONDS = 1.0
 _CAREFUL_AFTER_DEATHS = 2
 _PAUSED_AFTER_DEATHS = 3
 _FEEDS_AT_ONCE = 8
-_ADVICE = "Load an engine again to go on; the engine's log says why it died."
+_ADVICE = "Load an engine again to continue. The engine's log says why it died."
 
 
 class Runner:
-    """Runs batches on one engine; without an engine it does what needs none.
+    """Runs batches on one engine; without an engine it does only what needs no engine.
 
     All of it happens on one loop, that of the engine.
 
@@ -68,7 +68,7 @@ class Runner:
         self._fed: dict[str, Feed] = {}
         self._latest: dict[str, Latest] = {}
         self.resumed: set[str] = set()
-        """Ids of the batches that the present engine has taken up."""
+        """Ids of the batches that the current engine has started."""
         self._careful: set[str] = set()
         self._suspects: dict[str, frozenset[int]] = {}
         self._again_at: dict[str, float] = {}
@@ -87,7 +87,7 @@ class Runner:
         return frozenset(self._feeds)
 
     def latest(self, id: str) -> Latest | None:  # noqa: A002 - OpenAI's word
-        """Give what has last been finished of a batch that runs here; from any thread."""
+        """Return what has last been finished of a batch that runs here; from any thread."""
         return self._latest.get(id)
 
     def wake(self) -> None:
@@ -95,8 +95,8 @@ class Runner:
         self.loops[0].wake()
 
     async def attach(self, engine: Engine) -> None:
-        """Take an engine that has been started; batches that an earlier one left paused are taken up again."""
-        # Whoever is still with the earlier one would pause its batch for that one's sake, and nobody would resume it.
+        """Use an engine that has been started, and resume the batches that an earlier one left paused."""
+        # A batch that is still with the earlier engine would be paused because of it, and nobody would resume it.
         await self.detach()
         for record in await in_thread(self._store.batches.unfinished):
             # One that runs with care does so for what it remembers of the engine before.
@@ -111,7 +111,7 @@ class Runner:
         self.wake()
 
     async def detach(self) -> None:
-        """Give the engine up; its batches stay in progress, with what they have finished.
+        """Stop using the engine. Its batches stay in progress and keep their finished answers.
 
         One that is being rebuilt is not waited for: it ends as soon as it is there.
         """
@@ -135,7 +135,7 @@ class Runner:
         """Stop, with what is finished on the disk."""
         self._stopping = True
         looking, tending = self.loops
-        # A batch that is just being taken up is among the feeds then.
+        # A batch that is just starting is among the feeds then.
         await looking.stop(within=_STOP_SECONDS)
         await self.detach()
         if self._feeds:
@@ -151,7 +151,7 @@ class Runner:
             feed.look(unfinished.get(batch_id))
         self._careful = {record.id for record in records if record.careful and self._may_run(record)}
         if any(record.status == "cancelling" and record.id not in self._feeds for record in records):
-            # Who cancels is waiting; for all else there is time.
+            # A user waits for a cancel; everything else has time.
             self.loops[1].wake()
         await each_of(
             [record for record in records if record.id not in self._feeds], self._acquire, give_up_on=StoreBusyError
@@ -172,8 +172,8 @@ class Runner:
         return record.status == "in_progress" and not record.paused and self._serves(record)
 
     def _may_feed(self, record: BatchRecord) -> bool:
-        # Requests that run one at a time must be alone in the engine, or the wrong one would be blamed; and who waits
-        # to be alone must not wait for those that came later.
+        # Requests that run one at a time must be alone in the engine, or the wrong one is blamed. A batch that waits
+        # to be alone must not wait for batches that came later.
         return not self._fed if record.careful else not self._careful
 
     def _serves(self, record: BatchRecord) -> bool:
@@ -210,7 +210,7 @@ class Runner:
         except StoreCorruptError as error:
             await self._pause(lease, str(error))
         except Exception as error:  # noqa: BLE001
-            # Taken up again at once it would only fail again, for ever.
+            # Started again at once it would only fail again, forever.
             await self._pause(lease, f"{type(error).__name__}: {error}")
         finally:
             await in_thread(lease.release)
@@ -227,7 +227,7 @@ class Runner:
         recovered = await in_thread(lease.recover)
         index = await in_thread(lifecycle.load_index, self._store, lease)
         if taken := await in_thread(take_answers, self._store, lease, record, index, engine.answers_key):
-            self._on_notice(f"Batch {lease.id}: {taken:,} of {len(index):,} answers were known and are taken again.")
+            self._on_notice(f"Batch {lease.id}: {taken:,} of {len(index):,} answers are reused from earlier batches.")
             recovered = await in_thread(lease.recover)
         plan = await in_thread(plan_requests, index, recovered.finished)
         order = plan.order
@@ -250,7 +250,7 @@ class Runner:
         self._fed[lease.id] = feed
         if (done := recovered.counts.total - recovered.counts.left - taken) > 0:
             self._on_notice(f"Resuming batch {lease.id}: {done:,} of {recovered.counts.total:,} requests are answered.")
-        # After the notice: a load waits for this, so that the notice stands under its cell.
+        # After the notice: a load waits for this, so that the notice appears under its cell.
         self.resumed.add(lease.id)
         try:
             end = await feed.run()
@@ -259,7 +259,7 @@ class Runner:
             elif feed.lines:
                 self._killers_in_a_row = 0
             if end == "answered" and len(order) < len(plan.order):
-                # None of the suspects kills by itself; the rest need not wait in line.
+                # No suspect kills the engine by itself; the rest can run together.
                 await in_thread(lambda: lease.update(deaths=0, careful=False))
                 return "stopped"
             return end
@@ -283,21 +283,21 @@ class Runner:
         await in_thread(lambda: lease.update(deaths=deaths, careful=careful))
         reason = None
         if deaths >= _PAUSED_AFTER_DEATHS:
-            reason = f"The engine died {deaths} times with no answer between."
+            reason = f"The engine died {deaths} times without an answer in between."
         elif self._killers_in_a_row >= _PAUSED_AFTER_DEATHS:
-            reason = f"The engine died under {self._killers_in_a_row} requests in a row that each ran alone."
+            reason = f"The engine died on {self._killers_in_a_row} requests in a row, each of which ran alone."
         rebuilt = await self._rebuild(engine)
         if reason or rebuilt:
             await self._pause(lease, f"{reason or rebuilt} {_ADVICE}")
 
     async def _rebuild(self, engine: Engine) -> str | None:
-        """Start the engine again, once for all batches that were with it; give the reason why it cannot be."""
+        """Start the engine again, once for all batches that were with it; return the reason why it cannot be."""
         async with self._rebuilding:
             if self._engine is not engine or engine.state == "ready":
                 return None
             if self._loss is not None:
                 return self._loss
-            self._on_notice("The engine died; it is being loaded again, and the batch goes on.")
+            self._on_notice("The engine died. It is being loaded again, and the batch continues.")
             message = ""
             for _ in range(_PAUSED_AFTER_DEATHS):
                 self._starting = asyncio.create_task(engine.start())

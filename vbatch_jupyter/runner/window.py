@@ -15,11 +15,11 @@ _LOOK_SECONDS = 0.5
 class Window:
     """Admits requests to the engine, those of all batches in turn.
 
-    As many are with the engine as it runs at once, and beside them as many as it finishes in half a second, from
+    The engine has as many requests as it runs at once, and in addition as many as it finishes in half a second, from
     `LEAST_WAITING` to `MOST_WAITING`: enough that it does not run dry while this process is kept from feeding it, and
     few enough that a cancel has little to abort and a batch that comes later has little before it. An idle engine, of
     which nothing is known, gets as many to wait as it runs: answers of one length end all in the same step, and were
-    the next ones not there they would start, and end, in two steps.
+    the next ones were missing they would start, and end, in two steps.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Window:
         self._taken += 1
 
     def release(self) -> None:
-        """Give a place back, when its request has ended or was not sent at all."""
+        """Release a place, when its request has ended or was not sent at all."""
         if self._too_many > 0:
             self._too_many -= 1
         else:

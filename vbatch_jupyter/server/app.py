@@ -65,44 +65,44 @@ class VBatch(ExtensionApp):
     profile = Enum(
         [name for name in PROFILES if name != "local"],
         "openai",
-        help="Whose limits a batch made over HTTP is held to; the default is OpenAI's.",
+        help="The service whose limits apply to batches made over HTTP; by default OpenAI's.",
     ).tag(config=True)
     max_file_bytes = Int(
-        512 * 1024**2, help="How large a file may be that is uploaded in one piece, in bytes; the default is OpenAI's."
+        512 * 1024**2, help="The largest file that can be uploaded in one piece, in bytes; by default OpenAI's limit."
     ).tag(config=True)
     body_idle_seconds = Float(
-        60.0, help="Seconds without a byte of a request's body after which its client is told that it is too slow."
+        60.0, help="Seconds without a byte of a request's body until the request is refused as too slow."
     ).tag(config=True)
     tend_seconds = Float(
         1.0,
-        help="Seconds between two looks at the batches that need no engine, to validate, expire, cancel or end them.",
+        help="Seconds between two checks for batches to validate, expire, cancel or end without an engine.",
     ).tag(config=True)
 
     max_request_bytes = Int(
-        64 * 1024**2, help="How large the body of an online request may be, in bytes; media come inside it."
+        64 * 1024**2, help="The largest body of an online request, in bytes; it includes media."
     ).tag(config=True)
 
     sweep_seconds = Float(
         lifecycle.SWEEP_SECONDS,
-        help="""Seconds between two sweeps of the store, which remove files and uploads past their expiry, and batches
-        whose output was to be kept for a time (output_expires_after) so long after their end; never a batch that has
-        not ended, nor a file that one reads.""",
+        help="""Seconds between two sweeps of the store. A sweep removes expired files and uploads, and batches whose
+        output_expires_after has passed since their end. It never removes a batch that has not ended, or a file
+        that such a batch uses.""",
     ).tag(config=True)
     models = Dict(
         key_trait=Unicode(),
         value_trait=Unicode(),
-        help="""Models that the server starts a kernel for when a request or a batch needs them: by served name the
+        help="""Models that the server starts when a request or a batch needs them: served names with the
         arguments of `vllm serve`, such as {"small": "ann/small --max-model-len 2048"}.""",
     ).tag(config=True)
     idle_seconds = Float(
         1800.0,
-        help="""Seconds without a batch or a request after which a kernel that the server has started for a model of
-        `models` is ended; 0 never ends it.""",
+        help="""Seconds without a batch or a request after which the server stops a kernel that it started for a model
+        of `models`; 0 means never.""",
     ).tag(config=True)
     load_wait_seconds = Float(
         120.0,
-        help="""Seconds that an online request waits for the engine of a model of `models` to be started, before its
-        client is told to try again.""",
+        help="""Seconds that an online request waits until the engine of a model of `models` is started, before the
+        client is asked to try again.""",
     ).tag(config=True)
 
     @validate("models")
@@ -158,7 +158,7 @@ class VBatch(ExtensionApp):
         self._collector.start()
 
     async def stop_extension(self) -> None:
-        """Stop what runs beside the server, and close the store."""
+        """Stop the loops of the extension, and close the store."""
         await self._kernels.stop()
         await self._collector.stop()
         await self._events.stop()

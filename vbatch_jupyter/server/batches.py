@@ -14,7 +14,7 @@ RESOURCE = "vbatch_batches"
 
 
 class NewBatch(msgspec.Struct):
-    """The body of a create; what is in it is for the manager to judge."""
+    """The body of a create; the manager checks its content."""
 
     input_file_id: Any = None
     endpoint: Any = None
@@ -30,7 +30,7 @@ class BatchesHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """List the batches, the newest first."""
+        """List the batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.integer("limit", 20)
         batches = self.services.manager.batches
         self.send(page_of(await self.services.call(lambda: batches.list(after=after, limit=limit))))

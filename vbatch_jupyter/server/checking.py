@@ -1,4 +1,4 @@
-"""What a batch service would make of an input file: of one in the store, or of one in the request's body."""
+"""Checks what a batch service would refuse in an input file in the store or in the request's body."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class EngineCommandHandler(VBatchHandler):
 
     @web.authenticated
     async def post(self, name: str, command: str) -> None:
-        """Load or unload a model in a kernel; of one that the server starts itself, the name says all."""
+        """Load or unload a model in a kernel. A kernel that the server starts itself needs only the name."""
         watch: EngineWatch = self.settings[WATCH_KEY]
         kernels: EngineKernels = self.settings[KERNELS_KEY]
         if name in kernels.names:

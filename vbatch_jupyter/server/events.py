@@ -1,7 +1,7 @@
-"""One stream of events for whoever watches: what batches and engines look like now, and then each change.
+"""A stream of events for the panel and other clients: batches and engines as they are now, and then each change.
 
-Who connects gets a whole snapshot, so a connection that was lost is simply made again. One task looks at the store for
-all listeners, and none does while nobody listens. Why a batch waits stands here, and never in OpenAI's object.
+A new connection gets a whole snapshot, so a lost connection is simply made again. One task looks at the store for
+all listeners, and none does while nobody listens. The reason why a batch waits is here, not in OpenAI's object.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ EVENTS_KEY = "vbatch_events"
 """Where the server's settings have the `Events`."""
 
 HEARTBEAT_SECONDS = 15.0
-"""How often a quiet stream says that it lives; proxies close one that does not."""
+"""How often a quiet stream sends a heartbeat; proxies close a silent stream."""
 
 _LOOK_SECONDS = 0.25
 _FIGURES_SECONDS = 1.0
 _RECENT_BATCHES = 100
-# A reader this far behind is dropped; it connects anew and gets a snapshot, which is shorter than what it has missed.
+# A reader this far behind is dropped. It connects again and gets a snapshot, which is shorter than what it missed.
 _BYTES_BEHIND = 4 * 1024 * 1024
 
 
 class Listener:
-    """One who listens.
+    """One listener.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Listener:
         self._behind = 0
 
     def tell(self, event: bytes) -> None:
-        """Give it an event; one that is far behind is dropped instead."""
+        """Send it an event, or drop it if it is far behind."""
         if self._behind > _BYTES_BEHIND:
             self.dropped.set()
             return
@@ -68,7 +68,7 @@ View = BatchView | EngineView
 
 
 class Events:
-    """What is told to all listeners.
+    """The events for all listeners.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Events:
         return listener
 
     async def snapshot(self) -> dict[str, Any]:
-        """Give what a listener is told first."""
+        """Return what a listener is told first."""
         async with self._lock:
             await self._look()
             return self._shown()
@@ -227,7 +227,7 @@ class EventsHandler(VBatchHandler):
                 sending.result()
         finally:
             dropped.cancel()
-        # A slow reader's connection is closed with what it has not taken; waiting for that would never end.
+        # Close a slow reader's connection; waiting for it to read the rest could take forever.
         self._auto_finish = False
         if (stream := self.request.connection.stream) is not None:  # type: ignore[union-attr] # HTTP/1 has one
             stream.close()
@@ -248,7 +248,7 @@ class SnapshotHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Give what a stream of events begins with: for who looks now and then, or is behind a proxy that gathers."""
+        """Return what a stream of events begins with, for clients that poll or are behind a proxy that buffers."""
         events: Events = self.settings[EVENTS_KEY]
         self.send(await events.snapshot())
 

@@ -29,7 +29,7 @@ LINE_BYTES = 64 * 1024
 """What is shown of one line."""
 
 PAGE_BYTES = 4 * 1024 * 1024
-"""A page ends early once it shows so much."""
+"""A page ends early at this size."""
 
 _LINES_APART, _BYTES_APART = 64, 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -123,7 +123,7 @@ def _read_line(content: BinaryIO, most: int) -> tuple[bytes, bool]:
 
 
 class LinePages:
-    """Pages of files, with what was found out about the files that were looked at last.
+    """Pages of files, with the positions of lines in the files that were read last.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class LinePages:
         self._known: OrderedDict[str, asyncio.Task[LineOffsets]] = OrderedDict()
 
     async def read(self, file_id: str, start: int, limit: int) -> tuple[int, list[tuple[int, bytes, bool]]]:
-        """Give how many lines a file has, and some of them.
+        """Return how many lines a file has, and some of them.
 
         Parameters
         ----------
@@ -153,13 +153,13 @@ class LinePages:
         # Before anything that is kept: a deleted file has no lines.
         await self._services.call(lambda: self._services.manager.files.retrieve(file_id))
         if file_id not in self._known:
-            # One task for all who ask meanwhile.
+            # One task for all requests in the meantime.
             self._known[file_id] = asyncio.ensure_future(self._with(file_id, LineOffsets))
         self._known.move_to_end(file_id)
         while len(self._known) > _FILES_KEPT:
             self._known.popitem(last=False)
         try:
-            # Who leaves must not take it from the others.
+            # A client that leaves must not cancel it for the others.
             offsets = await asyncio.shield(self._known[file_id])
         except BaseException:
             if (task := self._known.get(file_id)) is not None and task.done():
@@ -176,7 +176,7 @@ class LinePages:
 
 
 def line_item(number: int, text: bytes, cut: bool) -> dict[str, Any]:  # noqa: FBT001 - as the page gives them
-    r"""Give a line as an answer shows it.
+    r"""Return a line as an answer shows it.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def line_item(number: int, text: bytes, cut: bool) -> dict[str, Any]:  # noqa: F
     --------
     >>> msgspec.json.encode([line_item(1, b'{"n": 1.50}', False), line_item(2, b"no JSON\xff", True)])
     b'[{"number":1,"json":{"n": 1.50},"text":null,"truncated":false},{"number":2,"json":null,"text":"no JSON\xef\xbf\xbd","truncated":true}]'
-    """  # noqa: E501 - what it gives stands on one line
+    """  # noqa: E501 - the result is on one line
     try:
         msgspec.json.decode(text)
     except (ValueError, RecursionError):
@@ -206,7 +206,7 @@ class LinesHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self, file_id: str) -> None:
-        """Give a page of a file's lines."""
+        """Return a page of a file's lines."""
         start, limit = self.within("start", 1, None), self.within("limit", 100, MAX_LIMIT)
         pages: LinePages = self.settings[PAGES_KEY]
         total, lines = await pages.read(file_id, start, limit)

@@ -30,7 +30,7 @@ class FilesHandler(FormHandler[FileUpload]):
         return self.services.manager.files.begin(max_bytes=self.max_file_bytes())
 
     def max_file_bytes(self) -> int:
-        """Give what is configured."""
+        """Return what is configured."""
         return self.services.max_file_bytes
 
     @web.authenticated
@@ -82,7 +82,7 @@ class ContentHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self, file_id: str) -> None:
-        """Send a file's content, which is data and never a page, whoever wrote it and whatever it is called."""
+        """Send a file's content, always as data and never as a page, whatever its name."""
         files = self.services.manager.files
         record = await self.services.call(lambda: files.retrieve(file_id))
         content = await self.services.call(lambda: files.content(file_id))
@@ -106,7 +106,7 @@ class ContentHandler(VBatchHandler):
 
 
 def expires_after_in(fields: dict[str, str]) -> dict[str, Any] | None:
-    """Give what a form says of a file's expiry, as JSON has it.
+    """Return what a form says of a file's expiry, as JSON has it.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.multipart import FormReader, SinkT
 
 _MIB = 1024 * 1024
-# What a form may have beside its file.
+# The size of everything in a form except its file.
 _FORM_BYTES = _MIB
 
 
@@ -30,18 +30,18 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         raise NotImplementedError
 
     def max_file_bytes(self) -> int:
-        """Give the size of the largest file that is taken."""
+        """Return the size of the largest file that is taken."""
         raise NotImplementedError
 
     async def prepare(self) -> None:  # type: ignore[override]
-        """Look at the headers, before the body is read."""
+        """Check the headers, before the body is read."""
         await super().prepare()
         if self._finished or self.request.method != "POST":
             return
         reader = FormReader(self.request.headers.get("Content-Type", ""), file_field=self.file_field, begin=self.begin)
         length, most = self.request.headers.get("Content-Length", ""), self.max_file_bytes()
         if length.isdecimal() and int(length) > most + _FORM_BYTES:
-            raise TooLargeError(f"The file is too large: it may have {most:,} bytes at most.", param=self.file_field)
+            raise TooLargeError(f"The file is too large: the maximum is {most:,} bytes.", param=self.file_field)
         self._reader = reader
 
     async def take(self, data: bytes) -> None:
@@ -59,12 +59,12 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         try:
             await self.services.call(lambda: reader.write(piece))
         except BaseException:
-            # Before the answer, so that who reads of the error finds nothing left behind.
+            # Before the answer, so that a client that gets the error finds nothing left behind.
             await self.services.call(reader.discard)
             raise
 
     async def form(self) -> FormReader[SinkT]:
-        """Give the whole form; its file is the caller's from now on, to keep or to discard.
+        """Return the whole form. The caller must keep or discard its file.
 
         Raises
         ------

@@ -1,6 +1,6 @@
-"""What every handler does: who asks, whether they may, and errors in OpenAI's envelope.
+"""What every handler does: authentication, authorisation, and errors in OpenAI's envelope.
 
-A request is authenticated and authorised before the first byte of its body is taken; a body is bounded.
+A request is authenticated and authorised before the first byte of its body is read, and its body is bounded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RefusedError(web.HTTPError):
     message, type, param, code
         Of the envelope.
     headers
-        What the answer's headers have beside; those that a handler has set are gone when an error is answered.
+        More headers of the answer; those that a handler has set are gone when an error is answered.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RefusedError(web.HTTPError):
 
 
 def unauthenticated() -> RefusedError:
-    """Give OpenAI's answer to a missing or wrong key."""
+    """Return OpenAI's answer to a missing or wrong key."""
     message = (
         "Incorrect API key provided. The key is this Jupyter server's token, sent as 'Authorization: Bearer <token>'; "
         "`jupyter server list` shows it."
@@ -102,7 +102,7 @@ class VBatchHandler(ReceivingHandler):
     max_body_bytes: int = MAX_JSON_BYTES
 
     def initialize(self) -> None:
-        """Give the request its id, which its answer and the log carry."""
+        """Assign the request its id, which is in its answer and in the log."""
         super().initialize()
         self.request_id = f"req_{secrets.token_hex(16)}"
         self.set_header("x-request-id", self.request_id)
@@ -125,7 +125,7 @@ class VBatchHandler(ReceivingHandler):
         if self.current_user is None:
             raise unauthenticated()
         if self.request.headers.get("Authorization") and not self.token_authenticated and self._has_authentication():
-            # A cookie beside a wrong key must not make the key right.
+            # A valid cookie must not make a wrong key valid.
             raise unauthenticated()
         action = self.auth_action or _ACTIONS.get(str(self.request.method), "write")
         allowed = await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, self.auth_resource))
@@ -133,7 +133,7 @@ class VBatchHandler(ReceivingHandler):
             message = f"You are not authorized to {action} {self.auth_resource} on this Jupyter server."
             raise RefusedError(403, message, code="insufficient_permissions")
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
-            message = "The body has a Content-Encoding, and is not unpacked here: send it as it is."
+            message = "A body with a Content-Encoding is not accepted. Send it uncompressed."
             raise RefusedError(415, message, code="unsupported_content_encoding")
         self.receive()
 
@@ -141,14 +141,14 @@ class VBatchHandler(ReceivingHandler):
         return bool(self.identity_provider.auth_enabled)
 
     def check_xsrf_cookie(self) -> None:
-        """Ask for the XSRF token where a cookie has authenticated the request."""
-        # JupyterHandler looks at it before it looks for a user, and speaks of _xsrf to who only has a wrong key.
+        """Require the XSRF token if a cookie authenticated the request."""
+        # JupyterHandler checks XSRF before the user, so a wrong key would get an error about _xsrf.
         if getattr(self, "_jupyter_current_user", True) is None:
             raise unauthenticated()
         super().check_xsrf_cookie()
 
     def get_login_url(self) -> str:
-        """Refuse where a page would send the browser to log in."""
+        """Answer 401 instead of redirecting to the log-in page."""
         raise unauthenticated()
 
     # ------------------------------------------------------------------------------------------------- the body
@@ -159,14 +159,14 @@ class VBatchHandler(ReceivingHandler):
         return self.services.idle_seconds
 
     def idle_error(self) -> RefusedError:
-        """Give the answer to a client that has stopped sending."""
-        message = f"Nothing of the request's body has come for {self.idle_seconds:g} s. Send the request again."
+        """Return the answer to a client that has stopped sending."""
+        message = f"No byte of the request's body arrived for {self.idle_seconds:g} s. Send the request again."
         return RefusedError(408, message, code="request_timeout")
 
     async def take(self, data: bytes) -> None:
         """Take a part of the body into memory."""
         if len(self._body) + len(data) > self.max_body_bytes:
-            raise TooLargeError(f"The request's body is too large: it may have {self.max_body_bytes:,} bytes.")
+            raise TooLargeError(f"The request's body is too large: the maximum is {self.max_body_bytes:,} bytes.")
         self._body += data
 
     def let_go(self) -> None:
@@ -179,7 +179,7 @@ class VBatchHandler(ReceivingHandler):
         Raises
         ------
         RefusedError
-            The body is no JSON, or of another shape.
+            The body is not JSON, or has another shape.
         """
         try:
             return msgspec.json.decode(bytes(self._body), type=model)
@@ -191,7 +191,7 @@ class VBatchHandler(ReceivingHandler):
             raise RefusedError(400, message) from error
 
     def integer(self, name: str, default: int) -> int:
-        """Give an integer of the query, such as its ``limit``; how large it may be is for others to say."""
+        """Return an integer of the query, such as its ``limit``, without checking its range."""
         text = self.get_query_argument(name, "") or str(default)
         try:
             return int(text)
@@ -200,7 +200,7 @@ class VBatchHandler(ReceivingHandler):
             raise RefusedError(400, message, param=name, code="invalid_type") from error
 
     def within(self, name: str, default: int, most: int | None) -> int:
-        """Give an integer of the query that is at least 1, and at most so much."""
+        """Return an integer of the query that is at least 1 and at most ``most``."""
         value = self.integer(name, default)
         if value < 1 or (most is not None and value > most):
             bounds = f"at least 1 and at most {most:,}" if most else "at least 1"
@@ -226,7 +226,7 @@ class VBatchHandler(ReceivingHandler):
         super()._handle_request_exception(error)
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:  # noqa: ARG002 - tornado's
-        """Say in the log what went wrong; the address's query may hold a token, and stays out of it."""
+        """Write the error to the log, without the address's query, which may have a token."""
         request = f"{self.request.method} {self.request.path} {self.request_id}"
         if isinstance(value, web.HTTPError):
             self.log.warning("%d %s: %s", value.status_code, request, value.get_message() or value.reason)
@@ -245,13 +245,13 @@ class VBatchHandler(ReceivingHandler):
         elif isinstance(error, web.HTTPError):
             body = error_body(error.log_message or error.reason or self._reason, code=None)
         else:
-            message = f"The server had an error; its log has it under the id {self.request_id}."
+            message = f"The server had an error. Its log has the details under the id {self.request_id}."
             body = error_body(message, type="server_error", code="internal_error")
         self.finish(body)
 
 
 class UnknownHandler(VBatchHandler):
-    """What is below ``/vbatch/v1`` and no route of ours."""
+    """Unknown routes under ``/vbatch``."""
 
     auth_resource = "vbatch_files"
 
@@ -276,7 +276,7 @@ def _refused(error: VBatchError) -> RefusedError:
 
 
 def page_of(records: Any) -> dict[str, Any]:
-    """Give a page of the store as OpenAI's list object."""
+    """Return a page of the store as OpenAI's list object."""
     return {
         "object": "list",
         "data": [record.to_openai().model_dump(mode="json") for record in records.data],

@@ -28,7 +28,7 @@ class ReadyHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Say whether batches can be taken, and what the engines are doing; status 503 where they cannot."""
+        """Return whether batches can be taken, and the states of the engines; status 503 if they cannot."""
         watch: EngineWatch = self.settings[WATCH_KEY]
         store = self.services.store
         reason = None

@@ -15,7 +15,7 @@ _COMMAND = "import vbatch_jupyter.session.session; vbatch_jupyter.session.sessio
 
 
 class EngineKernelSpecs(KernelSpecManager):
-    """The kernels that the server knows, and one more that nobody is offered.
+    """The kernels that the server knows, and one more that is not offered to users.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class EngineKernelSpecs(KernelSpecManager):
         self._known = known
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """Give a kernel's specification."""
+        """Return a kernel's specification."""
         if kernel_name != KERNEL_NAME:
             return self._known.get_kernel_spec(kernel_name)
         return KernelSpec(
@@ -47,9 +47,9 @@ class EngineKernelSpecs(KernelSpecManager):
         )
 
     def find_kernel_specs(self) -> dict[str, str]:
-        """Give the kernels that are offered."""
+        """Return the kernels that are offered."""
         return self._known.find_kernel_specs()
 
     def get_all_specs(self) -> dict[str, Any]:
-        """Give the kernels that are offered, with what each is."""
+        """Return the kernels that are offered, with what each is."""
         return self._known.get_all_specs()

@@ -2,7 +2,7 @@
 
 A kernel is started when a request or a batch needs its model, started again when it dies, and ended when nothing has
 needed it for a while. It is a kernel of this very interpreter, with this server's store, and is shown among the running
-kernels; whoever shuts it down there is obeyed until something new needs the model.
+kernels. If a user shuts it down there, it stays down until something new needs the model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OK, _SERVER_ERROR = 200, 500
 
 
 class EngineStartError(Exception):
-    """A kernel that did not come to hold its engine, and why; ``final`` where another try would end the same."""
+    """A kernel did not get its engine; ``final`` if another try would fail in the same way."""
 
     def __init__(self, message: str, *, final: bool = False) -> None:
         super().__init__(message)
@@ -85,11 +85,11 @@ class _Planned:
     def note(self) -> str:
         if self.gave_up():
             wait = max(self.deaths[-1] + RESTARTS_SECONDS - time.monotonic(), 0) / 60
-            return f"The engine of '{self.name}' is not started for the next {wait:.0f} minutes: {self.reason}"
+            return f"The engine of '{self.name}' will not be started for {wait:.0f} minutes: {self.reason}"
         if self.starting is not None:
             return f"The server is starting the engine of '{self.name}'."
         if self.reason and self.wanted:
-            return f"The engine of '{self.name}' is started again in a moment: {self.reason}"
+            return f"The engine of '{self.name}' will be started again soon: {self.reason}"
         return f"The server starts the engine of '{self.name}' when it is needed."
 
 
@@ -145,11 +145,11 @@ class EngineKernels:
         return tuple(self._planned)
 
     def start(self) -> None:
-        """Begin to look after the kernels."""
+        """Start to manage the kernels."""
         self._loop.start(self._look, every=_LOOK_SECONDS)
 
     async def stop(self) -> None:
-        """Stop looking after the kernels; Jupyter ends them with the server."""
+        """Stop managing the kernels; Jupyter ends them with the server."""
         await self._loop.stop()
         for planned in self._planned.values():
             if (task := planned.starting) is not None:
@@ -159,7 +159,7 @@ class EngineKernels:
     # ------------------------------------------------------------------------------------------- what others ask for
 
     async def await_engine(self, model: str) -> None:
-        """Have a configured model's engine started where none is, and wait for it; any other model is passed over.
+        """Start a configured model's engine if it is not running, and wait for it. Other models are ignored.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class EngineKernels:
         Raises
         ------
         RefusedError
-            It is not there in time, or cannot be started.
+            It is not ready in time, or cannot be started.
         """
         if (planned := self._planned.get(model)) is None:
             return
@@ -182,7 +182,7 @@ class EngineKernels:
                 headers = {"x-should-retry": "false"}
                 raise RefusedError(503, planned.note(), type="server_error", code="engine_failed", headers=headers)
             if time.monotonic() > until:
-                message = f"The engine of '{model}' is still being started: try again in a few seconds."
+                message = f"The engine of '{model}' is still starting. Try again in a few seconds."
                 headers = {"retry-after": "5"}
                 raise RefusedError(503, message, type="server_error", code="model_loading", headers=headers)
             await asyncio.sleep(0.1)
@@ -196,7 +196,7 @@ class EngineKernels:
         await self.await_engine(name)
 
     async def end(self, name: str) -> None:
-        """End a configured engine's kernel; it stays so until something new needs it."""
+        """Stop a configured engine's kernel until something new needs it."""
         planned = self._planned[name]
         planned.wanted, planned.ended_at = False, time.time()
         # Jupyter is not to be interrupted while it starts a kernel.
@@ -239,7 +239,7 @@ class EngineKernels:
     async def _look_at_kernel(self, planned: _Planned, engines: Sequence[EngineRecord]) -> None:
         kernel_id = planned.kernel_id
         if kernel_id is None or kernel_id not in self._kernel_manager or self._is_shutting_down(kernel_id):
-            # By somebody else's will.
+            # Someone else has ended it.
             planned.kernel_id, planned.wanted, planned.ended_at = None, False, time.time()
         elif not await ensure_async(self._kernel_manager.get_kernel(planned.kernel_id).is_alive()):
             await self._shut_down(planned)
@@ -253,7 +253,7 @@ class EngineKernels:
             await self._shut_down(planned)
             planned.wanted, planned.ended_at = False, time.time()
         elif not serves(engines, planned.name, "loading"):
-            # A batch's runner loads a dead engine anew, and is quicker.
+            # A batch's runner loads a dead engine again, and is quicker.
             if time.monotonic() - planned.alive_at > _DEAD_SECONDS:
                 await self._shut_down(planned)
                 planned.died("its engine died.")
@@ -312,9 +312,9 @@ class EngineKernels:
                 if record.kernel_id == kernel_id:
                     return record
             if not await ensure_async(kernel.is_alive()):
-                raise EngineStartError("its kernel ended while it started; the server's log has what it printed.")
+                raise EngineStartError("its kernel ended while it started. The server's log has its output.")
             await asyncio.sleep(0.1)
-        raise EngineStartError(f"its kernel has not come up within {_REGISTER_SECONDS:.0f} s.")
+        raise EngineStartError(f"its kernel did not start within {_REGISTER_SECONDS:.0f} s.")
 
     async def _shut_down(self, planned: _Planned) -> None:
         kernel_id, planned.kernel_id = planned.kernel_id, None
@@ -324,7 +324,7 @@ class EngineKernels:
     # ------------------------------------------------------------------------------------------- what others see
 
     def _keep_from_culling(self, engines: Sequence[EngineRecord], running: Sequence[BatchRecord]) -> None:
-        """Let Jupyter take no kernel for idle, nor itself, while a batch runs there."""
+        """Keep Jupyter from culling a kernel, or itself, while a batch runs there."""
         models = {record.model for record in running if record.target is None}
         for engine in engines:
             if models.intersection(engine.models):
@@ -348,7 +348,7 @@ class EngineKernels:
 
 
 def serves(engines: Sequence[EngineRecord], model: str, *states: str) -> bool:
-    """Tell whether an engine in one of the states has a model."""
+    """Return whether an engine in one of the states has a model."""
     return any(model in engine.models and engine.state in states for engine in engines)
 
 
@@ -374,9 +374,9 @@ def arguments_of(name: str, text: str) -> tuple[str, list[str]]:
     """
     words = shlex.split(text)
     if not words or words[0].startswith("-"):
-        raise ValueError(f"c.VBatch.models['{name}'] begins with the model, then come flags; it is {text!r}.")
+        raise ValueError(f"c.VBatch.models['{name}'] must be the model and then its flags, not {text!r}.")
     if any(word.replace("_", "-").startswith("--served-model-name") for word in words):
-        raise ValueError(f"c.VBatch.models['{name}']: the key is the served name; leave --served-model-name out.")
+        raise ValueError(f"c.VBatch.models['{name}']: leave out --served-model-name; the key is the served name.")
     return words[0], words[1:]
 
 

@@ -1,7 +1,7 @@
-"""What batches and engines do, on Jupyter's own ``/metrics``.
+"""Metrics of batches and engines, on Jupyter's own ``/metrics``.
 
-Jupyter collects on its event loop, where nothing may wait for a disk or a kernel: what is told there was gathered a
-moment before, by a task that gathers while somebody asks. What an engine has not told lately is left out.
+Jupyter collects on its event loop, where nothing may wait for a disk or a kernel. So a task gathers the figures a
+moment before, as long as someone collects them. An engine that has not answered lately is left out.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ class VBatchCollector(Collector):
         await self._loop.stop()
 
     def describe(self) -> Iterable[Metric]:
-        """Promise no names: whose metrics an engine has is not known before it tells them."""
+        """Return no names: the metrics of an engine are not known in advance."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Give what was gathered last."""
+        """Return what was gathered last."""
         self._asked_at = time.monotonic()
         return self._metrics if self._asked_at - self._gathered_at < _STALE_SECONDS else []
 
     async def _gather(self) -> None:
         if time.monotonic() - self._asked_at > _ASKED_WITHIN_SECONDS:
             return
-        # A store that is busy or damaged tells nothing, rather than what was true once.
+        # A store that is busy or damaged gives no figures instead of old ones.
         views, told = await asyncio.gather(self._engines.look(), self._engines.metrics())
         texts = [(record.kernel_id or record.id, text) for record, text in told]
         self._metrics = await self._services.call(
@@ -77,7 +77,7 @@ class VBatchCollector(Collector):
 
 
 def store_metrics(store: Store) -> Iterator[Metric]:
-    """Give the figures of a store.
+    """Return the figures of a store.
 
     Parameters
     ----------
@@ -89,9 +89,7 @@ def store_metrics(store: Store) -> Iterator[Metric]:
     for status in NEXT_STATUSES:
         batches.add_metric([status], totals[status].batches if status in totals else 0)
     yield batches
-    requests = CounterMetricFamily(
-        "vbatch_requests", "Requests of batches that have ended which way.", labels=["status"]
-    )
+    requests = CounterMetricFamily("vbatch_requests", "Requests of batches, by how they ended.", labels=["status"])
     for status in ("completed", "failed"):
         requests.add_metric([status], sum(getattr(each, status) for each in totals.values()))
     yield requests
@@ -102,16 +100,16 @@ def store_metrics(store: Store) -> Iterator[Metric]:
     waiting = [each for each in totals.values() if each.status in {"in_progress", "finalizing"}]
     left = sum(each.total - each.completed - each.failed for each in waiting)
     yield GaugeMetricFamily("vbatch_queue_requests", "Requests of batches in progress without an answer.", value=left)
-    yield GaugeMetricFamily("vbatch_store_free_bytes", "Room left on the store's disk.", value=store.space.free())
+    yield GaugeMetricFamily("vbatch_store_free_bytes", "Free space on the store's disk.", value=store.space.free())
 
 
 def engine_metrics(views: Iterable[EngineView]) -> Iterator[Metric]:
-    """Give the figures of engines that their kernels have told.
+    """Return the figures of engines, as reported by their kernels.
 
     Parameters
     ----------
     views
-        The engines; those that are not there have no figures.
+        The engines; an engine that is not running has no figures.
     """
     labels = ["model", "kernel_id"]
     up = GaugeMetricFamily("vbatch_engine_up", "Whether the engine can answer.", labels=labels)

@@ -38,7 +38,7 @@ class ModelHandler(VBatchHandler):
 
 
 def _models(engines: list[EngineRecord], kernels: EngineKernels) -> dict[str, Model]:
-    # Those that the server starts when they are asked for are there for whoever asks. A name that two engines serve is
+    # Models that the server starts on demand count as available. A name that two engines serve is
     # one model, as old as the first of them.
     created = dict.fromkeys(kernels.names, kernels.created_at)
     created |= {

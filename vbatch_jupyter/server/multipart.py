@@ -1,7 +1,7 @@
-"""A multipart form, read as it comes: short fields into memory, its one file to where it is kept.
+"""Reads a multipart form as it arrives: short fields into memory, its one file into the store.
 
-It promises that however the body is made, it takes no more memory than a few pieces of it, and that whatever is wrong
-with it is said in one sentence.
+It promises that any body takes no more memory than a few pieces of it, and that every mistake in it
+is reported in one sentence.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FormReader(Generic[SinkT]):
     Raises
     ------
     BadRequestError
-        It is no form.
+        It is not a form.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class FormReader(Generic[SinkT]):
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             message = (
-                f"The Content-Type must be multipart/form-data with a boundary, and '{file_field}' one of its fields; "
+                f"The Content-Type must be multipart/form-data with a boundary, and have the field '{file_field}'; "
                 f"it is {content_type[:200]!r}."
             )
             raise BadRequestError(message, code="invalid_content_type")
@@ -130,7 +130,7 @@ class FormReader(Generic[SinkT]):
             The form is not complete, or has no file.
         """
         if not self._ended:
-            message = "The multipart form ends before its last boundary: the upload was cut off. Send it again."
+            message = "The multipart form ends before its last boundary: the upload was interrupted. Send it again."
             raise BadRequestError(message, code="incomplete_upload")
         if self.sink is None:
             message = f"Missing required parameter: '{self._file_field}'."
@@ -144,7 +144,7 @@ class FormReader(Generic[SinkT]):
     def _on_part_begin(self) -> None:
         self._parts += 1
         if self._parts > _MAX_PARTS:
-            message = f"The multipart form has too many parts: it may have {_MAX_PARTS}."
+            message = f"The multipart form has too many parts: the maximum is {_MAX_PARTS}."
             raise BadRequestError(message, code="too_many_parts")
         self._headers = {}
 
@@ -181,7 +181,7 @@ class FormReader(Generic[SinkT]):
         self._field += data[start:end]
         if len(self._field) > _MAX_FIELD_BYTES:
             shown = self._name[:100]
-            message = f"The field '{shown}' is too large: it may have {_MAX_FIELD_BYTES:,} bytes."
+            message = f"The field '{shown}' is too large: the maximum is {_MAX_FIELD_BYTES:,} bytes."
             raise TooLargeError(message, param=shown)
 
     def _on_part_end(self) -> None:

@@ -1,7 +1,7 @@
-"""OpenAI's online endpoints: each request goes to the engine that holds its model, past all batches.
+"""OpenAI's online endpoints: each request goes to the engine with its model, before all batches.
 
-What a client sends chooses the engine by the model's name, and nothing else: socket and path are ours, of its headers
-none goes on, and of the engine's only those that say what the body is.
+A client can choose only the engine, by the model's name: socket and path are ours, its headers are not passed
+on, and of the engine's headers only those that describe the body are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class OnlineHandler(VBatchHandler):
 
     @web.authenticated
     async def post(self, path: str) -> None:
-        """Have an engine answer, and pass its answer on as it comes."""
+        """Let an engine answer, and pass on its answer as it arrives."""
         model = self.body_as(_Request).model
         if not model:
             raise RefusedError(
@@ -72,11 +72,11 @@ class OnlineHandler(VBatchHandler):
             raise unknown_model(model, engines)
         engine = min(having, key=lambda engine: _STATES.index(engine.state))
         if engine.state == "loading":
-            message = f"The model '{model}' is being loaded: try again in a few seconds."
+            message = f"The model '{model}' is being loaded. Try again in a few seconds."
             headers = {"retry-after": str(_RETRY_AFTER_SECONDS)}
             raise RefusedError(503, message, type="server_error", param="model", code="model_loading", headers=headers)
         if engine.state == "dead":
-            message = f"The engine of the model '{model}' has died: load it again with `%vbatch load` in its notebook."
+            message = f"The engine of the model '{model}' has died. Load it again with `%vbatch load` in its notebook."
             raise RefusedError(503, message, type="server_error", param="model", code="engine_dead")
         return engine
 
@@ -100,15 +100,15 @@ class OnlineHandler(VBatchHandler):
             self.finish()
         except httpx.TransportError as error:
             if begun:
-                # Nothing can be said any more but that it is no whole answer: the connection breaks off.
+                # Break the connection, to show that the answer is not complete.
                 self.request.connection.stream.close()  # type: ignore[union-attr] # HTTP/1 has one
                 return
-            message = f"The kernel that holds the engine ended before it had answered ({type(error).__name__})."
+            message = f"The kernel with the engine ended before it answered ({type(error).__name__})."
             raise RefusedError(503, message, type="server_error", code="engine_unavailable") from error
 
 
 def unknown_model(model: str, engines: Sequence[EngineRecord]) -> RefusedError:
-    """Give the answer to a model that no engine holds, with what to do about it."""
+    """Return the answer for a model that no engine has, with what to do about it."""
     served = sorted({name for engine in engines if engine.state == "ready" for name in engine.models})
     now = f"Served now: {', '.join(served)}." if served else "No model is loaded now."
     message = (

@@ -1,4 +1,4 @@
-"""The server's own description, in the words of OpenAPI 3.1."""
+"""The server's own description in OpenAPI 3.1."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 @functools.cache
 def _schemas() -> dict[str, Any]:
-    """Give the schemas: OpenAI's objects are those of its own package."""
+    """Return the schemas: OpenAI's objects are those of its own package."""
     from openai.types import Batch, FileDeleted, FileObject, Model, Upload
     from openai.types.uploads import UploadPart
     from pydantic.json_schema import models_json_schema
@@ -99,7 +99,7 @@ class OpenApiHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Give the description."""
+        """Return the description."""
         self.send(await self.services.call(lambda: describe(self.base_url)))
 
 

@@ -1,4 +1,4 @@
-"""Every operation of the server, as its description has it; a test holds the table against the routes."""
+"""Every operation of the server, for its description; a test compares the table with the routes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Operation:
     query
         By name the schema of each parameter of the query.
     body
-        The schema of its body; None where it takes none.
+        The schema of its body; None if it takes none.
     body_type, answer_type
         Their content types.
     body_required
@@ -67,7 +67,7 @@ _BINARY: Schema = {"type": "string", "format": "binary"}
 _ID_OR_NULL: Schema = {"type": ["string", "null"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _PAGED = {"first_id": _ID_OR_NULL, "last_id": _ID_OR_NULL, "has_more": {"type": "boolean"}}
-_AFTER: Schema = {"type": "string", "description": "Id of the last object of the page before."}
+_AFTER: Schema = {"type": "string", "description": "The id of the last object of the previous page."}
 _TARGET: Schema = {"enum": list(PROFILES), "default": "openai"}
 _EXPIRES_AFTER = _object(
     ("anchor", "seconds"),
@@ -123,13 +123,13 @@ _CHECK = _object(("object", "target", "would_run", "counts", "findings"), would_
 
 
 _OF_OPENAI = (
-    Operation("get", "/vbatch/v1/models", "List the models that engines hold.", list_of("Model")),
+    Operation("get", "/vbatch/v1/models", "List the models that engines serve.", list_of("Model")),
     Operation("get", "/vbatch/v1/models/{model}", "Retrieve a model.", ref("Model")),
     *(
         Operation(
             "post",
             f"/vbatch{path}",
-            "Have the engine that holds the model answer at once, past all batches.",
+            "Let the engine of the model answer at once, before all batches.",
             {"type": "object"},
             body=_object(("model",), model=_TEXT),
         )
@@ -180,11 +180,11 @@ _OF_OPENAI = (
         ref("Upload"),
         body=_object(("part_ids",), part_ids={"type": "array", "items": _TEXT}, md5=_TEXT),
     ),
-    Operation("post", "/vbatch/v1/uploads/{upload_id}/cancel", "Give an upload up.", ref("Upload")),
+    Operation("post", "/vbatch/v1/uploads/{upload_id}/cancel", "Cancel an upload.", ref("Upload")),
     Operation(
         "get",
         "/vbatch/v1/batches",
-        "List the batches, the newest first.",
+        "List the batches, newest first.",
         list_of("Batch", **_PAGED),
         {"limit": _integer(1, 100, 20), "after": _AFTER},
     ),
@@ -194,41 +194,41 @@ _OF_OPENAI = (
 )
 
 _OF_OURS = (
-    Operation("get", "/vbatch/healthz", "Say that the process answers; needs no key.", _TEXT, answer_type="text/plain"),
-    Operation("get", "/vbatch/readyz", "Say whether batches can be taken; status 503 where not.", _READY),
+    Operation("get", "/vbatch/healthz", "Check that the process answers. No key.", _TEXT, answer_type="text/plain"),
+    Operation("get", "/vbatch/readyz", "Check whether batches can be taken; status 503 if not.", _READY),
     Operation("get", "/vbatch/openapi.json", "Describe all this.", {"type": "object"}),
     Operation(
         "get",
         "/vbatch/events",
-        "Send what batches and engines look like now, and then each change, as server-sent events.",
+        "Send batches and engines as they are now, and then each change, as server-sent events.",
         _TEXT,
         answer_type="text/event-stream",
     ),
-    Operation("get", "/vbatch/snapshot", "Give what the events begin with, and end.", _SNAPSHOT),
+    Operation("get", "/vbatch/snapshot", "Return the snapshot that the events begin with.", _SNAPSHOT),
     Operation(
         "get",
         "/vbatch/batches",
-        "List the batches as they are shown, the newest first: with why one waits, and the notebook that made it.",
+        "List the batches as the panel shows them, newest first, with why one waits and the notebook that made it.",
         list_of("BatchView", total=_COUNT, has_more={"type": "boolean"}),
         {"limit": _integer(1, 1000, 100), "after": _AFTER},
     ),
     Operation(
         "post",
         "/vbatch/batches/{batch_id}/retry",
-        "Make a batch of the requests that have no answer.",
+        "Make a new batch of the requests that have no answer.",
         ref("Batch"),
     ),
     Operation(
         "get",
         "/vbatch/files/{file_id}/lines",
-        "Give a page of a file's lines, each as JSON or as text.",
+        "Return a page of a file's lines, each as JSON or as text.",
         _LINES,
         {"start": {"type": "integer", "minimum": 1, "default": 1}, "limit": _integer(1, 1000, 100)},
     ),
     Operation(
         "post",
         "/vbatch/check",
-        "Say line by line what a batch service would refuse or ignore of a file.",
+        "Check line by line what a batch service would refuse or ignore in a file.",
         _CHECK,
         body=_object(("file_id",), file_id=_TEXT, target=_TARGET),
     ),
@@ -236,7 +236,7 @@ _OF_OURS = (
     Operation(
         "post",
         "/vbatch/engines/{name}/load",
-        "Load a model in a kernel; for a model that the server starts itself there is no body.",
+        "Load a model in a kernel; a model that the server starts itself needs no body.",
         {"type": "object"},
         body=_object(("model",), model=_TEXT, flags={"type": "array", "items": _TEXT}),
         body_required=False,
@@ -269,7 +269,7 @@ SCHEMAS: Mapping[str, Schema] = {
         ("number", "json", "text", "truncated"),
         number={"type": "integer", "minimum": 1},
         json={},
-        text={"type": ["string", "null"], "description": "Of a line that is no JSON."},
+        text={"type": ["string", "null"], "description": "The text of a line that is not JSON."},
         truncated={"type": "boolean"},
     ),
     "Engine": _object(

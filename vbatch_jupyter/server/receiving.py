@@ -1,6 +1,6 @@
-"""How a request's body is taken: as it comes, bounded, with an eye on the clock, and refused while it still comes.
+"""How a request's body is received: as it arrives, bounded in size and time, and refused while it still arrives.
 
-A refusal is answered at once. What the client sends after it is read for a while and dropped: a connection that is
+A refusal is answered at once. What the client sends then is read for a while and dropped, because a connection that is
 closed with bytes unread is reset, and the reset may reach the client before the answer does.
 """
 
@@ -26,7 +26,7 @@ class ReceivingHandler(APIHandler):
         self._answered = False
         self._watch: asyncio.TimerHandle | None = None
         self._lingering: asyncio.Task[None] | None = None
-        # How much is too much is for `take` to say, and tornado's own answer would be no envelope.
+        # `take` decides how much is too much; tornado's own answer would not have OpenAI's envelope.
         connection: Any = self.request.connection
         connection.set_max_body_size(_NO_LIMIT)
 
@@ -40,24 +40,24 @@ class ReceivingHandler(APIHandler):
         raise NotImplementedError
 
     def idle_error(self) -> Exception:
-        """Give the answer to a client that has stopped sending."""
+        """Return the answer to a client that has stopped sending."""
         raise NotImplementedError
 
     def let_go(self) -> None:
-        """Forget what came of the body: it was refused, or its client has gone."""
+        """Forget what was received: the body was refused, or its client has gone."""
 
     def receive(self) -> None:
-        """Let the body come; called when the request may be made at all."""
+        """Receive the body; called when the request is allowed."""
         if self._has_body():
             self._body_future().add_done_callback(lambda _: self._stop_watching())
             self._start_watching()
 
     async def data_received(self, chunk: bytes) -> None:
-        """Take a part of the body, or drop it where the request was refused."""
+        """Receive a part of the body, or drop it if the request was refused."""
         self._receiving = True
         if self._answered:
             return
-        # A slow disk is no slow client.
+        # A slow disk is not a slow client.
         self._stop_watching()
         try:
             await self.take(chunk)
@@ -88,7 +88,7 @@ class ReceivingHandler(APIHandler):
             self._watch = None
 
     def finish(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer; to a client that is still sending first, and close the connection a while after that."""
+        """Answer, and close the connection a while later if the client is still sending."""
         if not self._is_sending():
             return super().finish(*args, **kwargs)
         if self._answered:

@@ -1,4 +1,4 @@
-"""What the handlers share: the store and OpenAI's verbs over it, called off the server's event loop."""
+"""What the handlers share: the store and the manager, called off the server's event loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Services:
     store
         Where files and batches are; closed with this object.
     profile
-        Whose limits a batch made over HTTP is held to.
+        The service whose limits apply to batches made over HTTP.
     max_file_bytes
         How large an uploaded file may be.
     idle_seconds
@@ -49,7 +49,7 @@ class Services:
     max_file_bytes, idle_seconds, max_request_bytes
         As above.
     loops
-        What runs again and again in this server.
+        The loops of this server.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Services:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def engines(self) -> list[EngineRecord]:
-        """Give the engines whose processes live."""
+        """Return the engines whose processes live."""
         return await self.call(self.store.engines.live)
 
     def start(self, function: Callable[[], object]) -> None:
-        """Have a function called that blocks, and whose end nobody waits for."""
+        """Call a blocking function in a thread, without waiting for its end."""
         self._threads.submit(function)
 
     def poke(self) -> None:
-        """Have the batches looked at now, here and by the runners of all kernels: one was created or cancelled."""
+        """Look at the batches now, here and in the runners of all kernels: one was created or cancelled."""
         self._tending.wake()
         waking = asyncio.ensure_future(self._wake_runners())
         self._waking.add(waking)
@@ -108,12 +108,12 @@ class Services:
             self._asyncio.call_soon_threadsafe(self.poke)
 
     def new_loop(self, name: str) -> Loop:
-        """Make a loop whose problems this server tells, in `loops`."""
+        """Make a loop whose problems this server reports, in `loops`."""
         self.loops.append(Loop(name, say=self._say))
         return self.loops[-1]
 
     def tend(self, *, every_seconds: float, sweep_seconds: float) -> None:
-        """Begin to do for batches what needs no engine."""
+        """Start to do for batches what needs no engine."""
         self._asyncio = asyncio.get_running_loop()
         self._tending.start(
             lambda: self.call(lambda: lifecycle.tend(self.store, sweep_seconds=sweep_seconds)), every=every_seconds

@@ -23,7 +23,7 @@ class Sockets:
         self._closing: set[asyncio.Task[None]] = set()
 
     def client(self, record: EngineRecord) -> httpx.AsyncClient:
-        """Give the client of a kernel, which carries its secret.
+        """Return the client of a kernel, which carries its secret.
 
         Parameters
         ----------
@@ -32,11 +32,11 @@ class Sockets:
         """
         if (client := self._clients.get(record.id)) is None:
             client = self._clients[record.id] = httpx.AsyncClient(
-                # Without limits: who streams must not keep others waiting for a connection.
+                # Without limits: streams must not keep others waiting for a connection.
                 transport=httpx.AsyncHTTPTransport(uds=record.socket, limits=httpx.Limits(max_connections=None)),
                 base_url="http://kernel",
                 headers={SECRET_HEADER: record.secret},
-                # The engine takes as long as it takes; a proxy of the environment is none of a socket's.
+                # The engine may take any time; proxies of the environment do not apply to a socket.
                 timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
                 trust_env=False,
             )
@@ -46,7 +46,7 @@ class Sockets:
     async def stream(
         self, record: EngineRecord, path: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[httpx.Response]:
-        """Send a request whose answer comes in parts; leaving the context early aborts it in the engine.
+        """Send a request with a streamed answer; leaving the context early aborts it in the engine.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class Sockets:
         Raises
         ------
         httpx.TransportError
-            The process does not answer, or ended under the request.
+            The process does not answer, or ended during the request.
         """
         client = self.client(record)
         request = client.build_request("POST", path, content=body, headers=dict(headers))
@@ -74,7 +74,7 @@ class Sockets:
             await asyncio.shield(closing)
 
     async def wake(self, records: Iterable[EngineRecord]) -> None:
-        """Have kernels look at the store at once; whoever cannot be reached polls anyway.
+        """Make kernels look at the store at once. A kernel that cannot be reached polls anyway.
 
         Parameters
         ----------

@@ -17,7 +17,7 @@ RESOURCE = "vbatch_files"
 
 
 class NewUpload(msgspec.Struct):
-    """The body of a create; what is in it is for the manager to judge."""
+    """The body of a create; the manager checks its content."""
 
     bytes: Any = None
     filename: Any = None
@@ -66,7 +66,7 @@ class PartsHandler(FormHandler[PartUpload]):
         return self.services.manager.uploads.begin_part(self.path_args[0])
 
     def max_file_bytes(self) -> int:
-        """Give OpenAI's limit."""
+        """Return OpenAI's limit."""
         return MAX_PART_BYTES
 
     @web.authenticated

@@ -1,4 +1,4 @@
-"""A batch as it is shown: OpenAI's object, and beside it what that has no place for."""
+"""A batch as the panel shows it: OpenAI's object, and what OpenAI's object has no place for."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class BatchView:
 
     @classmethod
     def of(cls, record: BatchRecord, *, served: Collection[str], notes: Mapping[str, str]) -> Self:
-        """Give a batch's view; the parameters are those of `why_waiting`."""
+        """Return a batch's view; the parameters are those of `why_waiting`."""
         return cls(record, why_waiting(record, served=served, notes=notes))
 
     def to_json(self) -> dict[str, Any]:
-        """Give what an answer has."""
+        """Return what an answer has."""
         return {
             "batch": self.record.to_openai().model_dump(mode="json"),
             "waiting": self.waiting,
@@ -48,7 +48,7 @@ class BatchView:
 
 
 def served_by(engines: Iterable[EngineView]) -> set[str]:
-    """Give the models that engines hold.
+    """Return the models that engines hold.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class BatchViewsHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Give a page of all batches, the newest first."""
+        """Return a page of all batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.within("limit", 100, MAX_LIMIT)
         watch: EngineWatch = self.settings[WATCH_KEY]
         served = served_by(await watch.look())

@@ -1,4 +1,4 @@
-"""What is known of the engines of all kernels: their rows in the store, and what each tells over its socket."""
+"""The state of the engines of all kernels: their rows in the store, and what each reports over its socket."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class EngineView:
     id, name, models, state, kernel_id, pid
         See `EngineRecord`.
     stats
-        Its figures (`vbatch_jupyter.records.EngineStats`); None where it does not tell them in time.
+        Its figures (`vbatch_jupyter.records.EngineStats`); None if it does not tell them in time.
     note
-        What the server does, or has given up doing, about an engine that it starts itself.
+        What the server is doing, or has given up, for an engine that it starts itself.
     """
 
     id: str
@@ -47,13 +47,13 @@ class EngineView:
     note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Give what an answer has."""
+        """Return what an answer has."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {"object": "engine", **fields}
 
 
 class EngineWatch:
-    """What is known of the engines of all kernels, asked over their sockets.
+    """The state of the engines of all kernels, asked over their sockets.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class EngineWatch:
     notes
         By model, what is being done about one that no engine holds.
     planned
-        The engines that the server would start, as they are shown while they are not there.
+        The engines that the server would start, as they are shown while they do not run.
     """
 
     def __init__(self, services: Services) -> None:
@@ -75,7 +75,7 @@ class EngineWatch:
         self.planned: tuple[EngineView, ...] = ()
 
     async def look(self) -> list[EngineView]:
-        """Give all engines with their figures; who asks at the same time gets the same answer."""
+        """Return all engines with their figures; callers at the same time share one answer."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
@@ -108,7 +108,7 @@ class EngineWatch:
         return stats if isinstance(stats, dict) else None
 
     async def metrics(self) -> list[tuple[EngineRecord, str]]:
-        """Give the engines that tell their metrics in time, and those metrics as text."""
+        """Return the engines that report their metrics in time, and those metrics as text."""
         records = [record for record in await self._services.engines() if record.state == "ready"]
         responses = await asyncio.gather(*(self._get(record, "/metrics") for record in records))
         found = zip(records, responses, strict=True)
@@ -148,7 +148,7 @@ class EngineWatch:
             raise RefusedError(503, message, type="server_error", code="engine_unreachable") from error
 
     async def named(self, name: str) -> EngineView:
-        """Give one of the engines that the server starts itself, there or not."""
+        """Return one of the engines that the server starts itself, running or not."""
         return next(view for view in await self.look() if view.name == name)
 
     async def find(self, name: str) -> EngineRecord:
@@ -162,7 +162,7 @@ class EngineWatch:
         Raises
         ------
         RefusedError
-            No engine is called so.
+            No engine has that name.
         ConflictError
             Several are.
         """
@@ -171,11 +171,11 @@ class EngineWatch:
         found = found or [record for record in records if name == record.name]
         found = found or [record for record in records if name in record.models]
         if not found:
-            message = f"No kernel holds an engine called '{name}'; GET /vbatch/engines lists them."
+            message = f"There is no engine called '{name}'. GET /vbatch/engines lists all engines."
             raise RefusedError(404, message, param="name", code="engine_not_found")
         if len(found) > 1:
             ids = ", ".join(record.id for record in found)
-            message = f"{len(found)} engines are called '{name}': name one by its id ({ids})."
+            message = f"{len(found)} engines are called '{name}'. Use an id instead ({ids})."
             raise ConflictError(message, id=name, status=found[0].state)
         return found[0]
 

@@ -1,4 +1,4 @@
-"""The handle on one batch: what `submit` returns. All of its state is in the store; a handle can be made anew."""
+"""The handle on one batch: what `submit` returns. All of its state is in the store; a handle can be made again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.02
 _LOOK_SECONDS = 0.25
-"""How often the store is looked at while this process commits nothing: another may have."""
+"""How often to look at the store while this process commits nothing, because another process may commit."""
 
 
 class Batch:
@@ -41,15 +41,15 @@ class Batch:
     id
         The batch's id.
     engine_stats
-        Gives the figures of the engine that may run it.
+        Returns the figures of the engine that may run it.
     latest
-        Gives what was last finished of it, where it runs in this process.
+        Returns what was last finished of it, if it runs in this process.
     draws_widgets
-        Tells whether the front end shows it as a widget while it runs.
+        Returns whether the front end shows it as a widget while it runs.
     df
-        The frame it was made from, where it is still at hand.
+        The DataFrame it was made from, if this process still has it.
     schema
-        The schema as it was given; a pydantic class checks more than the JSON schema that the store keeps.
+        The schema as it was given. A pydantic class checks more than the JSON schema in the store.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class Batch:
         return self.summary()
 
     def summary(self) -> dict[str, str]:
-        """Give how it stands by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
+        """Return its status by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
         from vbatch_jupyter.display.summary import bundle, count_errors
 
         record = self._record()
@@ -111,7 +111,7 @@ class Batch:
             raise NotImplementedError  # IPython's word for: display it in another way
 
     def live(self) -> Live | None:
-        """Display it as a widget that its summary replaces at its end; None where the front end shows no widgets."""
+        """Display it as a widget that its summary replaces at its end; None if the front end shows no widgets."""
         if not self._draws_widgets():
             return None
         from vbatch_jupyter.widgets.frontend import cell_number
@@ -120,7 +120,7 @@ class Batch:
         self._drawn_in = cell_number()
         return show(self.id, snapshot=self.snapshot, cancel=self.cancel, summary=self.summary)
 
-    # ------------------------------------------------------------------------------------------------- how it stands
+    # -------------------------------------------------------------------------------------------------- its status
 
     @property
     def status(self) -> Status:
@@ -129,17 +129,17 @@ class Batch:
 
     @property
     def request_counts(self) -> RequestCounts:
-        """How many requests it has, and how many have ended which way."""
+        """How many requests it has, and how many have completed and failed."""
         return self._record().request_counts
 
     def to_openai(self) -> Any:
-        """Give OpenAI's object of the batch."""
+        """Return OpenAI's object of the batch."""
         return self._record().to_openai()
 
     def snapshot(self) -> Snapshot:
-        """Give one moment of the batch and of the engine."""
+        """Return one moment of the batch and of the engine."""
         record = self._record()
-        # The engine here says nothing of a batch that runs at a service.
+        # The engine here says nothing about a batch that runs at a service.
         engine = self._engine_stats() if record.target is None else None
         latest = self._latest(self.id)
         return Snapshot(
@@ -156,7 +156,7 @@ class Batch:
     # ------------------------------------------------------------------------------------------------------- waiting
 
     def wait(self, timeout: float | None = None, *, show: Callable[[Snapshot], None] = lambda _: None) -> Self:
-        """Wait for the batch to end; an interrupt ends the wait and not the batch.
+        """Wait for the batch to end. An interrupt ends the wait, not the batch.
 
         Parameters
         ----------
@@ -168,14 +168,14 @@ class Batch:
         Raises
         ------
         TimeoutError
-            It has not ended within that time; it goes on.
+            It did not end within that time. It keeps running.
         BatchPausedError
-            It does not go on until an engine is loaded anew.
+            It is paused until an engine is loaded again.
         """
         until = None if timeout is None else time.monotonic() + timeout
         for _ in self._pauses(show):
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"Batch {self.id} has not ended within {timeout:g} s; it is {self.status}.")
+                raise TimeoutError(f"Batch {self.id} did not end within {timeout:g} s. Its status is {self.status}.")
             time.sleep(_PAUSE_SECONDS)
         return self
 
@@ -210,7 +210,7 @@ class Batch:
     # ------------------------------------------------------------------------------------------------------- results
 
     def results(self, df: pd.DataFrame | None = None, *, full: bool = False) -> pd.DataFrame:
-        """Wait for the batch, and give its result; that of a retry has the answers of the batches it retries too.
+        """Wait for the batch, and return its result; for a retry, with the answers of the batches it retries.
 
         Parameters
         ----------
@@ -218,34 +218,34 @@ class Batch:
             The frame that the batch was made from. Without it, and after a restart of the kernel, the answers come by
             position.
         full
-            Add what is known of each request beside its answer: status_code, finish_reason, prompt_tokens,
+            Add more columns about each request: status_code, finish_reason, prompt_tokens,
             completion_tokens, cached_tokens, latency, and whether its answer was reused.
 
         Raises
         ------
         FrameError
-            ``df`` is another frame, or the batch was made from none.
+            ``df`` is another DataFrame, or the batch was not made from a DataFrame.
         BadRequestError
-            The input file did not validate; the message has the first reasons.
+            The input file is not valid; the message has the first reasons.
         """
         from vbatch_jupyter.frames.results import results
 
         return results(**self._read(df, full=full))
 
     def compare(self, other: Batch, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
-        """Put the answers of another batch of the same rows beside those of this one, with what changed.
+        """Put the answers of another batch of the same rows next to those of this one, with what changed.
 
         Parameters
         ----------
         other
-            Such as the same frame with another prompt or another model.
+            For example the same DataFrame with another prompt or another model.
         names
-            What to call the two.
+            The names of the two in the result.
 
         Raises
         ------
         FrameError
-            They were made of different frames, or have no row or no column of answers in common.
+            They were made from different DataFrames, or have no row or no column of answers in common.
         """
         from vbatch_jupyter.frames.comparison import compare, refuse_other_frame
         from vbatch_jupyter.frames.results import results
@@ -279,8 +279,8 @@ class Batch:
         }
         if root.frame is None:
             if df is not None:
-                message = f"Batch {self.id} was made from an input file and not from a DataFrame."
-                raise FrameError(f"{message} results() without a DataFrame gives the answers in its order.", param="df")
+                message = f"Batch {self.id} was made from an input file, not from a DataFrame."
+                raise FrameError(f"{message} results() without a DataFrame has the answers in its order.", param="df")
             names = list(custom_ids_of(self._manager, root))
             return {**read, "rows": len(names), "custom_ids": names, "df": None}
         description = FrameDescription.from_json(root.frame)
@@ -309,22 +309,22 @@ class Batch:
         ConflictError
             The batch has not ended yet.
         BadRequestError
-            The input file did not validate.
+            The input file is not valid.
         """
         return self._failures(chain_of(self._manager, self.id))
 
     def plot(self) -> Figure:
-        """Draw how it went: throughput over time, latencies, lengths of the answers, and the share of errors.
+        """Draw throughput over time, latencies, lengths of the answers, and the share of errors.
 
-        The figure is matplotlib's; a notebook shows it as a cell's value, and ``savefig`` keeps it. Of a retry it shows
-        what the retry itself has run.
+        Returns a matplotlib figure: a notebook shows it, and ``savefig`` saves it. For a retry it shows
+        only what the retry itself has run.
 
         Raises
         ------
         ConflictError
             The batch has not ended yet.
         BadRequestError
-            The input file did not validate.
+            The input file is not valid.
         """
         from vbatch_jupyter.display.plots import draw
 
@@ -349,7 +349,7 @@ class Batch:
 
         record = chain[-1]
         if record.status not in TERMINAL_STATUSES:
-            message = f"Batch {self.id} is {record.status}; its errors are known when it has ended."
+            message = f"Batch {self.id} is {record.status}. Its errors are known when it has ended."
             raise ConflictError(message, id=self.id, status=record.status)
         self._refuse_failed(record)
         schema: Schema | None = self._schema
@@ -363,12 +363,12 @@ class Batch:
                 (f"line {error.line}: " if error.line else "") + error.message for error in record.errors[:3]
             )
             more = f" (and {len(record.errors) - 3:,} more)" if len(record.errors) > 3 else ""  # noqa: PLR2004
-            raise BadRequestError(f"Batch {self.id} failed validation, and nothing ran. {reasons}{more}")
+            raise BadRequestError(f"Batch {self.id} failed validation and nothing ran. {reasons}{more}")
 
     # -------------------------------------------------------------------------------------------------------- verbs
 
     def cancel(self) -> Self:
-        """Cancel the batch: what is finished is kept, what runs is aborted.
+        """Cancel the batch: finished answers are kept, running requests are aborted.
 
         Raises
         ------

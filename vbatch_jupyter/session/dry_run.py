@@ -41,9 +41,9 @@ def dry_run(
     Raises
     ------
     TemplateError, FrameError, BadRequestError
-        Template, frame or an argument is wrong.
+        The template, the DataFrame or an argument is not valid.
     EngineNotLoadedError
-        No engine is loaded, and no ``model`` was named.
+        No engine is loaded, and ``model`` is not given.
     """
     from vbatch_jupyter.frames import batches as frame_batches
     from vbatch_jupyter.frames.frame import sampled
@@ -66,7 +66,7 @@ def dry_run(
         endpoint=description.endpoint,
         target=target,
         find_known=find_known,
-        # A service has its own tokenizer; that of the engine here, whatever it holds, is as near as one can come.
+        # A service has its own tokenizer; the tokenizer of the engine here is the best estimate.
         count_tokens=session.count_tokens
         if (engine or (target and session.engine)) and session.counts_tokens
         else None,
@@ -75,7 +75,7 @@ def dry_run(
 
 
 def measured_rate(session: Session, model: str) -> Rate | None:
-    """Give how fast the newest batch of a model was that asked the engine for every answer; None where there is none.
+    """Return the speed of the newest batch of a model that asked the engine for every answer, or None.
 
     Parameters
     ----------

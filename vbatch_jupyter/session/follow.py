@@ -1,4 +1,4 @@
-"""Waiting for a batch in a cell: how it gets on is shown, and an interrupt is understood as it was meant."""
+"""Waits for a batch in a cell: shows its progress, and handles interrupts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GRACE_SECONDS = 0.5
 def follow(
     batch: Batch, *, line: Line, style: ProgressStyle, say_notices: Callable[[], None], cancels: bool = True
 ) -> None:
-    """Wait for a batch and show how it gets on; an interrupt cancels it, a second one only ends the wait.
+    """Wait for a batch and show its progress; an interrupt cancels it, a second one only ends the wait.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def follow(
     style
         How it is shown.
     say_notices
-        Called again and again; says above the line what other threads have to say.
+        Called repeatedly; prints the notices of other threads above the line.
     cancels
-        Whether the first interrupt cancels; False for a batch that another cell has made to run by itself.
+        Whether the first interrupt cancels; False for a batch that another cell has made.
 
     Raises
     ------
@@ -54,10 +54,10 @@ def follow(
         batch.wait(show=show)
     except KeyboardInterrupt:
         if not cancels:
-            line.end(f"{batch.id}: no longer followed; it goes on")
+            line.end(f"{batch.id}: no longer followed; it keeps running")
             return
-        # Jupyter interrupts before it restarts or shuts a kernel down, and that is no cancel.
-        line.end(f"{batch.id}: interrupted; cancelling it (interrupt again at once to leave it running)")
+        # Jupyter interrupts before it restarts or shuts a kernel down, and that is not a cancel.
+        line.end(f"{batch.id}: interrupted, cancelling (interrupt again to leave it running)")
         _await_shutdown()
         with contextlib.suppress(ConflictError):  # it has ended meanwhile
             batch.cancel()

@@ -1,4 +1,4 @@
-"""The engine that the kernel holds, and how another one takes its place."""
+"""Loads and unloads the engine of the kernel."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Loader:
     Parameters
     ----------
     store
-        Whose batches the engine takes up.
+        The store with the engine's batches.
     thread
         The engine's.
     runner
-        What the engine is given to.
+        The runner that uses the engine.
     make_engine
         Called with model, flags, log path and a callback for progress; vLLM's engine by default.
 
     Attributes
     ----------
     engine
-        The engine, once it is ready; None where there is none.
+        The engine, once it is ready; None if there is none.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Loader:
         self.engine: Engine | None = None
 
     def load(self, model: str, flags: Sequence[str], *, draw: Callable[[str], None] = lambda _: None) -> Engine:
-        """Start an engine in the place of the one that is loaded, and take up the batches that wait for its model.
+        """Start an engine instead of the loaded one, and run the batches that wait for its model.
 
         Parameters
         ----------
@@ -74,12 +74,12 @@ class Loader:
         flags
             Flags of ``vllm serve``, or ``--url`` and what `flags.RemoteFlags` has.
         draw
-            Called again and again with how far it has got, in the thread that calls.
+            Called repeatedly with the progress, in the calling thread.
 
         Raises
         ------
         ConflictError
-            Another thread loads or unloads at this moment.
+            Another thread is loading or unloading.
         EngineArgumentError
             A flag that ``vllm serve`` refuses.
         EngineLoadError
@@ -97,18 +97,16 @@ class Loader:
             return engine
 
     def unload(self) -> None:
-        """End the engine and its processes; `ConflictError` where another thread loads or unloads at this moment."""
+        """End the engine and its processes; `ConflictError` if another thread loads or unloads at this moment."""
         with self._alone():
             self._unload()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        # Not waiting: a cell would stand still for minutes for what somebody has asked for elsewhere.
+        # Do not wait: a cell would be blocked for minutes by what was requested elsewhere.
         if not self._changing.acquire(blocking=False):
             what = f"loading {self._loading[0]!r}" if self._loading else "loading or unloading a model"
-            message = (
-                f"This kernel is {what} at this moment, as it was asked to elsewhere: try again when that is done."
-            )
+            message = f"This kernel is already {what}, requested elsewhere. Try again when it has finished."
             raise ConflictError(message, id=self._loading[0] if self._loading else "engine", status="loading")
         try:
             yield
@@ -137,7 +135,7 @@ class Loader:
         except BaseException:
             starting.cancel()
             raise
-        # Before it stops being the one that loads: at no moment is there none.
+        # Before it stops being the loading engine, so that there always is one.
         self.engine = engine
         return engine
 
@@ -148,7 +146,7 @@ class Loader:
             self._thread.call(engine.shutdown())
 
     def _await_resumed(self, engine: Engine) -> None:
-        # So that what is resumed is said under the cell that loads, and not under the next one.
+        # So that notices about resumed batches appear under the cell that loads, not under the next one.
         until = time.monotonic() + _RESUME_SECONDS
         while time.monotonic() < until and any(
             record.status == "in_progress"
@@ -159,14 +157,14 @@ class Loader:
             time.sleep(0.02)
 
     def describe(self) -> tuple[EngineState, Sequence[str]]:
-        """Give the state, and the names that are served or will be; from any thread."""
+        """Return the state, and the names that are served or will be; from any thread."""
         engine, loading = self.engine, self._loading
         if engine is not None:
             return engine.state, engine.served_model_names
         return ("unloaded", ()) if loading is None else ("loading", loading)
 
     def stats(self) -> EngineStats:
-        """Give the engine's figures, those of a model that is loading, or those of none; from any thread."""
+        """Return the engine's figures, those of a model that is loading, or those of none; from any thread."""
         engine = self.engine
         if engine is not None:
             return engine.stats()
@@ -195,7 +193,7 @@ def _resolve(model: str, flags: list[str], draw: Callable[[str], None]) -> tuple
         return str(Path(model).expanduser()) if model.startswith(("~", ".", "/")) else model, flags
     from vbatch_jupyter.engine import demo_model
 
-    draw(f"{model}: finding or making the model's folder")
+    draw(f"{model}: looking for the model's folder")
     path = demo_model.demo_model_path() if model == "demo" else demo_model.demo_embedding_model_path()
     if served_names(model, flags) == (model,):
         flags = [*flags, "--served-model-name", model]

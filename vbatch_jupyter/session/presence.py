@@ -1,4 +1,4 @@
-"""What other processes see of this one: its row among the store's engines, and its socket."""
+"""What other processes see of this process: its row among the store's engines, and its socket."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Presence:
     verbs
         What may be asked over the socket.
     describe
-        Gives the engine's state and served names; cheap, and safe from any thread.
+        Returns the engine's state and served names; cheap, and safe from any thread.
     say
-        Called with a sentence when the state begins to be unwritable.
+        Called with a sentence when the state cannot be written.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Presence:
         return Listener(path, secret=self.record.secret, verbs=verbs)
 
     async def _watch(self) -> None:
-        # An engine dies, and is built anew, without anybody being told.
+        # An engine does not tell anyone when it dies or is rebuilt.
         if self._seen() != self._published:
             await in_thread(self._publish)
 
@@ -78,7 +78,7 @@ class Presence:
         return state, tuple(models)
 
     def publish(self) -> None:
-        """Write the engine's state into the store, where it is another than before."""
+        """Write the engine's state into the store, if it has changed."""
         # A store that is busy or full now is written to at the next look.
         with contextlib.suppress(StoreError, OSError):
             self._publish()
@@ -94,7 +94,7 @@ class Presence:
             self._published = seen
 
     def close(self, timeout: float) -> None:
-        """Take the process out of the store, and end what listens.
+        """Remove the process from the store, and stop listening.
 
         Parameters
         ----------
@@ -103,13 +103,13 @@ class Presence:
         """
         self._thread.call(self.loop.stop(), timeout=timeout)
         self._thread.call(self._listener.close(), timeout=timeout)
-        # Where that cannot be written the next sweep does it: this process will be gone.
+        # If that cannot be written, the next sweep does it: this process will be gone.
         with contextlib.suppress(StoreError):
             self._store.engines.remove(self.record.id)
 
 
 def _kernel_id() -> str | None:
-    """Give Jupyter's id of this kernel, which stands in the name of its connection file."""
+    """Return Jupyter's id of this kernel, which is in the name of its connection file."""
     application = getattr(sys.modules.get("ipykernel.kernelapp"), "IPKernelApp", None)
     if application is None or not application.initialized():
         return None

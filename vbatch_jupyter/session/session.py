@@ -1,4 +1,4 @@
-"""Everything that lives in the kernel, put together: the store, the engine, the runner and the batches of frames.
+"""Everything that one process has: the store, the engine, the runner and the batches of its DataFrames.
 
 One object per process (`current`); it starts when it is first asked for something, and ends with the process.
 """
@@ -36,7 +36,7 @@ from vbatch_jupyter.session.loader import Loader
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target, targets
-from vbatch_jupyter.targets.submission import reachable_target, refuse_what_the_target_would
+from vbatch_jupyter.targets.submission import check_for_target, reachable_target
 from vbatch_jupyter.targets.target_runner import TargetRunner
 from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
 
@@ -65,7 +65,7 @@ class Session:
     Attributes
     ----------
     progress
-        How a batch that is waited for is shown.
+        How to show a batch that a cell waits for.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Session:
         self._line = Line()
         self.progress: ProgressStyle = "auto"
         self._notices: collections.deque[str] = collections.deque()
-        # ipykernel shows what another thread prints under the cell that started the thread: the main thread says it.
+        # ipykernel shows what a thread prints under the cell that started it, so the main thread prints the notices.
         self._say = say or self._notices.append
         self._runner = self._thread.call(self._new_runner())
         self._running: Future[None] = self._thread.submit(self._runner.run())
         self._targets = self._thread.call(self._new_target_runner())
         self._thread.submit(self._targets.run())
-        # So does a Jupyter server call the notebook that it has started this kernel for.
+        # The name under which a Jupyter server starts the kernel of a notebook.
         origin = os.environ.get("JPY_SESSION_NAME")
         self.manager = Manager(store, profile="local", wake=self._wake, origin=origin)
         self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine, say=self._say)
@@ -94,7 +94,7 @@ class Session:
             engine=lambda: self.engine,
             stats=self._loader.stats,
             wake=self._runner.wake,
-            load=self._load_unsaid,
+            load=self._load_silently,
             unload=self.unload,
         )
         self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
@@ -117,11 +117,11 @@ class Session:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine; None where none is loaded."""
+        """The engine; None if no engine is loaded."""
         return self._loader.engine
 
     def load(self, model: str, flags: Sequence[str] = ()) -> Engine:
-        """Start an engine, as `Loader.load` says, and show how that gets on.
+        """Start an engine, as `Loader.load` does, and show the progress.
 
         Parameters
         ----------
@@ -140,8 +140,8 @@ class Session:
         self._say_notices()
         return engine
 
-    def _load_unsaid(self, model: str, flags: Sequence[str]) -> None:
-        # What is asked for elsewhere is not said under a cell.
+    def _load_silently(self, model: str, flags: Sequence[str]) -> None:
+        # Do not print under a cell what was requested elsewhere.
         self._loader.load(model, flags)
         self._presence.publish()
 
@@ -151,16 +151,16 @@ class Session:
         self._presence.publish()
 
     def engine_stats(self) -> EngineStats | None:
-        """Give the engine's figures, or None where none is loaded."""
+        """Return the engine's figures, or None if no engine is loaded."""
         engine = self.engine
         return None if engine is None else engine.stats()
 
     def served_model_names(self) -> Sequence[str]:
-        """Give the names under which the engine serves its model; none where none is loaded."""
+        """Return the names under which the engine serves its model; empty if no engine is loaded."""
         return () if self.engine is None else self.engine.served_model_names
 
     def target_names(self) -> Sequence[str]:
-        """Give the names of the batch services that can run a batch in the place of the engine."""
+        """Return the names of the batch services that can run a batch instead of the engine."""
         return tuple(targets())
 
     def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
@@ -187,7 +187,7 @@ class Session:
         return self.engine is not None and self.engine.counts_tokens
 
     def loaded_engine(self) -> Engine:
-        """Give the engine; `EngineNotLoadedError` where none is loaded."""
+        """Return the engine; `EngineNotLoadedError` if no engine is loaded."""
         if self.engine is None:
             raise EngineNotLoadedError
         return self.engine
@@ -199,7 +199,7 @@ class Session:
     # ----------------------------------------------------------------------------------------------------- batches
 
     def attach(self, id: str) -> Batch:  # noqa: A002 - OpenAI's word
-        """Give the handle on a batch of the store."""
+        """Return a batch of the store by its id."""
         self._say_notices()
         return self._batch(id)
 
@@ -215,7 +215,7 @@ class Session:
         )
 
     def batches(self) -> Iterator[BatchRecord]:
-        """Give all batches of the store, the newest first."""
+        """Return all batches of the store, newest first."""
         after = None
         while True:
             page = self.manager.batches.list(after=after, limit=100)
@@ -269,7 +269,7 @@ class Session:
             fresh=fresh,
             frame=description.to_json(),
         )
-        # A copy: a frame that is sorted or filled in place meanwhile must not get its rows' answers in other places.
+        # A copy: if the frame is sorted or filled in place meanwhile, the answers must still match their rows.
         return self._batch(record.id, df=df.copy(), schema=schema)
 
     def submit_file(self, path: Path, *, target: str | None = None) -> Batch:
@@ -306,7 +306,7 @@ class Session:
         if target is not None:
             try:
                 with self.manager.files.content(file.id) as checked:
-                    note = refuse_what_the_target_would(checked, target, endpoint)
+                    note = check_for_target(checked, target, endpoint)
             except BadRequestError:
                 self.manager.files.delete(file.id)
                 raise
@@ -316,9 +316,9 @@ class Session:
         return self.manager.batches.create(input_file_id=file.id, endpoint=endpoint, **fields)
 
     def default_model(self, target: str | None) -> str:
-        """Give the name of the model that runs a batch which names none."""
+        """Return the model of a batch that does not name one."""
         if target is not None and self.engine is None:
-            raise FrameError(f"Name the model that {target} shall run: model=.", param="model")
+            raise FrameError(f"Name the model for {target} with model=.", param="model")
         return self.loaded_engine().served_model_names[0]
 
     def run(self, df: pd.DataFrame, template: str, *, sample: int | None = None, **options: Any) -> pd.DataFrame:
@@ -338,17 +338,17 @@ class Session:
         engine = self.loaded_engine()
         if model is not None and model not in engine.served_model_names:
             served = " and ".join(map(repr, engine.served_model_names))
-            message = f"The engine in this kernel serves {served}, not {model!r}: load that model first, or "
-            raise EngineNotLoadedError(f"{message}make a batch that waits for it (submit, or -b).")
+            message = f"The engine in this kernel serves {served}, not {model!r}. Load that model first, or "
+            raise EngineNotLoadedError(f"{message}use submit or -b to make a batch that waits for it.")
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
-        """Wait for a batch and show how it gets on, as `following.follow` says; give the batch."""
+        """Wait for a batch and show its progress, as `follow.follow` does; return the batch."""
         self._line = Line()
         follow(batch, line=self._line, style=self.progress, say_notices=self._say_notices, cancels=cancels)
         return batch
 
     def close(self) -> None:
-        """End the engine and the runner; what is finished is on the disk."""
+        """Stop the engine and the runner. Finished answers are on the disk."""
         self._loader.give_up()
         if "vbatch_jupyter.widgets.live" in sys.modules:
             sys.modules["vbatch_jupyter.widgets.live"].stop_all()
@@ -366,7 +366,7 @@ class Session:
 
 @functools.cache
 def current() -> Session:
-    """Give the session of this process; the first call opens the store."""
+    """Return the session of this process; the first call opens the store."""
     session = Session(Store())
     atexit.register(session.close)
     return session

@@ -1,4 +1,4 @@
-"""Durable truth: files, batches and what of them is finished; the only room with sqlite3."""
+"""Files, batches and their finished answers on the disk, the only source of truth; the only room with sqlite3."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which finished answers can be taken again: for each output file, where the answer to which request stands.
+"""Which finished answers can be reused: for each output file, where the answer to each request is.
 
-It is an index and no truth: what is missing costs a request to the engine, and nothing more. A request counts as asked
-before only when its url and body are the same bytes; so both the input and the output file must still be there, and
-deleting either, or its expiry, takes the answers out.
+It is only an index: what is missing costs a request to the engine, and nothing more. A request counts as asked
+before only if its url and body are the same bytes. So both the input and the output file must still exist, and
+when either is deleted or expires, its answers are no longer reused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Answers:
         self._files = files
 
     def keep(self, record: BatchRecord, index: LineIndex, output_offsets: array[int]) -> None:
-        """Remember where the answers of a batch that is about to end will stand.
+        """Remember where the answers of a batch that is about to end will be.
 
         Parameters
         ----------
@@ -60,7 +60,7 @@ class Answers:
         index
             Its requests.
         output_offsets
-            For each request the byte after which its line begins in the output file, counted from 1; 0 where it has
+            For each request the byte after which its line begins in the output file, counted from 1; 0 if it has
             none.
         """
         if not record.answers_key:
@@ -81,7 +81,7 @@ class Answers:
     def find(
         self, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
     ) -> Iterator[tuple[int, bytes]]:
-        """Give position and output line of each unfinished request that was answered before.
+        """Return position and output line of each unfinished request that was answered before.
 
         Parameters
         ----------
@@ -90,9 +90,9 @@ class Answers:
         index
             The requests.
         read
-            Gives the line of the input file at a position.
+            Returns the line of the input file at a position.
         finished
-            One byte for each request; those that are not 0 are passed over, and those found are set to 1.
+            One byte for each request; those that are not 0 are skipped, and those found are set to 1.
         """
         for path in sorted(self._directory.glob("file-*"), key=lambda path: -path.stat().st_mtime_ns):
             if path.suffix == ".tmp":
@@ -127,7 +127,7 @@ class Answers:
                     yield position, answered.readline()
 
     def sweep(self) -> list[str]:
-        """Remove what is kept of files that are no longer there; give the names."""
+        """Remove what is kept of files that are no longer there; return the names."""
         removed = []
         kept = list(self._directory.iterdir())
         # What is kept of a batch that is about to end is there before its output file, and a batch's directory longer.

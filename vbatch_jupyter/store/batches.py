@@ -73,7 +73,7 @@ class Batches:
         self._clock = clock
 
     def create(self, record: BatchRecord) -> BatchRecord:
-        """Keep a new batch, or give the one that was made under its ``idempotency_key``.
+        """Keep a new batch, or return the one that was made under its ``idempotency_key``.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class Batches:
         Raises
         ------
         StoreFullError
-            There is not room for its spool and its output, taken to be as large as its input.
+            The disk has no room for its spool and its output, each estimated as large as its input.
         """
         self._space.require(4 * self._input_bytes(record.input_file_id))
         columns = batch_columns({name: getattr(record, name) for name in record.__dataclass_fields__})
@@ -91,7 +91,7 @@ class Batches:
 
         def insert(connection: sqlite3.Connection) -> BatchRecord:
             if record.idempotency_key is not None:
-                # The transaction is a writer's from its beginning: nobody makes it between this look and the insert.
+                # The transaction writes from its beginning: nobody can make it between this query and the insert.
                 made = connection.execute("SELECT * FROM batch WHERE idempotency_key = ?", (record.idempotency_key,))
                 for row in made.fetchall():
                     return batch_from_row(row)
@@ -108,7 +108,7 @@ class Batches:
             return 0
 
     def get(self, id: str) -> BatchRecord:  # noqa: A002 - OpenAI's word
-        """Give a batch's record.
+        """Return a batch's record.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class Batches:
         return rows[0]
 
     def list(self, *, after: str | None = None, limit: int = 20) -> Page[BatchRecord]:
-        """Give one page of the batches, the newest first.
+        """Return one page of the batches, newest first.
 
         Parameters
         ----------
@@ -146,11 +146,11 @@ class Batches:
         return Page(tuple(batch_from_row(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
     def count(self) -> int:
-        """Tell how many there are."""
+        """Return how many there are."""
         return int(self._database.read("SELECT count(*) AS batches FROM batch")[0]["batches"])
 
     def unfinished(self) -> builtins.list[BatchRecord]:
-        """Give the batches that have not ended, the oldest first."""
+        """Return the batches that have not ended, oldest first."""
         rows = self._database.read(
             "SELECT * FROM batch WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') "
             "ORDER BY number"
@@ -158,18 +158,18 @@ class Batches:
         return [batch_from_row(row) for row in rows]
 
     def has_uncounted(self, id: str) -> bool:  # noqa: A002
-        """Tell whether the spool holds more, or less, than the batch's counts say; cheap.
+        """Return whether the spool has more or fewer lines than the batch's counts; cheap.
 
-        A kill between writing a group and counting it leaves it so, and so does a group that is being written.
+        This happens after a kill between writing a group and counting it, and while a group is being written.
         """
         return bool(self._row(id)["spool_bytes"] != spool_bytes(self.directory / id))
 
     def has_room_to_finish(self, id: str) -> bool:  # noqa: A002
-        """Tell whether the disk has room for what the spool holds once more, which its end will need; cheap."""
+        """Return whether the disk has room for the spool's content once more, which finishing will need; cheap."""
         return self._space.free() > spool_bytes(self.directory / id)
 
     def cancel(self, id: str) -> BatchRecord:  # noqa: A002
-        """Ask for a batch to be cancelled; whoever holds it, or tends the store, ends it.
+        """Ask for a batch to be cancelled. Its owner, or the process that tends the store, ends it.
 
         A batch that is being finalised has all its answers and completes; one that is cancelled stays so.
 
@@ -178,7 +178,7 @@ class Batches:
         NotFoundError
             There is no such batch.
         ConflictError
-            It has ended otherwise.
+            It has ended in another way.
         """
         self._row(id)
 
@@ -188,7 +188,7 @@ class Batches:
                 # OpenAI's sentence (contract §1.3).
                 message = f"Cannot cancel a batch with status '{record.status}'."
                 raise ConflictError(message, id=id, status=record.status)
-            # No engine is needed to cancel, so that a batch that was paused for want of one advances again.
+            # Cancelling needs no engine, so a batch that was paused without one continues.
             connection.execute(
                 "UPDATE batch SET status = 'cancelling', cancelling_at = ?, "
                 "paused = 0, reason = CASE WHEN paused THEN NULL ELSE reason END "
@@ -200,7 +200,7 @@ class Batches:
         return self._database.write(mark)
 
     def resume(self, id: str) -> BatchRecord:  # noqa: A002
-        """Let runners take up again a batch that was paused; on a batch that has ended it does nothing.
+        """Let runners continue a paused batch. If the batch has ended, do nothing.
 
         Raises
         ------
@@ -220,7 +220,7 @@ class Batches:
         return self._database.write(clear)
 
     def totals(self) -> builtins.list[Totals]:
-        """Give the sums over all batches of each status."""
+        """Return the sums over all batches of each status."""
         rows = self._database.read(
             "SELECT status, count(*) AS batches, sum(total) AS total, sum(completed) AS completed, "
             "sum(failed) AS failed, sum(coalesce(json_extract(usage, '$.input_tokens'), 0)) AS input_tokens, "
@@ -229,7 +229,7 @@ class Batches:
         return [Totals(**{name: row[name] for name in row.keys()}) for row in rows]  # noqa: SIM118 - no mapping
 
     def acquire(self, id: str) -> Lease | None:  # noqa: A002
-        """Take the lease of a batch; None where a live owner holds it, or where the batch has ended.
+        """Take the lease of a batch; None if a live owner holds it, or if the batch has ended.
 
         Raises
         ------
@@ -283,17 +283,17 @@ class Batches:
         return self._database.write(take)
 
     def orphans(self) -> builtins.list[Path]:
-        """Give the directories of batches that have ended, or that the database does not know."""
+        """Return the directories of batches that have ended, or that the database does not know."""
         # The directories first: a batch that is made and taken between the two looks has its row before its directory.
         found = sorted(self.directory.iterdir())
         unfinished = {record.id for record in self.unfinished()}
         return [path for path in found if path.name not in unfinished]
 
     def sweep(self) -> builtins.list[str]:
-        """Remove what kills left of batches that have ended, and ended batches that were to be kept for a time.
+        """Remove what kills left of ended batches, and ended batches that are past their expiry.
 
-        A batch is kept for as long after its end as its output (``output_expires_after``), and for good where that
-        has no end. Gives the names of what was removed.
+        A batch is kept for as long after its end as its output (``output_expires_after``), and forever if that
+        has no end. Returns the names of what was removed.
         """
         expired = self._expire()
         orphans = self.orphans()

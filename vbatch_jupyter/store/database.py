@@ -31,10 +31,10 @@ from vbatch_jupyter.store.disk import Space, full_message
 T = TypeVar("T")
 
 SCHEMA_VERSION = 2
-"""What ``PRAGMA user_version`` says in a store of this release."""
+"""The ``PRAGMA user_version`` of a store of this release."""
 
 _UPGRADES = {1: "ALTER TABLE batch ADD COLUMN origin TEXT"}
-"""By version, what makes the next one of it."""
+"""For each version, the statement that upgrades to the next one."""
 
 _ATTEMPTS = 3
 
@@ -45,9 +45,9 @@ class Database:
     Parameters
     ----------
     path
-        The database's file; it and its tables are made where they are missing.
+        The database's file; it and its tables are made if they are missing.
     space
-        Whose reserve is spent where the disk has no room for a transaction.
+        Its reserve is spent if the disk has no room for a transaction.
     busy_seconds
         How long one attempt waits for another process's lock; there are three.
 
@@ -100,23 +100,23 @@ class Database:
         return int(self.read("PRAGMA user_version")[0][0])
 
     def _create(self, connection: sqlite3.Connection) -> None:
-        # Another process may have made the tables since they were seen missing.
+        # Another process may have made the tables in the meantime.
         if connection.execute("PRAGMA user_version").fetchall()[0][0]:
             return
         schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
-        # `executescript` would commit the transaction, and a store half made would be left by a kill.
+        # `executescript` would commit the transaction, and a kill could leave half a store.
         for statement in _statements(schema):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
-        # Another process may have done it since it was seen missing.
+        # Another process may have done it in the meantime.
         while (version := connection.execute("PRAGMA user_version").fetchall()[0][0]) in _UPGRADES:
             connection.execute(_UPGRADES[version])
             connection.execute(f"PRAGMA user_version = {version + 1}")
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
-        """Give all rows of one query.
+        """Return all rows of one query.
 
         Raises
         ------
@@ -139,13 +139,13 @@ class Database:
         StoreBusyError
             Another process kept the database locked.
         StoreFullError
-            There was no room, not even after the reserve was spent.
+            The disk is full, even after the reserve was spent.
         """
         with self._lock:
             try:
                 return self._retried(lambda: self._transaction(function))
             except StoreFullError:
-                # State must stay writable on a full disk: that is what the reserve is for.
+                # The reserve keeps state writable on a full disk.
                 if not self._space.spend_reserve():
                     raise
                 return self._retried(lambda: self._transaction(function))
@@ -158,7 +158,7 @@ class Database:
             self._connection.execute("COMMIT")
             self.commits += 1
         except BaseException:
-            # BaseException: an Interrupt must not leave the transaction open, and the database locked, for good.
+            # BaseException: an Interrupt must not leave the transaction open and the database locked.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
@@ -192,11 +192,11 @@ class Database:
         return StoreError(f"The database {self._path} cannot be used: {error}.")
 
     def data_version(self) -> int:
-        """Give a number that changes whenever another connection has committed."""
+        """Return a number that changes whenever another connection has committed."""
         return int(self.read("PRAGMA data_version")[0][0])
 
     def version(self) -> tuple[int, int]:
-        """Give what changes whenever anybody has committed, this connection included."""
+        """Return a value that changes after every commit, also of this connection."""
         return self.data_version(), self.commits
 
     def check_writable(self) -> None:

@@ -1,4 +1,4 @@
-"""Bytes on the disk: durable files, the room that is left, and the reserve.
+"""Bytes on the disk: durable files, free space, and the reserve.
 
 It promises that a file which `NewFile` has put in its place is whole and on the disk, that a write the disk has no
 room for is a `StoreFullError` and leaves nothing in the way, and that writing begins only while there is room to end
@@ -26,10 +26,10 @@ _BUFFER_BYTES = MIB
 
 
 def full_message(path: Path) -> str:
-    """Say that the disk is full, and what to do."""
+    """Return the message for a full disk."""
     return (
-        f"There is no room left on the disk of the store in {path}. Free some, or set VBATCH_STORE to a directory on "
-        "another disk. Nothing that was finished is lost."
+        f"The disk of the store in {path} is full. Free some space, or set VBATCH_STORE to a directory on "
+        "another disk. Finished answers are kept."
     )
 
 
@@ -61,7 +61,7 @@ def sync_directory(path: Path) -> None:
 
 
 class NewFile:
-    """A file that is not in its place yet; leaving its block removes whatever was not put there.
+    """A file that is not in its place yet; leaving its block removes it if it was not put there.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class NewFile:
         self._buffer = bytearray()
         self._placed = False
         self.bytes = 0
-        # O_EXCL and O_NOFOLLOW: never write through a link that somebody has planted.
+        # O_EXCL and O_NOFOLLOW: never write through a link that an attacker has made.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with writing(path.parent):
             self._descriptor: int | None = os.open(path, flags, 0o600)
@@ -107,7 +107,7 @@ class NewFile:
         Raises
         ------
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         self._buffer += data
         self.bytes += len(data)
@@ -152,7 +152,7 @@ class NewFile:
 
 
 class Space:
-    """How much room the store's disk has, and a reserve for the moment when it has none.
+    """The free space of the store's disk, and a reserve for the moment when it is full.
 
     Parameters
     ----------
@@ -176,14 +176,14 @@ class Space:
         return state.f_bavail * state.f_frsize
 
     def require(self, wanted: int, *, keep_floor: bool = True) -> None:
-        """Refuse to begin what the disk has no room for.
+        """Raise an error if the disk has no room for this.
 
         Parameters
         ----------
         wanted
             Bytes to be written.
         keep_floor
-            Whether the floor must be free beside them.
+            Whether the floor must stay free too.
 
         Raises
         ------
@@ -197,7 +197,7 @@ class Space:
             raise StoreFullError(f"{full_message(self._path)} {sizes}")
 
     def keep_reserve(self) -> None:
-        """Make the reserve where it is missing and there is room for it beside the floor."""
+        """Make the reserve if it is missing and there is room for it above the floor."""
         if not self._reserve_bytes or self._reserve.exists():
             return
         if self.free() < self._reserve_bytes + self._floor_bytes:
@@ -206,13 +206,13 @@ class Space:
         try:
             os.posix_fallocate(descriptor, 0, self._reserve_bytes)
         except OSError:
-            # The disk filled up meanwhile; a reserve that holds nothing would only pretend.
+            # The disk has filled up in the meantime; an empty reserve would be of no use.
             self._reserve.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
 
     def spend_reserve(self) -> bool:
-        """Delete the reserve; False where there was none."""
+        """Delete the reserve. Return False if there was no reserve."""
         try:
             self._reserve.unlink()
         except FileNotFoundError:

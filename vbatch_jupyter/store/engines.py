@@ -1,7 +1,7 @@
-"""Which processes hold a kernel object, where each listens, and what its engine serves.
+"""Which processes have an engine or can load one, where each listens, and what its engine serves.
 
 A row says so and a lock proves it: the process holds a lock on a file of the engine's name for as long as it lives, so
-the row of a process that was killed is known for what it is the moment the process is gone. Such a row is no damage,
+everyone can see at once that a process was killed and its row is out of date. Such a row is not damage,
 and the next sweep removes it.
 """
 
@@ -34,13 +34,13 @@ class EngineRecord:
     pid
         The process.
     name
-        What people call it; the first served name where nobody has named it.
+        The name for people; by default the first served name.
     models
         The served names, the first one shown; none while no model is loaded.
     state
         Whether the engine can answer.
     socket
-        Path of the Unix socket on which the process listens; empty where it does not.
+        Path of the Unix socket on which the process listens; empty if it does not.
     secret
         What a request over the socket must carry.
     created_at
@@ -68,7 +68,7 @@ class Engines:
     database
         The store's.
     clock
-        Gives Unix seconds.
+        Returns Unix seconds.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class Engines:
         self._held: dict[str, FileLock] = {}
 
     def register(self, *, kernel_id: str | None, name: str | None, socket: str = "") -> EngineRecord:
-        """Make this process known, with no model loaded, until `remove` or its end.
+        """Register this process, with no model loaded, until `remove` or its end.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class Engines:
         models: Sequence[str],
         name: str | None = None,
     ) -> None:
-        """Write what has become of an engine.
+        """Write the new state of an engine.
 
         Parameters
         ----------
@@ -147,18 +147,18 @@ class Engines:
         self._database.write(lambda connection: connection.execute(statement, values).close())
 
     def live(self) -> list[EngineRecord]:
-        """Give the engines whose processes live, the oldest first."""
+        """Return the engines whose processes live, oldest first."""
         return [record for record in self._all() if self._is_live(record.id)]
 
     def remove(self, id: str) -> None:  # noqa: A002 - OpenAI's word
-        """Take an engine out; one that is not there is no error."""
+        """Remove an engine. It is not an error if it does not exist."""
         self._database.write(lambda connection: connection.execute("DELETE FROM engine WHERE id = ?", (id,)).close())
         (self._directory / id).unlink(missing_ok=True)
         if (lock := self._held.pop(id, None)) is not None:
             lock.release()
 
     def sweep(self) -> list[str]:
-        """Take out the engines of processes that are gone, and their sockets; give their ids."""
+        """Remove the engines of processes that are gone, and their sockets; return their ids."""
         gone = [record for record in self._all() if not self._is_live(record.id)]
         for record in gone:
             _remove_socket(Path(record.socket))
@@ -184,7 +184,7 @@ class Engines:
             return not lock.take(shared=True)
 
     def close(self) -> None:
-        """Take out the engines of this process; a second call does nothing."""
+        """Remove the engines of this process; a second call does nothing."""
         for id in list(self._held):  # noqa: A001 - OpenAI's word
             self.remove(id)
 

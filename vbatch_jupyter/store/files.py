@@ -61,7 +61,7 @@ class Files:
         Raises
         ------
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         return Incoming(self.directory, lock_path=self.lock_path, space=self._space, max_bytes=max_bytes)
 
@@ -92,7 +92,7 @@ class Files:
         Raises
         ------
         StoreFullError
-            There is no room; nothing of it is kept.
+            The disk is full; nothing of it is kept.
         """
         id = new_file_id()  # noqa: A001 - OpenAI's word
 
@@ -119,7 +119,7 @@ class Files:
     def create(
         self, chunks: Iterable[bytes], *, filename: str, purpose: str, expires_at: int | None = None
     ) -> FileRecord:
-        """Keep a file that is at hand; see `begin` and `keep`.
+        """Keep a file whose content is in memory; see `begin` and `keep`.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class Files:
             return self.keep(incoming, filename=filename, purpose=purpose, expires_at=expires_at)
 
     def get(self, id: str) -> FileRecord:  # noqa: A002 - OpenAI's word
-        """Give a file's record.
+        """Return a file's record.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Files:
         limit: int = 10_000,
         order: Literal["asc", "desc"] = "desc",
     ) -> Page[FileRecord]:
-        """Give one page of the files.
+        """Return one page of the files.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class Files:
         limit
             Files on the page, at most.
         order
-            ``"desc"``: the newest first.
+            ``"desc"``: newest first.
 
         Raises
         ------
@@ -193,12 +193,12 @@ class Files:
         return Page(tuple(file_from_row(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
     def path(self, id: str) -> Path:  # noqa: A002
-        """Give the path of a file's content.
+        """Return the path of a file's content.
 
         Raises
         ------
         NotFoundError
-            The id is none that a file can have.
+            The id is not a valid file id.
         """
         if not FILE_ID.fullmatch(id):
             raise NotFoundError("file", id)
@@ -218,7 +218,7 @@ class Files:
         try:
             descriptor = os.open(self.path(id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            # Deleted since the look at its row: that is no damage.
+            # Deleted since we read its row: that is not damage.
             self.get(id)
             message = (
                 f"The content of file {id} cannot be read at {self.path(id)}: {error.strerror}. Run "
@@ -246,8 +246,8 @@ class Files:
             ).fetchall()
             if reading:
                 message = (
-                    f"Cannot delete file '{id}': batch '{reading[0]['id']}' with status '{reading[0]['status']}' "
-                    "reads it. Cancel the batch, or wait until it has ended."
+                    f"Cannot delete file '{id}': it is used by batch '{reading[0]['id']}' with status "
+                    f"'{reading[0]['status']}'. Cancel the batch, or wait until it has ended."
                 )
                 raise ConflictError(message, id=id, status="processed")
             marked = connection.execute(
@@ -269,12 +269,12 @@ class Files:
             yield
 
     def orphans(self) -> builtins.list[Path]:
-        """Give the contents without a row: what killed processes left behind, and what live ones are writing."""
+        """Return the contents without a row: what killed processes left behind, and what live ones are writing."""
         known = {row["id"] for row in self._database.read("SELECT id FROM file WHERE deleted_at IS NULL")}
         return sorted(path for path in self.directory.iterdir() if path.name not in known and path != self.lock_path)
 
     def sweep(self) -> builtins.list[str]:
-        """Remove contents without a row and files that have expired; give the names of what was removed.
+        """Remove contents without a row and files that have expired; return the names of what was removed.
 
         While any process is writing a file nothing is removed: what has no row yet may be about to get one.
         """

@@ -1,7 +1,7 @@
 """Where a store may be: a private directory on a file system of this machine.
 
 It promises that the directory is readable by its owner alone (0700), and that it is on no network file system: there,
-locks and renames are not what the store builds on, and two machines could both believe that they own a batch.
+locks and renames are not reliable, and two machines could both believe that they own a batch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LOCAL_FUSE_TYPES = frozenset({"fuse.fuse-overlayfs"})
 
 
 def filesystem_type(path: Path, mountinfo: str) -> str | None:
-    r"""Give the type of the file system that a path is on.
+    r"""Return the type of the file system that a path is on.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def filesystem_type(path: Path, mountinfo: str) -> str | None:
 
 
 def refuse_network(path: Path, *, mountinfo: Path = MOUNTINFO) -> None:
-    """Refuse a directory on a network file system.
+    """Raise an error for a directory on a network file system.
 
     Raises
     ------
@@ -93,8 +93,8 @@ def refuse_network(path: Path, *, mountinfo: Path = MOUNTINFO) -> None:
         return
     if kind in _NETWORK_TYPES or kind == "fuse" or kind.startswith("fuse."):
         message = (
-            f"The store cannot be in {path}: that is on a file system of type {kind}, where locks and renames cannot "
-            "be trusted. Set the environment variable VBATCH_STORE to a directory on a disk of this machine."
+            f"The store cannot be in {path}: it is on a file system of type {kind}, where locks and renames are "
+            "not reliable. Set the environment variable VBATCH_STORE to a directory on a disk of this machine."
         )
         raise StoreFilesystemError(message)
 
@@ -107,12 +107,12 @@ def make_private(path: Path, *, holds_store: bool) -> None:
     path
         The directory.
     holds_store
-        Whether a store is in it already; a directory with anything else in it is somebody's, and is left alone.
+        Whether a store is in it already. A directory with anything else in it is left alone.
 
     Raises
     ------
     StoreError
-        It is no directory, another user's, or holds other things.
+        It is not a directory, belongs to another user, or has other files in it.
     """
     advice = "Set the environment variable VBATCH_STORE to another directory."
     try:
@@ -123,7 +123,7 @@ def make_private(path: Path, *, holds_store: bool) -> None:
         if stat.S_IMODE(state.st_mode) == stat.S_IRWXU:
             return
         if not holds_store and next(path.iterdir(), None) is not None:
-            raise StoreError(f"The store cannot be in {path}: other things are in that directory. {advice}")
+            raise StoreError(f"The store cannot be in {path}: the directory has other files in it. {advice}")
         path.chmod(0o700)
     except OSError as error:
         raise StoreError(f"The store cannot be in {path}: {error.strerror}. {advice}") from error

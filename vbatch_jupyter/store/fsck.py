@@ -1,7 +1,7 @@
-"""Whether the store's invariants hold, and where they do not.
+"""Checks the store's invariants, and says where they do not hold.
 
-Checked are (reference names in parentheses): no request stands in both files of a batch or twice in one (I1); every
-request of the input file stands in one of them (I2); the counts say what the files hold (I3); a batch that has ended
+It checks (reference names in parentheses): no request is in both files of a batch or twice in one (I1); every
+request of the input file is in one of them (I2); the counts agree with the files (I3); a batch that has ended
 has its files, and every file has the size and digest that its row says (I4); there is nothing without a row (I5);
 statuses, timestamps and counts agree (I6, which the schema holds as well); and the spools of batches that have not
 ended hold what was counted.
@@ -30,7 +30,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def check(store: Store) -> list[str]:
-    """Check everything in a store; give one sentence for each problem, none where all is well.
+    """Check everything in a store; return one sentence for each problem.
 
     The store may be in use meanwhile; it is only read.
 
@@ -47,7 +47,7 @@ def _database(store: Store) -> Iterator[str]:
         if row[0] != "ok":
             yield f"database: {row[0]}"
     for row in store.database.read("PRAGMA foreign_key_check"):
-        yield f"database: row {row['rowid']} of {row['table']} names a {row['parent']} that is not there"
+        yield f"database: row {row['rowid']} of {row['table']} names a {row['parent']} that does not exist"
 
 
 def _files(store: Store) -> Iterator[str]:
@@ -70,9 +70,9 @@ def _damage(store: Store, record: FileRecord) -> str | None:
     except StoreCorruptError:
         return f"its content is missing at {store.files.path(record.id)}"
     if size != record.bytes:
-        return f"it has {size:,} bytes, its row says {record.bytes:,}"
+        return f"it has {size:,} bytes, but its row says {record.bytes:,}"
     if digest.hexdigest() != record.sha256:
-        return "its content is not what was written: the SHA-256 differs"
+        return "its content has changed since it was written: the SHA-256 differs"
     return None
 
 
@@ -84,16 +84,16 @@ def _uploads(store: Store) -> Iterator[str]:
         size = path.stat().st_size if path.exists() else None
         if size != row["bytes"] and store.uploads.get(row["upload_id"]).status == "pending":
             found = "is missing" if size is None else f"has {size:,} bytes"
-            yield f"upload {row['upload_id']}: its part {row['id']} {found}, its row says {row['bytes']:,}"
+            yield f"upload {row['upload_id']}: its part {row['id']} {found}, but its row says {row['bytes']:,}"
 
 
 def _orphans(store: Store) -> Iterator[str]:
     for kind, place in (("file", store.files), ("pending upload", store.uploads)):
         with FileLock(place.lock_path) as lock:
-            # While a file is being written, what has no row yet is no orphan.
+            # While a file is being written, content without a row is not an orphan.
             if lock.take():
                 for path in place.orphans():
-                    yield f"{path}: no {kind} of the store; the next sweep removes it"
+                    yield f"{path}: not a {kind} of the store; the next sweep removes it"
     for path in store.batches.orphans():
         yield f"{path}: belongs to no unfinished batch; the next sweep removes it"
 
@@ -121,13 +121,13 @@ def _ended(store: Store, record: BatchRecord) -> Iterator[str]:
     output, error = kept["output"], kept["error"]
     if record.in_progress_at is None:
         if record.request_counts != RequestCounts():
-            yield f"it was never in progress, but counts {record.request_counts.total:,} requests"
+            yield f"it was never in progress, but it counts {record.request_counts.total:,} requests"
         return
     counts = record.request_counts
     found = RequestCounts(len(output.custom_ids) + len(error.custom_ids), len(output.custom_ids), error.executed)
     for name in ("total", "completed", "failed"):
         if getattr(found, name) != getattr(counts, name):
-            yield f"its {name} is {getattr(counts, name):,}, its files hold {getattr(found, name):,}"
+            yield f"its {name} is {getattr(counts, name):,}, but its files have {getattr(found, name):,}"
     yield from _compare(store, record, output, error)
 
 
@@ -160,9 +160,9 @@ class _Lines:
 def _compare(store: Store, record: BatchRecord, output: _Lines, error: _Lines) -> Iterator[str]:
     answered = sorted([*output.custom_ids, *error.custom_ids])
     if both := len(set(output.custom_ids) & set(error.custom_ids)):
-        yield f"{both:,} requests stand in its output file and in its error file"
+        yield f"{both:,} requests are both in its output file and in its error file"
     if doubled := sum(left == right for left, right in itertools.pairwise(answered)) - both:
-        yield f"{doubled:,} requests stand twice in one of its files"
+        yield f"{doubled:,} requests are twice in one of its files"
     try:
         content = store.files.open(record.input_file_id)
     except NotFoundError:
@@ -175,7 +175,7 @@ def _compare(store: Store, record: BatchRecord, output: _Lines, error: _Lines) -
         }
     if missing := asked.keys() - set(answered):
         line_number = min(asked[hashed] for hashed in missing)
-        yield f"{len(missing):,} requests are in neither file, the first of them line {line_number} of the input file"
+        yield f"{len(missing):,} requests are in neither file; the first is line {line_number} of the input file"
     if strange := len(set(answered) - asked.keys()):
         yield f"{strange:,} lines of its files answer no request of the input file"
 
@@ -190,26 +190,26 @@ def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
         yield f"its directory {directory} is missing"
         return
     with lock:
-        # An owner is writing: what is half written now is no damage.
+        # An owner is writing: what is half written now is not damage.
         if not lock.take(shared=True):
             return
         try:
             requests = len(LineIndex.from_bytes((directory / "index").read_bytes()))
         except (FileNotFoundError, StoreCorruptError) as error:
-            yield f"its index {directory / 'index'} is damaged ({error}); it is made anew when it is needed"
+            yield f"its index {directory / 'index'} is damaged ({error}); it is made again when it is needed"
             requests = record.request_counts.total
         if requests != record.request_counts.total:
-            yield f"its total is {record.request_counts.total:,}, its index has {requests:,} requests"
+            yield f"its total is {record.request_counts.total:,}, but its index has {requests:,} requests"
         finished = set()
         for epoch in segment_epochs(directory):
             for spooled in read_segment(segment_path(directory, epoch)):
                 finished.add(spooled.position)
                 if spooled.position >= requests:
-                    yield f"{segment_path(directory, epoch)} has a line of request {spooled.position}, which is none"
+                    yield f"{segment_path(directory, epoch)} has a line for unknown request {spooled.position}"
         counted = record.request_counts.completed + record.request_counts.failed
         # A batch service counts what its output file will only hold at the end.
         if len(finished) < counted and record.target is None:
-            yield f"{counted:,} requests were counted as finished, its spool holds {len(finished):,}"
+            yield f"{counted:,} requests were counted as finished, but its spool has {len(finished):,}"
 
 
 def _hash(custom_id: str) -> int:

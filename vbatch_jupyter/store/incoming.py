@@ -1,6 +1,6 @@
 """Content that arrives piece by piece: one way into the store for uploads, their parts, and DataFrames.
 
-It promises that nothing of it is there before `keep` has returned, that all of it is there after, and that no sweep
+It promises that nothing of it is visible before `keep` has returned, that all of it is there after, and that no sweep
 takes it away in between.
 """
 
@@ -24,7 +24,7 @@ _SPACE_CHECK_BYTES = 16 * MIB
 
 
 def sweep_orphans(directory: Path, *, lock_path: Path, orphans: Callable[[], Iterable[Path]]) -> list[str]:
-    """Remove contents that have no row; give their names.
+    """Remove contents that have no row; return their names.
 
     While any process is writing there nothing is removed: what has no row yet may be about to get one.
 
@@ -35,7 +35,7 @@ def sweep_orphans(directory: Path, *, lock_path: Path, orphans: Callable[[], Ite
     lock_path
         As for `Incoming`.
     orphans
-        Finds them; called once nobody is writing.
+        Finds them; called when nobody is writing.
     """
     removed = []
     with FileLock(lock_path) as lock:
@@ -49,7 +49,7 @@ def sweep_orphans(directory: Path, *, lock_path: Path, orphans: Callable[[], Ite
 
 
 class Incoming:
-    """Content that is nobody's yet; leaving its block discards what was not kept.
+    """Content that belongs to nothing yet; leaving its block discards what was not kept.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Incoming:
     Raises
     ------
     StoreFullError
-        There is no room.
+        The disk is full.
     """
 
     def __init__(self, directory: Path, *, lock_path: Path, space: Space, max_bytes: int | None = None) -> None:
@@ -96,10 +96,10 @@ class Incoming:
         TooLargeError
             That is more than ``max_bytes``.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         if self._max_bytes is not None and self.size + len(data) > self._max_bytes:
-            raise TooLargeError(f"The file is too large: it may have {self._max_bytes:,} bytes at most.", param="file")
+            raise TooLargeError(f"The file is too large: the maximum is {self._max_bytes:,} bytes.", param="file")
         self._new.write(data)
         if self.size - self._checked >= _SPACE_CHECK_BYTES:
             self._space.require(0)
@@ -118,7 +118,7 @@ class Incoming:
         Raises
         ------
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         with self._stack:
             self._new.seal()

@@ -28,7 +28,7 @@ from vbatch_jupyter.store.locks import FileLock
 from vbatch_jupyter.store.rows import batch_columns, batch_from_row
 from vbatch_jupyter.store.spool import Spool, SpoolRecord
 
-DISK_FULL_REASON = "The store's disk is full; the batch goes on when there is room."
+DISK_FULL_REASON = "The store's disk is full. The batch continues when there is space."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Lease:
     # ------------------------------------------------------------------------------------------------------- the row
 
     def refresh(self) -> BatchRecord:
-        """Read the batch anew; a cancel by somebody else shows here.
+        """Read the batch again; this shows whether someone has cancelled it.
 
         Raises
         ------
@@ -132,8 +132,8 @@ class Lease:
         if self._released or not rows or rows[0]["epoch"] != self.epoch:
             owner = "nobody" if self._released or not rows else rows[0]["owner"]
             message = (
-                f"Batch {self.id} is no longer this owner's (epoch {self.epoch}); it is held by {owner}. Nothing was "
-                "written; what this owner had finished is kept."
+                f"Batch {self.id} no longer belongs to this owner (epoch {self.epoch}), but to {owner}. Nothing was "
+                "written. Finished answers are kept."
             )
             raise FencedError(message)
         return rows[0]
@@ -165,7 +165,7 @@ class Lease:
         present: Status = row["status"]
         if present in TERMINAL_STATUSES or (among is not None and present not in among):
             raise ConflictError(
-                f"Batch {self.id} with status '{present}' takes no more changes.", id=self.id, status=present
+                f"Batch {self.id} cannot change any more: its status is '{present}'.", id=self.id, status=present
             )
         if status != present and status not in NEXT_STATUSES[present]:
             message = f"Batch {self.id} cannot go from status '{present}' to '{status}'."
@@ -174,12 +174,12 @@ class Lease:
     # ----------------------------------------------------------------------------------------------------- the index
 
     def save_index(self, index: LineIndex) -> None:
-        """Keep the index of the input file beside the spool.
+        """Keep the index of the input file next to the spool.
 
         Raises
         ------
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         path = self._temporary_path("index")
         path.unlink(missing_ok=True)
@@ -194,7 +194,7 @@ class Lease:
         Raises
         ------
         StoreCorruptError
-            It is missing or damaged; validating the input file makes it anew.
+            It is missing or damaged. Validating the input file makes it again.
         """
         path = self._directory / "index"
         try:
@@ -224,7 +224,7 @@ class Lease:
     def _recovered_spool(self) -> Spool:
         if self._spool is None:
             record = self.refresh()
-            # What a former owner was finalising takes room, and is written anew.
+            # What a former owner was finalising takes room, and is written again.
             for path in self._directory.glob("*.tmp"):
                 path.unlink(missing_ok=True)
             spool = Spool(self._directory, epoch=self.epoch, total=record.request_counts.total)
@@ -244,12 +244,12 @@ class Lease:
         records
             The group.
         counts
-            What the batch's row shall say in the place of the spool's own counts, which are its by default.
+            The counts for the batch's row; by default those of the spool.
 
         Raises
         ------
         StoreFullError
-            There was no room; the group is not in the spool, and what was finished before is.
+            The disk was full; the group is not in the spool, and what was finished before is.
         FencedError
             Another owner has taken the batch over.
         ConflictError
@@ -258,7 +258,7 @@ class Lease:
         with self._lock:
             if self._has_ended:
                 status = self.refresh().status
-                message = f"Batch {self.id} with status '{status}' takes no more lines."
+                message = f"Batch {self.id} cannot take more lines: its status is '{status}'."
                 raise ConflictError(message, id=self.id, status=status)
             spool = self._recovered_spool()
             try:
@@ -282,7 +282,7 @@ class Lease:
         return self._database.write(lambda connection: self._change(connection, counts | others, among=among))
 
     def note_disk_full(self) -> None:
-        """Say in the batch's row that it waits for room, if there is room to say so."""
+        """Write into the batch's row that it waits for disk space, if there is room for that."""
         if self._disk_was_full:
             return
         try:
@@ -293,7 +293,7 @@ class Lease:
         self._disk_was_full = True
 
     def records(self) -> Iterator[SpoolRecord]:
-        """Give every finished line, each request once, always in the same order."""
+        """Yield every finished line, each request once, always in the same order."""
         with self._lock:
             spool = self._recovered_spool()
         return spool.records()
@@ -306,7 +306,7 @@ class Lease:
         Raises
         ------
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         # The floor is for this: finishing gives the spool's room back.
         self._space.require(self._recovered_spool().bytes, keep_floor=False)
@@ -335,7 +335,7 @@ class Lease:
         output, error
             From `new_result_file`; an empty one counts as none, as OpenAI has it.
         counts, usage
-            As they shall stand in the batch.
+            For the batch's row.
 
         Raises
         ------
@@ -344,7 +344,7 @@ class Lease:
         ConflictError
             The status does not allow it; no file was touched.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         results = [(kind, new) for kind, new in (("output", output), ("error", error)) if new and new.bytes]
         for _, new in results:

@@ -17,7 +17,7 @@ class FileLock:
     Parameters
     ----------
     path
-        The file, made where it is missing; what is in it is never read or written.
+        The file, made if it is missing; what is in it is never read or written.
 
     Examples
     --------
@@ -35,7 +35,7 @@ class FileLock:
         self._descriptor: int | None = os.open(path, flags, 0o600)
 
     def take(self, *, shared: bool = False, wait: bool = False) -> bool:
-        """Take the lock; False where another holds it and ``wait`` is false.
+        """Take the lock; False if another holds it and ``wait`` is false.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back; a second call does nothing."""
+        """Release the lock. A second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

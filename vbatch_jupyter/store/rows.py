@@ -62,7 +62,7 @@ def batch_from_row(row: sqlite3.Row) -> BatchRecord:
 
 
 def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the columns that fields of a `BatchRecord` are kept in.
+    """Return the columns that fields of a `BatchRecord` are kept in.
 
     Examples
     --------

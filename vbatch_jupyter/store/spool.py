@@ -1,7 +1,7 @@
 """The spool: the finished lines of one batch, appended in groups before anyone is told of them.
 
 Every lease writes a segment of its own (``spool-<epoch>``), so that a former owner which was only stopped, not dead,
-can never write into the middle of its successor's lines. A line stands in a segment as::
+can never write into the middle of its successor's lines. A line in a segment is::
 
     u32 length | u32 crc32 of all that follows | u32 position of the request | u8 kind | f64 finished at | f64 latency
     the line, without its end
@@ -25,7 +25,7 @@ from vbatch_jupyter.errors import StoreCorruptError, StoreFullError
 from vbatch_jupyter.store.disk import MIB, sync_directory, write_all, writing
 
 NONE, OUTPUT, ERROR = 0, 1, 2
-"""What has become of a request: nothing yet, a line of the output file, a line of the error file."""
+"""The state of a request: not finished, a line of the output file, or a line of the error file."""
 
 _HEADER = struct.Struct("<IIIBdd")
 _CHECKED = struct.Struct("<IBdd")
@@ -45,9 +45,9 @@ class SpoolRecord(NamedTuple):
     line
         The line without its end.
     finished_at
-        When its answer came, in Unix seconds; 0 where nobody here has seen it come.
+        When its answer came, in Unix seconds; 0 if that is not known.
     latency
-        Seconds from handing the request to the engine to its answer; None where the engine was not asked.
+        Seconds from handing the request to the engine to its answer; None if the engine was not asked.
     """
 
     position: int
@@ -58,17 +58,17 @@ class SpoolRecord(NamedTuple):
 
 
 def segment_path(directory: Path, epoch: int) -> Path:
-    """Give the path of a lease's segment."""
+    """Return the path of a lease's segment."""
     return directory / f"spool-{epoch:010d}"
 
 
 def segment_epochs(directory: Path) -> list[int]:
-    """Give the epochs that have a segment, lowest first."""
+    """Return the epochs that have a segment, lowest first."""
     return sorted(int(match[1]) for path in directory.iterdir() if (match := _SEGMENT.fullmatch(path.name)))
 
 
 def spool_bytes(directory: Path) -> int:
-    """Give the size of a batch's spool; 0 where it has none."""
+    """Return the size of a batch's spool; 0 if it has none."""
     try:
         return sum(segment_path(directory, epoch).stat().st_size for epoch in segment_epochs(directory))
     except FileNotFoundError:
@@ -128,7 +128,7 @@ class Spool:
                 if record.position >= len(self.finished):
                     message = (
                         f"{path} has a line for request {record.position} at byte {whole}, but the batch has "
-                        f"{len(self.finished)} requests. Run `python -m vbatch_jupyter fsck`, and make the batch anew."
+                        f"{len(self.finished)} requests. Run `python -m vbatch_jupyter fsck`, and make a new batch."
                     )
                     raise StoreCorruptError(message)
                 whole = end
@@ -146,7 +146,7 @@ class Spool:
         Raises
         ------
         StoreFullError
-            There was no room; what had been written of the group was cut off again.
+            The disk was full; what had been written of the group was cut off again.
         """
         parts: list[bytes] = []
         kinds: dict[int, int] = {}
@@ -165,7 +165,7 @@ class Spool:
         try:
             with writing(self._directory):
                 self._mend(descriptor)
-                # Until it is on the disk, the group is in the way: also if an Interrupt ends this function here.
+                # Until the group is on the disk its bytes must be removed, also if an Interrupt ends this function.
                 self._torn = True
                 write_all(descriptor, group)
                 os.fdatasync(descriptor)
@@ -200,7 +200,7 @@ class Spool:
             self._torn = False
 
     def records(self) -> Iterator[SpoolRecord]:
-        """Give every finished line, each request once, always in the same order."""
+        """Yield every finished line, each request once, always in the same order."""
         seen = bytearray(len(self.finished))
         for epoch in sorted(self._sizes):
             for record, _ in _scan(segment_path(self._directory, epoch), size=self._sizes[epoch]):
@@ -216,12 +216,12 @@ class Spool:
 
 
 def read_segment(path: Path) -> Iterator[SpoolRecord]:
-    """Give the whole lines of one segment, without changing it."""
+    """Return the whole lines of one segment, without changing it."""
     return (record for record, _ in _scan(path))
 
 
 def _scan(path: Path, *, size: int | None = None) -> Iterator[tuple[SpoolRecord, int]]:
-    """Give each whole line of a segment and the offset at which it ends."""
+    """Return each whole line of a segment and the offset at which it ends."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=MIB) as file:
         if size is None:

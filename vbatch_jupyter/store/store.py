@@ -5,7 +5,7 @@
     vbatch.sqlite3              what changes together: rows of files and batches
     files/file-…                contents of input, output and error files
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
-    answers/file-…              where in an output file the answer to which request stands, to be taken again
+    answers/file-…              where the answer to each request is in an output file, so that it can be reused
     timings/batch_…             of a batch that has ended: when each answer came, and how long it took
     engines/engine_…            locked by the process that holds the engine, for as long as it lives
     reserve                     room for state on a full disk
@@ -43,20 +43,20 @@ class Store:
     Parameters
     ----------
     path
-        The directory, made where it is missing; by default ``$VBATCH_STORE``, or ``vbatch`` in Jupyter's data
+        The directory, made if it is missing; by default ``$VBATCH_STORE``, or ``vbatch`` in Jupyter's data
         directory.
     clock
-        Gives Unix seconds.
+        Returns Unix seconds.
     reserve_bytes
-        Kept to be given up on a full disk, so that a batch can still be cancelled there; 64 MiB by default.
+        Space that is freed when the disk is full, so that a batch can still be cancelled; 64 MiB by default.
     floor_bytes
         What the store leaves free on its disk; 1 GiB by default.
     busy_seconds
         How long one attempt waits for another process's transaction; there are three.
     mountinfo
-        Where the operating system says what is mounted.
+        The operating system's list of mounts.
     must_exist
-        Whether a directory without a store is an error, and not made one.
+        Whether a directory without a store is an error. Otherwise a store is made.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Store:
     StoreVersionError
         A newer release has written the store.
     StoreError
-        The directory belongs to another user, holds other things, or holds no store though it must.
+        The directory belongs to another user, has other files in it, or has no store though it must.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class Store:
         refuse_network(self.path, mountinfo=mountinfo)
         holds_store = (self.path / DATABASE_NAME).is_file()
         if must_exist and not holds_store:
-            raise StoreError(f"There is no store in {self.path}. VBATCH_STORE names the one that is looked for.")
+            raise StoreError(f"There is no store in {self.path}. Set VBATCH_STORE to its directory.")
         make_private(self.path, holds_store=holds_store)
         for name in ("files", "uploads", "batches", "answers", "timings", "engines"):
             make_private(self.path / name, holds_store=True)
@@ -121,18 +121,18 @@ class Store:
         self._swept_at: float | None = None
 
     def _now(self) -> float:
-        # Through the attribute, so that a clock that is put in later is everywhere.
+        # Through the attribute, so that a clock that is set later is used everywhere.
         return self.clock()
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
 
     def data_version(self) -> int:
-        """Give a number that changes whenever another process, or another store object, has committed."""
+        """Return a number that changes whenever another process, or another store object, has committed."""
         return self.database.data_version()
 
     def version(self) -> tuple[int, int]:
-        """Give what changes whenever anybody has committed, this store object included."""
+        """Return a value that changes after every commit, also of this store object."""
         return self.database.version()
 
     @property
@@ -141,18 +141,18 @@ class Store:
         return self.database.commits
 
     def check_writable(self) -> None:
-        """Find out whether files and batches can be taken.
+        """Check whether the store can take files and batches.
 
         Raises
         ------
         StoreError
-            They cannot: the disk has no room beside its floor, or the database cannot be written.
+            They cannot: the disk has less free space than its floor, or the database cannot be written.
         """
         self.space.require(0)
         self.database.check_writable()
 
     def sweep(self, *, at_most_every_seconds: float = 0) -> list[str]:
-        """Remove what killed processes left behind, and files that have expired; give the names.
+        """Remove what killed processes left behind, and files that have expired; return the names.
 
         Parameters
         ----------

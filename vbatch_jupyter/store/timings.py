@@ -1,7 +1,7 @@
 """When each answer of a batch that has ended came, and how long it took: what OpenAI's lines have no place for.
 
-It is no truth: a batch that ended without it (a kill in that moment, a full disk, a batch service that ran it) has its
-results all the same, only not these figures.
+They may be missing: a batch that ended without them (a kill in that moment, a full disk, a batch service) has its
+results all the same.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Timings:
         self._files = files
 
     def keep(self, batch_id: str, finished_at: array[float], latencies: array[float]) -> None:
-        """Keep the timings of a batch that is about to end; where there is no room they are left out.
+        """Keep the timings of a batch that is about to end; if the disk is full they are left out.
 
         Parameters
         ----------
         batch_id
             The batch.
         finished_at
-            For each request Unix seconds, 0 where it was not run.
+            For each request Unix seconds, 0 if it was not run.
         latencies
-            For each request seconds, NaN where the engine was not asked.
+            For each request seconds, NaN if the engine was not asked.
         """
         content = finished_at.tobytes() + latencies.tobytes()
         temporary = self._directory / f"{batch_id}.{os.getpid()}.tmp"
@@ -59,7 +59,7 @@ class Timings:
             temporary.replace(self._directory / batch_id)
 
     def find(self, batch_id: str) -> list[Timing]:
-        """Give the timing of each request, in the input file's order; nothing where none were kept."""
+        """Return the timing of each request, in the input file's order; nothing if none were kept."""
         columns = array("d")
         with contextlib.suppress(OSError, ValueError, struct.error):
             kept = (self._directory / batch_id).read_bytes()
@@ -73,7 +73,7 @@ class Timings:
         ]
 
     def sweep(self) -> list[str]:
-        """Remove the timings of batches whose files are no longer there; give the names."""
+        """Remove the timings of batches whose files are no longer there; return the names."""
         removed = []
         for path in self._directory.iterdir():
             batch_id = path.name.partition(".")[0]

@@ -78,7 +78,7 @@ class Uploads:
         return record
 
     def get(self, id: str) -> UploadRecord:  # noqa: A002 - OpenAI's word
-        """Give an upload's record; one whose time has passed is expired, whether or not a sweep has seen it.
+        """Return an upload's record; one whose time has passed is expired, whether or not a sweep has seen it.
 
         Raises
         ------
@@ -94,12 +94,12 @@ class Uploads:
         return record
 
     def parts(self, id: str) -> list[PartRecord]:  # noqa: A002
-        """Give the parts of an upload, in the order in which they came."""
+        """Return the parts of an upload, in the order in which they came."""
         rows = self._database.read("SELECT * FROM upload_part WHERE upload_id = ? ORDER BY number", (id,))
         return [PartRecord(**{name: row[name] for name in _PART_FIELDS}) for row in rows]
 
     def path(self, part_id: str) -> Path:
-        """Give the path of a part's content; the id is one that this store has given out."""
+        """Return the path of a part's content; the id is one that this store has given out."""
         return self.directory / part_id
 
     def begin_part(self, id: str, *, max_bytes: int) -> Incoming:  # noqa: A002
@@ -112,7 +112,7 @@ class Uploads:
         ConflictError
             It has ended.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         _check_pending(self.get(id))
         return Incoming(self.directory, lock_path=self.lock_path, space=self._space, max_bytes=max_bytes)
@@ -125,7 +125,7 @@ class Uploads:
         ConflictError
             The upload has ended meanwhile.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         part_id = new_part_id()
 
@@ -153,29 +153,29 @@ class Uploads:
         expires_at: int | None,
         first_line: FirstLine | None = None,
     ) -> FileRecord:
-        """Make the file of an upload's parts; asked again for the same parts, it gives the same file.
+        """Make the file of an upload's parts. A second call with the same parts returns the same file.
 
         Parameters
         ----------
         part_ids
-            The parts in the order in which they stand in the file.
+            The parts in the order of the file.
         md5
-            Hex digest that the file must have; None where its client did not say.
+            Hex digest that the file must have; None if its client did not say.
         expires_at
             Unix seconds after which the file may be deleted.
         first_line
-            Looks at the content; what it raises is raised, and the upload stays as it is.
+            Checks the content. If it raises, the upload stays as it is.
 
         Raises
         ------
         NotFoundError
             There is no such upload.
         BadRequestError
-            The parts are not the upload's, do not come to its bytes, or have another digest.
+            The parts are not the upload's, do not have its number of bytes, or have another digest.
         ConflictError
-            It has ended otherwise.
+            It has ended in another way.
         StoreFullError
-            There is no room.
+            The disk is full.
         """
         record, parts = self.get(id), {part.id: part for part in self.parts(id)}
         if record.status == "completed" and record.file_id is not None:
@@ -215,7 +215,7 @@ class Uploads:
             try:
                 content = self.path(part_id).open("rb")
             except FileNotFoundError:
-                # Cancelled since the look at its status; else it is damage, and raised.
+                # Cancelled since its status was read; otherwise it is damage, and raised.
                 _check_pending(self.get(record.id))
                 raise
             with content:
@@ -227,9 +227,7 @@ class Uploads:
         if first_line is not None:
             first_line.check()
         if md5 is not None and digest.hexdigest() != md5.lower():
-            message = (
-                f"The md5 of the parts is {digest.hexdigest()}, and not '{md5}'. Check their order and upload again."
-            )
+            message = f"The md5 of the parts is {digest.hexdigest()}, not '{md5}'. Check their order and upload again."
             raise BadRequestError(message, param="md5", code="invalid_value")
 
     def cancel(self, id: str) -> UploadRecord:  # noqa: A002
@@ -240,7 +238,7 @@ class Uploads:
         NotFoundError
             There is no such upload.
         ConflictError
-            It has ended otherwise.
+            It has ended in another way.
         """
 
         def end(connection: sqlite3.Connection) -> UploadRecord:
@@ -260,7 +258,7 @@ class Uploads:
             self.path(part.id).unlink(missing_ok=True)
 
     def orphans(self) -> list[Path]:
-        """Give the contents that belong to no pending upload."""
+        """Return the contents that belong to no pending upload."""
         rows = self._database.read(
             "SELECT upload_part.id FROM upload_part JOIN upload ON upload.id = upload_id WHERE status = 'pending'"
         )
@@ -268,7 +266,7 @@ class Uploads:
         return sorted(path for path in self.directory.iterdir() if path.name not in known and path != self.lock_path)
 
     def sweep(self) -> list[str]:
-        """Expire the uploads whose time has passed, and remove contents without an upload; give the contents' names.
+        """Expire the uploads whose time has passed, and remove contents without an upload; return the contents' names.
 
         While any process is writing or joining parts nothing is removed.
         """
@@ -286,9 +284,7 @@ class Uploads:
 
 def _check_pending(record: UploadRecord) -> None:
     if record.status != "pending":
-        message = (
-            f"Upload '{record.id}' has status '{record.status}', and only a pending one can go on. Create a new one."
-        )
+        message = f"Upload '{record.id}' cannot continue: its status is '{record.status}'. Create a new one."
         raise ConflictError(message, id=record.id, status=record.status)
 
 
@@ -298,11 +294,11 @@ def _check_parts(record: UploadRecord, parts: dict[str, PartRecord], part_ids: S
             message = f"Upload '{record.id}' has no part '{part_id}'."
             raise BadRequestError(message, param=f"part_ids[{number}]", code="invalid_value")
     if len(set(part_ids)) < len(part_ids):
-        raise BadRequestError("A part may stand in 'part_ids' once.", param="part_ids", code="invalid_value")
+        raise BadRequestError("Each part can be in 'part_ids' only once.", param="part_ids", code="invalid_value")
     found = sum(parts[part_id].bytes for part_id in part_ids)
     if found != record.bytes:
         message = (
-            f"The parts come to {found:,} bytes, and the upload was created for {record.bytes:,}. Name all of its "
-            "parts, or upload those that are missing."
+            f"The parts have {found:,} bytes, but the upload was created for {record.bytes:,}. Name all of its "
+            "parts, or upload the missing ones."
         )
         raise BadRequestError(message, param="part_ids", code="invalid_value")

@@ -1,1 +1,1 @@
-"""Where a batch runs that runs at no engine here: a batch service, such as Parasail or OpenAI."""
+"""Runs batches at batch services, such as Parasail or OpenAI, instead of an engine."""

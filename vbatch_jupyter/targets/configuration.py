@@ -1,11 +1,11 @@
-"""Which batch services there are: their addresses, the variables that hold their keys, and whose limits they have.
+"""The configuration of batch services: their addresses, the variables with their keys, and their limits.
 
-``parasail`` and ``openai`` come along. Others, and changes to these two, stand in the nearest ``pyproject.toml``
-upwards of the working directory, or in ``vbatch.toml`` in Jupyter's configuration directory::
+``parasail`` and ``openai`` are built in. Others, and changes to these two, are in the nearest ``pyproject.toml``
+above the working directory, or in ``vbatch.toml`` in Jupyter's configuration directory::
 
     [tool.vbatch.targets.ours]            # in vbatch.toml: [targets.ours]
     base_url = "https://batch.example.org/v1"
-    api_key_env = "OURS_API_KEY"          # the variable's name; the key itself stands in no file
+    api_key_env = "OURS_API_KEY"          # the variable's name; the key itself is in no file
     profile = "openai"                    # or "parasail"
 
 A key is read from its variable whenever the service is asked, and is never kept.
@@ -35,15 +35,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Parameters
     ----------
     name
-        What ``target=`` and ``--target`` call it.
+        The name for ``target=`` and ``--target``.
     base_url
-        What its batches and files endpoints stand below, such as ``"https://api.parasail.io/v1"``.
+        The address of its API, such as ``"https://api.parasail.io/v1"``.
     api_key_env
         Name of the environment variable that holds its key.
     profile
         Whose limits it has; a key of `PROFILES`.
     max_lines, max_bytes
-        Requests and bytes of one input file where it takes fewer than its profile says.
+        Requests and bytes of one input file, if it accepts fewer than its profile.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_bytes: int | None = None
 
     def rules(self) -> Profile:
-        """Give the limits of one of its batches.
+        """Return the limits of one of its batches.
 
         Examples
         --------
@@ -70,7 +70,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
     def key(self) -> str | None:
-        """Read its key from the environment; None where it is not there."""
+        """Read its key from the environment; None if it is not set."""
         return os.environ.get(self.api_key_env) or None
 
 
@@ -88,11 +88,11 @@ BUILT_IN: Mapping[str, Target] = MappingProxyType(
         )
     }
 )
-"""The targets that come along."""
+"""The built-in targets."""
 
 
 def targets(folder: Path | None = None) -> dict[str, Target]:
-    """Give the targets by name: those that come along, then those of the user, then those of the project.
+    """Return the targets by name: the built-in ones, then those of the user, then those of the project.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def targets(folder: Path | None = None) -> dict[str, Target]:
     Raises
     ------
     BadRequestError
-        A file is no TOML, or says something of a target that cannot be.
+        A file is not TOML, or a target in it is not valid.
     """
     found = dict(BUILT_IN)
     for path, _, table in configured_tables(folder):
@@ -112,7 +112,7 @@ def targets(folder: Path | None = None) -> dict[str, Target]:
 
 
 def configured_tables(folder: Path | None = None) -> Iterator[tuple[Path, str, dict[str, Any]]]:
-    """Give what users and projects have set: the user's first, then the project's, which goes before it.
+    """Return what users and projects have set: the user's first, then the project's, which overrides it.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def configured_tables(folder: Path | None = None) -> Iterator[tuple[Path, str, d
     Raises
     ------
     BadRequestError
-        A file is no TOML.
+        A file is not TOML.
     """
     from jupyter_core.paths import jupyter_config_dir
 
@@ -150,7 +150,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def named_target(name: str, folder: Path | None = None) -> Target:
-    """Give the target of a name.
+    """Return the target of a name.
 
     Parameters
     ----------
@@ -162,22 +162,22 @@ def named_target(name: str, folder: Path | None = None) -> Target:
     Raises
     ------
     BadRequestError
-        There is none; the message lists those that there are.
+        There is no such target; the message lists the targets.
     """
     known = targets(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         message = (
-            f"There is no target {name!r}.{hint} The targets are {', '.join(known)}; [tool.vbatch.targets.{name}] in "
-            "pyproject.toml, with base_url and api_key_env, would make one."
+            f"There is no target {name!r}.{hint} The targets are {', '.join(known)}; to add one, write "
+            f"[tool.vbatch.targets.{name}] with base_url and api_key_env into pyproject.toml."
         )
         raise BadRequestError(message, param="target")
     return known[name]
 
 
 def rules_of(name: str, folder: Path | None = None) -> Profile:
-    """Give the limits of a profile, or of a target's single batch, by name; for checks.
+    """Return the limits of a profile, or of a target's single batch, by name; for checks.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def _targets_in(path: Path, fields_by_name: Mapping[str, Any], known: Mapping[st
             read[name] = msgspec.convert({**before, **fields, "name": name}, Target)
             _check(read[name])
         except (TypeError, ValueError) as error:
-            message = f"The target {name!r} in {path} is wrong: {error}."
+            message = f"The target {name!r} in {path} is not valid: {error}."
             raise BadRequestError(message, param="target") from error
     return read
 
@@ -208,12 +208,12 @@ def _targets_in(path: Path, fields_by_name: Mapping[str, Any], known: Mapping[st
 def _check(target: Target) -> None:
     parts = urlsplit(target.base_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"base_url must be an address with http or https, not {target.base_url!r}")
+        raise ValueError(f"base_url must be an http or https address, not {target.base_url!r}")
     if parts.username or parts.password or parts.query:
         # It is kept with the batch, and shown.
-        raise ValueError("base_url must hold neither a user, nor a password, nor a query")
+        raise ValueError("base_url must not have a user, a password or a query")
     if not target.api_key_env.isidentifier():
-        # Also where somebody has put the key itself in its place; it is not repeated here.
+        # The value may be the key itself by mistake, so do not repeat it.
         raise ValueError("api_key_env must be the name of an environment variable")
     if target.profile not in PROFILES or target.profile == "local":
         raise ValueError(f"profile must be openai or parasail, not {target.profile!r}")

@@ -1,4 +1,4 @@
-"""How an input file is divided into batches that a service takes, and what has become of each; kept with the batch."""
+"""How an input file is divided into batches that a service accepts, and the state of each; kept with the batch."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Part(msgspec.Struct, kw_only=True):
     file_id
         Its input file at the service, once it is there.
     attempt
-        Counts the batches that were made of it: where the service had no room for one, another follows.
+        Counts the batches that were made of it: if the service had no room for one, another follows.
     asked
-        Whether a batch has been asked for, be it that it came about or not.
+        Whether a batch has been asked for, even if we do not know whether it was made.
     batch_id
         Its batch at the service.
     status, completed, failed
         As the service last gave them.
     collected
-        Whether all its lines that there will be are in the spool.
+        Whether all lines that it will have are in the spool.
     """
 
     first: int
@@ -54,7 +54,7 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 def parts_from_json(text: str | None) -> list[Part]:
-    """Read what `parts_to_json` wrote; of a batch that has not been divided there is none."""
+    """Read what `parts_to_json` wrote; a batch that has not been divided has no parts."""
     return [] if text is None else msgspec.json.decode(text, type=list[Part])
 
 
@@ -78,7 +78,7 @@ def counts_of(parts: list[Part]) -> RequestCounts:
 
 
 def divide(index: LineIndex, input_file: BinaryIO, endpoint: str, rules: Profile) -> list[Part]:
-    """Divide an input file at a service's limits, into as few parts as there can be.
+    """Divide an input file at a service's limits, into as few parts as possible.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def divide(index: LineIndex, input_file: BinaryIO, endpoint: str, rules: Profile
 
 
 def positions(input_file: BinaryIO, part: Part) -> dict[str, int]:
-    """Give the position of each request of a part by its custom_id."""
+    """Return the position of each request of a part by its custom_id."""
     content = Stretch(input_file, part.start, part.end)
     lines = (line for line in io.BufferedReader(content) if line.strip())
     return {parse_request_line(line).custom_id: part.first + number for number, line in enumerate(lines)}
@@ -157,11 +157,11 @@ class Stretch(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be read from any place."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -171,7 +171,7 @@ class Stretch(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
-        """Give the place in the stretch."""
+        """Return the place in the stretch."""
         return self._position
 
     def readinto(self, buffer: Any) -> int:

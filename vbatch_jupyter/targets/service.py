@@ -1,6 +1,6 @@
 """A batch service, reached through the ``openai`` package.
 
-The package's own retries are switched off: a create that is sent twice would make two batches. Whoever calls decides
+The package's own retries are switched off: a create that is sent twice would make two batches. The caller decides
 what to do next, and finds a batch again by its metadata.
 """
 
@@ -34,7 +34,7 @@ class Service:
     target
         The service.
     key
-        Its key; in no message of this object.
+        Its key; no message of this object has it.
     """
 
     def __init__(self, target: Target, key: str) -> None:
@@ -47,7 +47,7 @@ class Service:
         )
 
     def use(self, key: str) -> None:
-        """Take a key from now on; an empty one changes nothing."""
+        """Use this key from now on; an empty one changes nothing."""
         self._key = self._client.api_key = key or self._key
 
     async def close(self) -> None:
@@ -55,12 +55,12 @@ class Service:
         await self._client.close()
 
     async def upload(self, content: BinaryIO, filename: str) -> str:
-        """Upload an input file, and give its id.
+        """Upload an input file, and return its id.
 
         Raises
         ------
         ServiceError
-            It did not come about.
+            It failed.
         """
         files = self._client.files
         return (
@@ -78,7 +78,7 @@ class Service:
         Raises
         ------
         ServiceError
-            It said no, or nothing: then the batch may have come about all the same.
+            The service refused, or did not answer; in that case the batch may exist all the same.
         """
         batches = self._client.batches
         return await self._asked(
@@ -93,7 +93,7 @@ class Service:
         )
 
     async def find(self, metadata: Mapping[str, str], *, since: int) -> Batch | None:
-        """Find a batch by its metadata among those made since a time; None where there is none.
+        """Find a batch by its metadata among those made since a time; None if there is no such batch.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Service:
         return await self._asked("list its batches", look)
 
     async def retrieve(self, batch_id: str) -> Batch:
-        """Give a batch as it stands."""
+        """Return the current state of a batch."""
         return await self._asked("retrieve a batch", lambda: self._client.batches.retrieve(batch_id))
 
     async def cancel(self, batch_id: str) -> None:
@@ -154,21 +154,19 @@ class Service:
         except openai.APIStatusError as error:
             raise self._error(what, self._said(error), error) from None
         except openai.APIConnectionError as error:
-            raise ServiceError(
-                f"{self.name} was asked to {what} and did not answer: {error.__cause__ or error}"
-            ) from None
+            raise ServiceError(f"{self.name} did not answer when asked to {what}: {error.__cause__ or error}") from None
         except (openai.OpenAIError, OSError) as error:
-            raise ServiceError(f"{self.name} was asked to {what}: {self._hidden(str(error))}") from None
+            raise ServiceError(f"{self.name} failed to {what}: {self._hidden(str(error))}") from None
         except Exception as error:
             # What breaks while an answer is being read comes from the transport under the package, as it is.
             if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2", "httpcore", "httpcore2", "pydantic"}:
                 raise
-            raise ServiceError(f"{self.name} was asked to {what}: {type(error).__name__} {error}") from None
+            raise ServiceError(f"{self.name} failed to {what}: {type(error).__name__} {error}") from None
 
     def _error(self, what: str, said: str, error: openai.APIStatusError) -> ServiceError:
         after = error.response.headers.get("retry-after", "")
         return ServiceError(
-            f"{self.name} was asked to {what} and answered {error.status_code}: {said}",
+            f"{self.name} failed to {what} (status {error.status_code}): {said}",
             status=error.status_code,
             after_seconds=float(after) if after.isdecimal() else None,
         )

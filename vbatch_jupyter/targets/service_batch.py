@@ -1,7 +1,7 @@
-"""One batch at a service: its parts are sent, looked at, cancelled and collected.
+"""One batch at a service: its parts are sent, followed, cancelled and collected.
 
-What is known of a part stands in the store before the next step is taken, so that any process with the key can go on
-after a kill at any moment. Whether a create that got no answer came about is asked of the service, by the metadata that
+What is known about a part is in the store before the next step is taken, so that any process with the key can continue
+after a kill at any moment. If a create got no answer, the service is asked for the batch by its metadata, which
 every batch there carries: no part is made twice. What is downloaded goes into the batch's spool, as an engine's answers
 do, and the lifecycle ends the batch.
 """
@@ -40,7 +40,7 @@ BATCH_KEY, PART_KEY, ATTEMPT_KEY = "vbatch_batch", "vbatch_part", "vbatch_attemp
 """The keys of the metadata by which a batch at a service is found again."""
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-# The service has looked at the request and will not think otherwise.
+# The service has refused the request and will refuse it again.
 _REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_FOUND = 404
 _LOST_AFTER = 8
@@ -80,7 +80,7 @@ class RemoteBatch:
         Raises
         ------
         ServiceError
-            The service did not do something; what was done before stands in the store, and the next call goes on.
+            The service failed at a step. The steps before it are in the store, and the next call continues from there.
         """
         record = await self._do(self._lease.refresh)
         if record.status == "validating":
@@ -120,7 +120,7 @@ class RemoteBatch:
     async def _advance_parts(self, record: BatchRecord) -> None:
         problem: ServiceError | None = None
         for part in self._parts:
-            # Where one could not be sent the next would hardly be; those that are there can be looked at.
+            # If one part could not be sent, the next one would fail too; existing ones can still be followed.
             if part.collected or (problem is not None and part.batch_id is None):
                 continue
             try:
@@ -167,7 +167,7 @@ class RemoteBatch:
             )
         except ServiceError as error:
             if error.status == _NOT_FOUND and part.asked:
-                # It has lost the file; the next call uploads it anew.
+                # It has lost the file; the next call uploads it again.
                 part.file_id = None
                 await self._save()
             if error.status not in _REFUSALS:
@@ -193,7 +193,7 @@ class RemoteBatch:
             times = self._not_found[part.first] = self._not_found.get(part.first, 0) + 1
             if times < _LOST_AFTER:
                 raise
-            await self._refuse(record, part, f"{error} It has lost the batch or its files.", status=502)
+            await self._refuse(record, part, f"{error} The batch or its files are lost there.", status=502)
         else:
             self._not_found.pop(part.first, None)
 
@@ -223,7 +223,7 @@ class RemoteBatch:
                     await self._append(group)
         await self._append(group)
         if batch.status == "completed":
-            message = f"{self._target.name} has completed the batch {batch.id} without a line for this request."
+            message = f"{self._target.name} completed the batch {batch.id} without a line for this request."
             await self._append([_error(record.id, left[name], name, message, status=502) for name in left])
         part.collected = True
         await self._save()
@@ -239,12 +239,12 @@ class RemoteBatch:
             part.file_id = None if lost_its_file else part.file_id
             await self._save()
             said = next(error.message for error in errors if lost_its_file or error.code == _NO_ROOM)
-            raise ServiceError(f"{self._target.name} takes the batch later: {said}")
-        said = "; ".join(str(error.message) for error in errors[:3]) or "it did not say why"
+            raise ServiceError(f"{self._target.name} will take the batch later: {said}")
+        said = "; ".join(str(error.message) for error in errors[:3]) or "no reason given"
         await self._refuse(record, part, f"{self._target.name} refused the batch {batch.id}: {said}", status=400)
 
     async def _refuse(self, record: BatchRecord, part: Part, message: str, *, status: int) -> None:
-        """Give every request of a part a line in the error file."""
+        """Write a line in the error file for every request of a part."""
         with self._store.files.open(record.input_file_id) as input_file:
             left = await self._do(lambda: positions(input_file, part))
         await self._append([_error(record.id, place, name, message, status=status) for name, place in left.items()])
@@ -264,7 +264,7 @@ class RemoteBatch:
                 # The service's clock counts, not this machine's.
                 self._lease.update(expires_at=int(self._store.clock()))
             else:
-                # Somebody has cancelled it there.
+                # It was cancelled at the service.
                 self._store.batches.cancel(record.id)
         try:
             lifecycle.finish(self._store, self._lease)
@@ -280,7 +280,7 @@ def _metadata(record: BatchRecord) -> dict[str, str]:
 
 
 def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool) -> SpoolRecord | None:
-    """Turn a line of a service's file into ours; None for one that is to stay unexecuted, or that is none of ours."""
+    """Turn a line of a service's file into ours; None if the request stays unexecuted or is not one of ours."""
     try:
         parsed = parse_output_line(line)
     except BadRequestError:
@@ -309,8 +309,8 @@ def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool
 
 def _said(line: OutputLine[msgspec.Raw]) -> tuple[str, str | None]:
     if line.error is None:
-        return "The service gave neither a response nor an error for this request.", None
-    return line.error.message or f"The service gave only the code {line.error.code!r}.", line.error.code
+        return "The service returned neither a response nor an error for this request.", None
+    return line.error.message or f"The service returned only the code {line.error.code!r}.", line.error.code
 
 
 def _error(

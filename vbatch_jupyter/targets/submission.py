@@ -1,4 +1,4 @@
-"""What is asked before a batch is made for a service: whether there is one of that name, its key, and what it takes."""
+"""Checks before a batch is made for a service: its name, its key, and what it accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COUNTED = 1000
 
 
 def reachable_target(name: str) -> Target:
-    """Give the target of a name, whose key is there.
+    """Return a target whose key is set.
 
     Raises
     ------
@@ -24,22 +24,22 @@ def reachable_target(name: str) -> Target:
     target = named_target(name)
     if target.key() is None:
         message = (
-            f"The key for {name} is not there: set the environment variable {target.api_key_env} to it, such as with "
-            f"os.environ[{target.api_key_env!r}] = getpass.getpass()."
+            f"The API key for {name} is missing. Set the environment variable {target.api_key_env}, for example: "
+            f"os.environ[{target.api_key_env!r}] = getpass.getpass()"
         )
         raise BadRequestError(message, param="target")
     return target
 
 
-def refuse_what_the_target_would(input_file: BinaryIO, target: Target, endpoint: str) -> str | None:
-    """Check an input file before anything of it is sent; give a sentence about keys that may count for nothing there.
+def check_for_target(input_file: BinaryIO, target: Target, endpoint: str) -> str | None:
+    """Check an input file before it is sent; return a sentence about keys that the service may ignore.
 
     Parameters
     ----------
     input_file
         Open for reading bytes, seekable.
     target
-        The service; that the file is too large for one of its batches is no matter.
+        The service. The file may be too large for one of its batches.
     endpoint
         The batch's.
 
@@ -52,10 +52,10 @@ def refuse_what_the_target_would(input_file: BinaryIO, target: Target, endpoint:
     refused: list[str] = []
     others: dict[str, None] = {}
     if endpoint not in rules.endpoints:
-        message = f"{target.name} has no endpoint {endpoint!r}; it has {', '.join(rules.endpoints)}."
+        message = f"{target.name} does not have the endpoint {endpoint!r}, only {', '.join(rules.endpoints)}."
         raise BadRequestError(message, param="endpoint", code="invalid_value")
     findings = check(input_file, rules.without_limits_of_files(), endpoint=endpoint)
-    # Refusals are counted in full only where there are few: nobody reads more of them.
+    # Stop counting refusals at some point: nobody reads more of them.
     for finding in itertools.takewhile(lambda _: len(refused) < _COUNTED, findings):
         if finding.severity == "refused":
             refused.append(str(finding) if len(refused) < _SHOWN else "")
@@ -78,7 +78,7 @@ def _too_long_for_a_file(input_file: BinaryIO, max_bytes: int) -> list[str]:
         return []
     input_file.seek(0)
     return [
-        f"line {number}: refused: invalid_request: This line alone is larger than a file may be ({max_bytes:,} bytes)."
+        f"line {number}: refused: invalid_request: This line is larger than a whole file may be ({max_bytes:,} bytes)."
         for number, line in enumerate(iter(lambda: len(input_file.readline()), 0), start=1)
         if line > max_bytes
     ]

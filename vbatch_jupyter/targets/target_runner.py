@@ -1,6 +1,6 @@
-"""Advances the batches that run at services: who is looked at when, and what stands in the way.
+"""Advances the batches that run at services: when to ask for each one, and why one waits.
 
-A kernel with the service's key goes on with them, also with those that another one has made. A service that does not
+A kernel with the service's key continues them, also those that another kernel has made. A service that does not
 answer, or has no room, is asked again after a pause that grows; the batch says why it waits. Nothing but a cancel or
 the service itself ends a batch.
 """
@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.5
 """How often the store is looked at."""
 
 POLL_SECONDS = (1.0, 30.0)
-"""The shortest and the longest pause between two looks at a service."""
+"""The shortest and the longest pause between two requests to a service."""
 
 _GROWTH = 1.5
 _KEY_SECONDS = 2.0
@@ -93,7 +93,7 @@ class TargetRunner:
         assert record.target is not None
         target = msgspec.json.decode(record.target, type=Target)
         if record.remote is not None:
-            self._on_notice(f"Following batch {record.id} at {target.name} again.")
+            self._on_notice(f"Continuing to follow batch {record.id} at {target.name}.")
         try:
             if await self._has_key(target, lease):
                 service = Service(target, target.key() or "")
@@ -108,14 +108,14 @@ class TargetRunner:
             await in_thread(lease.release)
 
     async def _has_key(self, target: Target, lease: Lease) -> bool:
-        """Wait until the service's key is there; False where the batch has ended without."""
+        """Wait until the service's key is there; False if the batch has ended without."""
         while target.key() is None:
             if await in_thread(self._may_give_up, lease):
                 await in_thread(lifecycle.finish, self._store, lease)
                 return False
             await self._say(
                 lease,
-                f"Set the environment variable {target.api_key_env} to the key for {target.name}; it goes on then.",
+                f"Set the environment variable {target.api_key_env} to the API key for {target.name} to continue.",
             )
             await asyncio.sleep(_KEY_SECONDS)
         return True
@@ -143,7 +143,7 @@ class TargetRunner:
                 await self._say(lease, str(error))
                 pause, after = pause * _GROWTH, error.after_seconds or 0.0
             except Exception as error:  # noqa: BLE001
-                # Taken up again at once it would only fail again, for ever.
+                # Started again at once it would only fail again, forever.
                 await self._say(lease, f"{type(error).__name__}: {error}")
                 pause = longest
             pause = min(pause, longest)

@@ -1,1 +1,1 @@
-"""Faces of a snapshot in the notebook; a line of text for now."""
+"""Widgets in the notebook: a live batch, the builder, buttons; the only room with ipywidgets."""

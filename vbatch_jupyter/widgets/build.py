@@ -1,4 +1,4 @@
-"""A widget that builds a batch: what it would send is seen while it is written, and it can be kept as a cell."""
+"""A widget that builds a batch: it previews the requests while you write, and can be copied as a cell."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Builder:
     session
         Submits batches.
     names
-        The notebook's variables: where the frames are, and where the result goes.
+        The notebook's variables, with the DataFrames and the result.
     df
-        Name of the frame to begin with; the latest one by default.
+        Name of the first DataFrame; the latest one by default.
 
     Raises
     ------
     FrameError
-        There is no DataFrame among the variables, or none of that name.
+        There is no DataFrame among the variables, or not one of that name.
     """
 
     def __init__(self, session: _Session, names: dict[str, Any], *, df: str | None = None) -> None:
@@ -71,9 +71,9 @@ class Builder:
         self._names = names
         frames = frames_among(names)
         if df is not None and df not in frames:
-            raise FrameError(f"There is no DataFrame {df!r} among the notebook's variables.", param="df")
+            raise FrameError(f"The notebook has no DataFrame {df!r}.", param="df")
         if not frames:
-            raise FrameError("There is no DataFrame among the notebook's variables to build a batch of.", param="df")
+            raise FrameError("The notebook has no DataFrame to build a batch from.", param="df")
         self._make(frames, df or frames[0])
         for field in self._fields:
             field.observe(self._changed, names="value")
@@ -89,7 +89,7 @@ class Builder:
         self._model = ipywidgets.Combobox(description="model", options=served, value=served[0] if served else "")
         self._endpoint = ipywidgets.Dropdown(description="endpoint", options=_ENDPOINTS)
         self._system = text(description="system", rows=2)
-        self._template = text(description="prompt", rows=5, placeholder="{{ column }} is a row's value")
+        self._template = text(description="prompt", rows=5, placeholder="{{ column }} is the row's value")
         self._max_tokens = ipywidgets.Text(description="max_tokens", placeholder="the model's own")
         self._temperature = ipywidgets.Text(description="temperature", placeholder="the model's own")
         self._seed = ipywidgets.Text(description="seed", placeholder="none")
@@ -138,7 +138,7 @@ class Builder:
         return cast("pd.DataFrame", df)
 
     def _options(self) -> dict[str, Any]:
-        """Give the options of `submit` that are set; a number that is none is an error."""
+        """Return the options of `submit` that are set. Raises an error if a number is not valid."""
         chosen = {
             "endpoint": None if self._endpoint.value == _ENDPOINTS[0] else self._endpoint.value,
             "model": self._model.value.strip() or None,
@@ -161,7 +161,7 @@ class Builder:
         self._columns.children = (ipywidgets.Label("insert"), *buttons)
 
     def _insert(self, words: str, _: object) -> None:
-        # Where the cursor stands, the front end does not tell.
+        # The front end does not tell where the cursor is.
         before = self._template.value
         self._template.value = before + (" " if before and not before[-1].isspace() else "") + words
 
@@ -171,7 +171,7 @@ class Builder:
         try:
             options = self._options()
             if not self._out.value.isidentifier():
-                raise FrameError(f"{self._out.value!r} is no name of a variable.")
+                raise FrameError(f"{self._out.value!r} is not a valid variable name.")
             self._preview.value = self._rendered(options)
             self._copy.text = self._cell.value = cell_text(
                 self._frame.value, self._template.value, options, out=self._out.value
@@ -232,4 +232,4 @@ def _number(field: ipywidgets.Text, kind: type[int | float]) -> int | float | No
     try:
         return kind(text)
     except ValueError as error:
-        raise FrameError(f"{field.description} is a number, and not {text!r}.") from error
+        raise FrameError(f"{field.description} must be a number, not {text!r}.") from error

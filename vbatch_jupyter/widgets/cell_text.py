@@ -10,7 +10,7 @@ _FLAGS = ("endpoint", "model", "target", "system", "max_tokens", "temperature", 
 
 
 def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -> str:
-    r"""Write the ``%%vbatch`` cell; where a text of several lines keeps it from that, Python.
+    r"""Write the ``%%vbatch`` cell, or Python if a text has several lines.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -
     template
         The prompt.
     options
-        Of `submit`; those that are not set are left out.
+        The options of `submit`; those that are not set are left out.
     out
         Name of the variable for the result.
 

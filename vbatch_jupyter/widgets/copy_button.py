@@ -23,7 +23,7 @@ class CopyButton(anywidget.AnyWidget):
       button.textContent = "Copy the cell";
       button.onclick = async () => {
         let said = "Copied";
-        // A page over plain HTTP has no clipboard; the text stands beside the button.
+        // A page over plain HTTP has no clipboard; the text is next to the button.
         try { await navigator.clipboard.writeText(model.get("text")); } catch { said = "Select it to copy"; }
         button.textContent = said;
         setTimeout(() => { button.textContent = "Copy the cell"; }, 2000);

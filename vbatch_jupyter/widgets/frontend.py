@@ -1,4 +1,4 @@
-"""What the front end of this process can show, as far as a kernel can know."""
+"""What the front end of this process can show, as far as the kernel knows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 from typing import Literal, get_args
 
 ProgressStyle = Literal["auto", "widget", "text", "none"]
-"""How a batch is shown while it is waited for; ``"auto"`` is a widget where one is rendered, else a line of text."""
+"""How a batch is shown while a cell waits for it; ``"auto"`` is a widget if possible, else a line of text."""
 
 PROGRESS_STYLES: tuple[str, ...] = get_args(ProgressStyle)
 
 
 def draws_widgets(style: ProgressStyle) -> bool:
-    """Tell whether a batch is to be shown as a widget.
+    """Return whether to show a batch as a widget.
 
     Parameters
     ----------
     style
-        What is asked for; outside a kernel no widget can be shown, whatever is asked for.
+        The style that was asked for; outside a kernel no widget can be shown.
     """
     if style not in ("auto", "widget") or _kernel_shell() is None:
         return False
@@ -26,7 +26,7 @@ def draws_widgets(style: ProgressStyle) -> bool:
 
 
 def cell_number() -> int | None:
-    """Give the number of the cell that runs; None outside IPython."""
+    """Return the number of the cell that runs; None outside IPython."""
     if "IPython" not in sys.modules:
         return None
     from IPython import get_ipython

@@ -52,7 +52,7 @@ class Live:
     snapshot
         Looks at the batch; called from a thread of this widget's own.
     cancel
-        Cancels it, where the Jupyter server did not.
+        Cancels it, if the Jupyter server did not.
     on_end
         Called from that thread when the batch has ended.
 
@@ -95,12 +95,12 @@ class Live:
         self._thread.join(_END_SECONDS)
 
     def stop(self) -> None:
-        """Redraw no more; the process is ending."""
+        """Stop redrawing; the process is ending."""
         self.loop.end()
         self._thread.join(_END_SECONDS)
 
     def settle(self, summary: str) -> None:
-        """Show the summary, as HTML, in the place of all else."""
+        """Show the summary, as HTML, instead of everything else."""
         self._head.value = summary
         self.box.children = (self._head,)
         _close(self._answers, self._errors, self._button)
@@ -165,7 +165,7 @@ class Live:
     def _rate_line(self, now: Snapshot, progress: Progress) -> str:
         generated = now.engine.generation_tokens_per_second if now.engine else 0.0
         self._has_generated = self._has_generated or generated > 0
-        # Embeddings generate no tokens, and a batch service says nothing of them.
+        # Embeddings generate no tokens, and a batch service does not report them.
         self._rates.add(generated if self._has_generated else progress.requests_per_second or 0.0)
         return drawing.rate_line(self._rates.values, "generation tokens/s" if self._has_generated else "requests/s")
 
@@ -184,7 +184,7 @@ def show(
     batch_id, snapshot, cancel
         As for `Live`.
     summary
-        Gives what is left in the notebook, by mimetype.
+        Returns what is left in the notebook, by mimetype.
     """
 
     def end(live: Live) -> None:
@@ -209,7 +209,7 @@ def html(value: str = "") -> ipywidgets.HTML:
 
 
 def stop_all() -> None:
-    """Redraw nothing any more; the store is about to be closed."""
+    """Stop redrawing; the store is about to be closed."""
     for live in list(_running):
         live.stop()
 

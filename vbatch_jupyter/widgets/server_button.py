@@ -1,10 +1,10 @@
 """A button that asks the Jupyter server for something, and the kernel only where there is no such server.
 
 A stock button's message waits in the kernel until the running cell ends: on ipykernel 7.4 also where JupyterLab sends
-it over a subshell. The server answers whatever the kernel does: it sets the batch to ``cancelling`` in the store, where
+it over a subshell. The server answers while the kernel is busy: it sets the batch to ``cancelling`` in the store, where
 the runner finds it. The request carries the page's cookie and its XSRF token, or the token that the page was opened
-with. Where the page is not Jupyter's own (VS Code), where the server has not this extension or has another store, the
-message to the kernel is what is left; it is heard when no cell runs, or one that awaits.
+with. If the page is not Jupyter's own (VS Code), or the server does not have this extension or has another store, the
+button sends a message to the kernel, which gets it when no cell runs, or only one that awaits.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class ServerButton(anywidget.AnyWidget):
     Parameters
     ----------
     label
-        What it says.
+        Its text.
     path
-        What to POST to, below the server's base URL.
+        The path of the POST, below the server's base URL.
     on_refused
-        Called in the kernel where the server did not do it.
+        Called in the kernel if the server did not do it.
     """
 
     _esm = (

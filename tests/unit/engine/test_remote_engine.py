@@ -225,7 +225,7 @@ async def test_nobody_at_the_address_is_said_at_once():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         engine = RemoteEngine(RemoteFlags(f"http://127.0.0.1:{taken.getsockname()[1]}/v1"))
-        with pytest.raises(EngineLoadError, match=r"No OpenAI-compatible server can be used at http://127"):
+        with pytest.raises(EngineLoadError, match=r"No OpenAI-compatible server found at http://127"):
             await asyncio.wait_for(engine.start(), 5)
     assert engine.state == "unloaded"
 
@@ -237,7 +237,7 @@ async def test_the_key_comes_from_the_environment_and_is_shown_nowhere(monkeypat
         assert (await ask(engine, chat()))[0] == 200
         assert "sesame" not in repr(engine) + repr(vars(engine))
     monkeypatch.setenv("SERVERS_KEY", "wrong")
-    with pytest.raises(EngineLoadError, match="it answers 401 to a question for its models"):
+    with pytest.raises(EngineLoadError, match="it answers 401 when asked for its models"):
         async with served(Server(key="sesame-7"), api_key_env="SERVERS_KEY"):
             pass
     monkeypatch.delenv("SERVERS_KEY")
@@ -249,11 +249,14 @@ async def test_the_key_comes_from_the_environment_and_is_shown_nowhere(monkeypat
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--url", "host:8000"], "--url is the address of a server, such as http://host:8000/v1, not 'host:8000'."),
-        (["--url"], "--url takes one value."),
-        (["--url", "http://me:sesame@host/v1"], "--url holds a password; put it into an environment variable"),
-        (["--url", "http://host", "--max-num-seqs", "many"], "--max-num-seqs is how many requests"),
-        (["--url", "http://host", "--seed", "1"], "--seed cannot be set for a server that runs already"),
+        (
+            ["--url", "host:8000"],
+            "--url must be the address of a server, such as http://host:8000/v1, not 'host:8000'.",
+        ),
+        (["--url"], "--url needs exactly one value."),
+        (["--url", "http://me:sesame@host/v1"], "--url has a password. Put it into an environment variable"),
+        (["--url", "http://host", "--max-num-seqs", "many"], "--max-num-seqs must be the number of requests"),
+        (["--url", "http://host", "--seed", "1"], "--seed cannot be set for a running server"),
     ],
 )
 def test_flags_that_mean_nothing_to_a_server_are_refused(flags, sentence):
@@ -377,7 +380,7 @@ async def test_a_batch_waits_for_a_server_that_goes_away_and_goes_on_when_it_is_
             record = await ended(store, batch)
     assert answers(store, record) == {f"row-{position}": prompt for position, prompt in enumerate(prompts)}
     assert notices == [
-        "The engine died; it is being loaded again, and the batch goes on.",
+        "The engine died. It is being loaded again, and the batch continues.",
         f"Resuming batch {batch}: 20 of 60 requests are answered.",
     ]
 
@@ -466,7 +469,7 @@ def test_a_frame_runs_on_a_server_as_it_does_on_an_engine_here(tmp_path, elsewhe
         assert list(vb.run(df, "{{ text }}!")["response"]) == ["a!", "b!"]
         assert len(elsewhere.asked) == 2, "known answers are taken again"
         assert vb.dry_run(df, "one two {{ text }}").prompt_tokens == 6
-        with pytest.raises(EngineArgumentError, match="Name a model, such as demo, or a server"):
+        with pytest.raises(EngineArgumentError, match="Give a model, such as demo, or a server"):
             vb.load()
     finally:
         session.close()

@@ -33,8 +33,8 @@ def test_a_dry_run_runs_nothing_and_counts_every_prompts_tokens(session):
     assert "Nothing was run. 4 requests to /v1/chat/completions for 'echo'; the first 3:" in said
     assert "  system: Be brief\n  user: Say one\n" in said
     assert "14, counted by the engine's tokenizer" in said
-    assert "at most 40 (10 for each request)" in said
-    assert "run one, such as with --sample 20" in said
+    assert "at most 40 (10 per request)" in said
+    assert "Run one, for example with --sample 20" in said
 
 
 def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_saves(session):
@@ -65,8 +65,8 @@ def test_the_time_comes_from_the_newest_batch_that_was_measured(session):
     assert dry.seconds == pytest.approx(24 / dry.rate.tokens_per_second)
     assert f"tokens/s of {batch.id}" in repr(dry)
     assert vb.dry_run(df, "{{ text }}", max_tokens=2).output_tokens == 2
-    assert f"about 12, were they as long as those of {batch.id}" in repr(dry)
-    assert "24 for each request)" in repr(vb.dry_run(df, "{{ text }}", max_tokens=24))
+    assert f"about 12, if answers are as long as in {batch.id}" in repr(dry)
+    assert "24 per request)" in repr(vb.dry_run(df, "{{ text }}", max_tokens=24))
 
 
 def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(session, tmp_path):
@@ -102,10 +102,10 @@ def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(session,
 
 def test_without_a_limit_or_a_measured_batch_the_cost_is_not_guessed(session):
     df = pd.DataFrame({"text": ["a"]})
-    assert "set a limit to the answers" in repr(vb.dry_run(df, "{{ text }}"))
+    assert "limit the answers, for example with --max-tokens" in repr(vb.dry_run(df, "{{ text }}"))
     other = vb.dry_run(df, "{{ text }}", model="other", max_tokens=1)
     assert other.prompt_tokens is None
-    assert "no engine that serves this model is loaded" in repr(other)
+    assert "load an engine that serves this model" in repr(other)
     assert other.costs == ()
 
 

@@ -173,12 +173,12 @@ def test_a_column_names_the_requests():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["a", "b", "a"], "'a' stands in row 0 and in row 2. Choose a column whose values are distinct."),
-        ([1, "b", "1"], "'1' stands in row 0 and in row 2. Choose a column whose values are distinct."),
+        (["a", "b", "a"], "'a' is in row 0 and in row 2. Choose a column with unique values."),
+        ([1, "b", "1"], "'1' is in row 0 and in row 2. Choose a column with unique values."),
         (["a", None, "b"], "it is missing or empty in row 1."),
         (["a", "b", ""], "it is missing or empty in row 2."),
-        (["a", "b" * 513, "c"], "over 512 bytes long in row 1."),
-        (["a", "é" * 257, "c"], "over 512 bytes long in row 1."),
+        (["a", "b" * 513, "c"], "it has more than 512 bytes in row 1."),
+        (["a", "é" * 257, "c"], "it has more than 512 bytes in row 1."),
     ],
 )
 def test_a_column_that_cannot_name_the_requests_is_refused_before_the_first_line(values, message):
@@ -203,23 +203,26 @@ def test_an_unknown_custom_id_column_names_near_misses():
     [
         (
             {"endpoint": "embeddings", "system": "s"},
-            "system= is for chat and responses; put the text into the template.",
+            "system= works with chat and responses; put the text into the template.",
         ),
-        ({"endpoint": "embeddings", "response_format": {}}, "schema= is for endpoints that write text."),
+        ({"endpoint": "embeddings", "response_format": {}}, "schema= needs an endpoint that generates text."),
         (
             {"body": {"messages": []}},
-            "'messages' cannot be set in the body: it is made from the frame and the arguments.",
+            "'messages' cannot be set in the body: it comes from the DataFrame and the arguments.",
         ),
         ({"body": {"stream": True}}, "'stream' cannot be set in the body: a batch does not stream."),
         (
             {"body": {"response_format": {}}, "response_format": response_format(MOOD)},
-            "schema= and response_format= say the same thing; leave one out.",
+            "schema= and response_format= are the same thing; leave one out.",
         ),
         (
             {"endpoint": "responses", "system": "s", "body": {"instructions": "t"}},
-            "system= and instructions= say the same thing; leave one out.",
+            "system= and instructions= are the same thing; leave one out.",
         ),
-        ({"body": {"seed": object()}}, "A body parameter cannot be written as JSON: a object is none of JSON's types."),
+        (
+            {"body": {"seed": object()}},
+            "A body parameter cannot be written as JSON: a object cannot be written as JSON.",
+        ),
     ],
 )
 def test_what_does_not_fit_the_endpoint_is_refused_before_the_first_line(options, message):
@@ -249,7 +252,7 @@ def test_a_whole_number_is_written_in_one_way_and_what_is_nested_as_it_came():
 
 
 def test_what_is_no_frame_is_told_how_to_become_one():
-    with pytest.raises(FrameError, match=r'^A Series is no DataFrame; pass series\.to_frame\("review"\)\.$'):
+    with pytest.raises(FrameError, match=r'^A Series is not a DataFrame; pass series\.to_frame\("review"\)\.$'):
         render_requests(pd.Series(["a"], name="review"), "{{ a }}", model="m")  # type: ignore[arg-type]
-    with pytest.raises(FrameError, match=r"^A list is no pandas DataFrame; convert it first\.$"):
+    with pytest.raises(FrameError, match=r"^A list is not a pandas DataFrame; convert it first\.$"):
         render_requests([], "{{ a }}", model="m")  # type: ignore[arg-type]

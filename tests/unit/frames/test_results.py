@@ -138,9 +138,7 @@ def test_without_the_frame_the_rows_are_numbered():
 
 
 def test_a_row_without_a_line_says_so():
-    assert only(b"\n")["error"] == (
-        "Neither the output file nor the error file has a line for this row (custom_id 'row-0')."
-    )
+    assert only(b"\n")["error"] == ("No line for this row in the output file or the error file (custom_id 'row-0').")
 
 
 def test_a_column_of_custom_ids_joins_the_lines():
@@ -169,11 +167,11 @@ def test_a_column_of_custom_ids_joins_the_lines():
             'The request ended with status 502: \'{"error": {"message": ""}}\'.',
         ),
         (answered("row-0", "gateway", 599), "The request ended with status 599: '\"gateway\"'."),
-        (answered("row-0", {"choices": []}), "The response holds no answer: '{\"choices\": []}'."),
+        (answered("row-0", {"choices": []}), "The response has no answer: '{\"choices\": []}'."),
         (answered("row-0", {"status": "failed", "error": {"message": "engine"}}), "engine"),
         (said(0, None, refusal="I will not."), "The model refused: 'I will not.'."),
         (b'{"custom_id": "row-0", "response": null, "error": {"code": "batch_expired"}}', "batch_expired"),
-        (b'{"custom_id": "row-0"}', "The request was not run, and no reason is given."),
+        (b'{"custom_id": "row-0"}', "The request was not run, for an unknown reason."),
     ],
 )
 def test_every_kind_of_error_line_gives_its_message(line, message):
@@ -184,7 +182,7 @@ def test_every_kind_of_error_line_gives_its_message(line, message):
 
 def test_a_response_of_another_shape_is_an_error_of_its_row_only():
     out = results([answered("row-0", {"choices": "none"}), said(1, "ok")], rows=2)
-    assert out["error"][0].startswith("The response is not one that OpenAI's API gives (Expected `array | null`")
+    assert out["error"][0].startswith("The response is not valid in OpenAI's API (Expected `array | null`")
     assert out["response"][1] == "ok"
 
 
@@ -288,7 +286,12 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
     ("text", "finish_reason", "start", "quoted"),
     [
         ('{"good": tru', "stop", "The answer is not JSON (", "'{\"good\": tru'"),
-        ('{"good": tru', "length", "max_tokens cut the answer short; raise it. It is not JSON (", "'{\"good\": tru'"),
+        (
+            '{"good": tru',
+            "length",
+            "max_tokens cut the answer off; raise it. The answer is not JSON (",
+            "'{\"good\": tru'",
+        ),
         ("[1]", "stop", "The answer is not a JSON object: '[1]'.", "'[1]'"),
         (
             '{"good": [], "stars": 1}',
@@ -300,8 +303,8 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
         ('{"good": NaN}', "stop", "The answer is not JSON (", "NaN"),
         ("x" * 5000, "stop", "The answer is not JSON (", "x" * 200 + "…'"),
         ('{"good": true, "stars": 99999999999999999999}', "stop", "The answer's field 'stars' does not fit", "Int64"),
-        (None, "length", "There is no answer to read by the schema: max_tokens ended it before", "raise it"),
-        (None, "stop", "There is no answer to read by the schema: the model wrote nothing.", ""),
+        (None, "length", "There is no answer for the schema: max_tokens was reached before", "raise it"),
+        (None, "stop", "There is no answer for the schema: the model wrote nothing.", ""),
     ],
 )
 def test_an_answer_that_does_not_fit_is_an_error_of_its_row(schema, text, finish_reason, start, quoted):
@@ -363,11 +366,11 @@ def test_a_field_that_is_called_error_is_refused():
     for output in ("response", "x"):
         with pytest.raises(FrameError) as caught:
             describe(pd.DataFrame({"a": [1]}), endpoint=CHAT, output=output, schema=schema)
-        assert caught.value.message == "The schema's field 'error' is a column of the result's own; rename it."
+        assert caught.value.message == "The schema's field 'error' is also a column of the result; rename it."
 
 
 def test_lines_of_another_batch_are_refused():
-    with pytest.raises(FrameError, match=r"^Line 2 of the output has the custom_id 'row-7', which names no row\."):
+    with pytest.raises(FrameError, match=r"^Line 2 of the output has the custom_id 'row-7', which no row has\."):
         results([said(0, "a"), said(7, "b")], rows=1)
     with pytest.raises(FrameError, match=r"^Line 1 of the output cannot be read: "):
         results([b"{"], rows=1)
@@ -393,6 +396,6 @@ def test_a_description_survives_the_kernel():
 
 
 def test_schema_and_n_are_refused_together():
-    with pytest.raises(FrameError, match=r"^schema= gives one column per field, so that n= must be 1\.$"):
+    with pytest.raises(FrameError, match=r"^schema= makes one column per field, so n= must be 1\.$"):
         describe(pd.DataFrame({"a": [1]}), endpoint=CHAT, schema=Review, body={"n": 2})
     assert describe(pd.DataFrame({"a": [1]}), endpoint=CHAT, schema=Review, body={"n": 1}).extras == ()

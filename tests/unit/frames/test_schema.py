@@ -197,18 +197,18 @@ def test_a_schema_that_is_passed_in_is_not_changed():
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (int, "schema= takes a pydantic model class or a JSON schema, not <class 'int'>."),
-        (Author(name="a"), "schema= takes a pydantic model class or a JSON schema, not Author(name='a', age=None)."),
+        (int, "schema= must be a pydantic model class or a JSON schema, not <class 'int'>."),
+        (Author(name="a"), "schema= must be a pydantic model class or a JSON schema, not Author(name='a', age=None)."),
         ({"type": "array"}, "schema= must describe an object with properties, one for each column."),
         ({"type": "object"}, "schema= must describe an object with properties, one for each column."),
         (
             response_format(Author),
             (
                 "schema= must describe an object with properties, one for each column."
-                " Pass the schema that is inside of the response_format."
+                " Pass the schema inside the response_format."
             ),
         ),
-        ({"$ref": "#/$defs/X"}, "schema= refers to '#/$defs/X', which is not in it."),
+        ({"$ref": "#/$defs/X"}, "schema= refers to '#/$defs/X', which it does not define."),
     ],
 )
 def test_what_is_no_schema_of_columns_is_refused(schema, message):

@@ -183,10 +183,10 @@ def test_the_rest_of_jinja_works_without_false_alarms(source, prompt):
 
 def test_a_mistake_in_the_template_names_its_line():
     assert refusal("ok\n{{ a", ["a"]) == (
-        "The template has a mistake in line 2: unexpected end of template, expected 'end of print statement'."
+        "The template has an error in line 2: unexpected end of template, expected 'end of print statement'."
     )
-    assert refusal("{{ a | uper }}", ["a"]) == "The template has a mistake in line 1: No filter named 'uper'."
-    assert refusal("{{ my col }}", ["my col"]).endswith("is no identifier is written row['my col'].")
+    assert refusal("{{ a | uper }}", ["a"]) == "The template has an error in line 1: No filter named 'uper'."
+    assert refusal("{{ my col }}", ["my col"]).endswith("is not an identifier as row['my col'].")
 
 
 def test_a_bomb_of_parentheses_is_one_clear_error():
@@ -225,13 +225,13 @@ def test_a_template_cannot_load_another():
 def test_computing_with_a_missing_cell_says_which():
     assert refusal("ok\n{{ price * 2 }}", ["price"], {"price": None}) == (
         "The template cannot be rendered for this row, line 2 of the template: "
-        "column 'price' is missing in this row; guard it with {% if %}."
+        "column 'price' is missing in this row; check it with {% if %}."
     )
 
 
 def test_self_is_never_silently_jinjas():
     assert refusal("{{ self }}", ["self"]) == (
-        "'self' is a word of Jinja's own in templates; write row[\"self\"] for the column."
+        "'self' is a reserved word in Jinja templates; write row[\"self\"] for the column."
     )
 
 
@@ -246,6 +246,6 @@ def test_variables_are_plain_data_that_columns_shadow():
     variables = {"tone": "kind {{ a }}", "a": "not this", "os": os}
     assert render("{{ tone }} {{ a }}", {"a": "A"}, variables=variables) == "kind {{ a }} A"
     assert refusal("{{ os.system('true') }}", ["a"], variables=variables) == (
-        "The template's variable 'os' is a module; only plain data (text, numbers, dates, lists, dicts) can be put into"
+        "The template's variable 'os' is a module; only plain data (text, numbers, dates, lists, dicts) can be used in"
         " a template."
     )

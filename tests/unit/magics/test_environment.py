@@ -30,7 +30,7 @@ def test_the_server_that_jupyter_names_comes_before_ancestors_and_before_the_onl
 
 
 def test_no_server_and_several_are_told_apart():
-    with pytest.raises(ServerNotFoundError, match="No Jupyter server of yours is running on this machine: start one"):
+    with pytest.raises(ServerNotFoundError, match=r"You have no Jupyter server running on this machine\. Start one"):
         environment.choose_server([], [1])
     with pytest.raises(ServerNotFoundError) as raised:
         environment.choose_server([ANN, BOB], [1])
@@ -41,7 +41,7 @@ def test_no_server_and_several_are_told_apart():
 def test_a_server_without_a_token_gets_the_hubs_or_none_is_needed_or_it_is_said(monkeypatch):
     monkeypatch.delenv("JUPYTERHUB_API_TOKEN", raising=False)
     assert environment.variables({**ANN, "token": ""})["BATCH_API_KEY"] == "no-key-needed"
-    with pytest.raises(ServerNotFoundError, match="has no token for programs"):
+    with pytest.raises(ServerNotFoundError, match="but no token for programs"):
         environment.variables({**ANN, "token": "", "password": True})
     with pytest.raises(ServerNotFoundError, match="Unix socket"):
         environment.variables({**ANN, "sock": "/run/jupyter.sock"})

@@ -96,58 +96,58 @@ def test_the_verbs_show_keep_and_complete_batches(shell, session):
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
-        ("%vbatch lode echo", "%vbatch has no verb 'lode'. Did you mean load or unload?"),
-        ("%vbatch x", f"%vbatch has no verb 'x'. The verbs are {', '.join(VERBS)}."),
-        ("%vbatch build", "%vbatch build is a widget, and there is none outside a notebook: %%vbatch -h says more."),
-        ("%vbatch cancel", "the following arguments are required: id. %vbatch cancel -h says more."),
+        ("%vbatch lode echo", "Unknown verb 'lode'. Did you mean load or unload?"),
+        ("%vbatch x", f"Unknown verb 'x'. The verbs are {', '.join(VERBS)}."),
+        ("%vbatch build", "%vbatch build needs widgets, which only a notebook has. See %%vbatch -h."),
+        ("%vbatch cancel", "the following arguments are required: id. See %vbatch cancel -h."),
         ("%vbatch results batch_0", "No batch found with id 'batch_0'."),
         (
             "%vbatch results --frame df",
-            "unrecognized arguments: --frame. %vbatch results -h says more.",
+            "unrecognized arguments: --frame. See %vbatch results -h.",
         ),
         (
             "%vbatch retry --otu x",
-            "unrecognized arguments: --otu. Did you mean --out? %vbatch retry -h says more.",
+            "unrecognized arguments: --otu. Did you mean --out? See %vbatch retry -h.",
         ),
         (
             "%vbatch results -o 1x",
-            "argument -o/--out: this is no name of a variable: 1x. %vbatch results -h says more.",
+            "argument -o/--out: not a valid variable name: 1x. See %vbatch results -h.",
         ),
         (
             "%%vbatch df -o class\n{{ text }}",
-            "argument -o/--out: this is no name of a variable: class. %%vbatch -h says more.",
+            "argument -o/--out: not a valid variable name: class. See %%vbatch -h.",
         ),
-        ("%%vbatch\n{{ text }}", "the following arguments are required: df. %%vbatch -h says more."),
-        ("%%vbatch dff\n{{ text }}", "There is no variable 'dff' to take as the DataFrame. Did you mean df?"),
+        ("%%vbatch\n{{ text }}", "the following arguments are required: df. See %%vbatch -h."),
+        ("%%vbatch dff\n{{ text }}", "There is no variable 'dff' for the DataFrame. Did you mean df?"),
         (
             "%%vbatch df --schema Mod\n{{ text }}",
-            "There is no variable 'Mod' to take as the schema. Did you mean Mood?",
+            "There is no variable 'Mod' for the schema. Did you mean Mood?",
         ),
-        ("%%vbatch Mood\n{{ text }}", "A dict is no pandas DataFrame; convert it first."),
+        ("%%vbatch Mood\n{{ text }}", "A dict is not a pandas DataFrame; convert it first."),
         ("%%vbatch df\n{{ tixt }}", "Unknown column 'tixt' in the template; did you mean 'text'?"),
         (
             "%%vbatch df --max-tokenz 3\n{{ text }}",
-            "unrecognized arguments: --max-tokenz 3. Did you mean --max-tokens? %%vbatch -h says more.",
+            "unrecognized arguments: --max-tokenz 3. Did you mean --max-tokens? See %%vbatch -h.",
         ),
         (
             "%%vbatch df --sample some\n{{ text }}",
-            "argument -n/--sample: invalid int value: 'some'. %%vbatch -h says more.",
+            "argument -n/--sample: invalid int value: 'some'. See %%vbatch -h.",
         ),
         (
             "%%vbatch df --system 'open\n{{ text }}",
-            "The line cannot be read: No closing quotation. Quote text with blanks.",
+            "Cannot read the line: No closing quotation. Put text with spaces in quotes.",
         ),
         (
             "%%vbatch df --body '[1]'\n{{ text }}",
-            "argument --body: this is no JSON object: [1]. %%vbatch -h says more.",
+            "argument --body: not a JSON object: [1]. See %%vbatch -h.",
         ),
         (
             "%%vbatch df --body {n:1}\n{{ text }}",
-            "argument --body: this is no JSON: {n:1}. %%vbatch -h says more.",
+            "argument --body: not valid JSON: {n:1}. See %%vbatch -h.",
         ),
         (
             '%%vbatch df --body \'{"max_tokens": 1, "model": "other"}\'\n{{ text }}',
-            "--body has 'model', which is given in another way: see --model in %%vbatch -h.",
+            "'model' is both in --body and in another flag. See --model in %%vbatch -h.",
         ),
         (
             "%%vbatch df --body '{\"temprature\": 1}'\n{{ text }}",
@@ -169,7 +169,7 @@ def test_a_batch_that_has_ended_cannot_be_cancelled_and_one_without_failures_not
     err = shell.run(f"%vbatch cancel {record.id}")[1]
     assert err == "UsageError: Cannot cancel a batch with status 'completed'.\n"
     err = shell.run("%vbatch retry")[1]
-    assert err == f"UsageError: Batch {record.id} has no request without an answer, so there is nothing to retry.\n"
+    assert err == f"UsageError: There is nothing to retry: every request of batch {record.id} has an answer.\n"
 
 
 def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(shell, session):
@@ -277,7 +277,7 @@ def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_r
     shell.run("%%vbatch df -b --sample 1\n{{ text }}")
     threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
     out, err, batch = shell.run("%vbatch attach")
-    assert f"{batch.id}: no longer followed; it goes on\n" in out
+    assert f"{batch.id}: no longer followed; it keeps running\n" in out
     assert err == ""
     session.engine.latency_seconds = 0
     assert batch.wait(20).status == "completed"
@@ -300,8 +300,8 @@ def test_help_is_printed_for_every_verb(shell):
 def test_without_batch_or_engine_a_sentence_says_so(shell):
     shell.run("%vbatch unload")
     for verb in ("show", "attach", "results", "retry"):
-        assert shell.run(f"%vbatch {verb}")[1] == "UsageError: There is no batch in the store yet.\n"
-    assert repr(shell.run("%vbatch list")[2]) == "There is no batch in the store yet."
+        assert shell.run(f"%vbatch {verb}")[1] == "UsageError: There are no batches in the store yet.\n"
+    assert repr(shell.run("%vbatch list")[2]) == "There are no batches in the store yet."
     assert "No engine is loaded in this kernel" in shell.run("%vbatch engine")[1]
     assert "No engine is loaded in this kernel" in shell.run("%%vbatch df\n{{ text }}")[1]
 

@@ -322,8 +322,8 @@ def test_a_batch_that_cannot_be_finished_for_damage_is_paused_and_says_why(store
     record = store.batches.get(lease.id)
     assert (record.status, record.paused) == ("finalizing", True)
     assert record.reason == (
-        f"Batch {lease.id} cannot end: 2 of its requests would not stand in its files exactly once; request 1 would "
-        "stand there 0 times. Run `python -m vbatch_jupyter fsck`."
+        f"Batch {lease.id} cannot end: 2 of its requests would not be in its files exactly once; request 1 would "
+        "be there 0 times. Run `python -m vbatch_jupyter fsck`."
     )
     epoch = record.epoch
     lifecycle.tend(store)

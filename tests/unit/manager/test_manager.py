@@ -103,7 +103,7 @@ def test_a_file_for_another_purpose_may_hold_anything(manager):
         (
             {"filename": "a\ud800"},
             (
-                "Invalid 'filename': it holds a character that is no Unicode text ('\\ud800').",
+                "Invalid 'filename': it has a character that is not valid Unicode ('\\ud800').",
                 "filename",
                 "invalid_value",
             ),
@@ -275,7 +275,7 @@ ENDPOINTS = "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', and '/
         (
             {"metadata": {"k": "\udfff"}},
             (
-                "Invalid 'metadata.k': it holds a character that is no Unicode text ('\\udfff').",
+                "Invalid 'metadata.k': it has a character that is not valid Unicode ('\\udfff').",
                 "metadata.k",
                 "invalid_value",
             ),

@@ -51,7 +51,7 @@ def test_any_torn_index_is_noticed(entries, data):
     whole = build(entries).to_bytes()
     torn = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
-    with pytest.raises(StoreCorruptError, match=r"(torn|damaged).* Validate the batch again\."):
+    with pytest.raises(StoreCorruptError, match=r"(incomplete|damaged).* Validate the batch again\."):
         LineIndex.from_bytes(torn)
 
 

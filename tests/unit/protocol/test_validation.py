@@ -20,9 +20,9 @@ from vbatch_jupyter.protocol.validation import MAX_ERRORS, Validation, duplicate
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi."}]
 NOT_JSON = "This line is not parseable as valid JSON."
-SURROGATE = f"{NOT_JSON} It holds a lone surrogate, which no text in UTF-8 can carry."
+SURROGATE = f"{NOT_JSON} It has a lone surrogate, which is not valid in UTF-8."
 TOO_DEEP = f"{NOT_JSON} It nests more than 200 levels deep."
-OUT_OF_RANGE = f"{NOT_JSON} It holds a number that is out of range."
+OUT_OF_RANGE = f"{NOT_JSON} It has a number that is out of range."
 
 
 def request(name: str = "a", **body: object) -> dict[str, object]:
@@ -386,7 +386,7 @@ def archived() -> bytes:
     "data", [gzip.compress(line()), archived(), line().decode().encode("utf-16")], ids=["gzip", "zip", "utf-16"]
 )
 def test_a_file_that_is_no_text_is_one_error_that_says_so(data):
-    message = f"{NOT_JSON} The file is compressed or in UTF-16; upload it as plain JSON lines in UTF-8."
+    message = f"{NOT_JSON} The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."
 
     assert check(data).errors == (BatchError("invalid_json_line", message, None, 1),)
 

@@ -82,7 +82,7 @@ async def test_what_is_put_after_the_end_of_a_failed_collector_is_an_error(store
         collector = Collector(lease)
         lease.release()
         await collector.put(group(lease.id, [0])[0])
-        with pytest.raises(FencedError, match="is no longer this owner's"):
+        with pytest.raises(FencedError, match="no longer belongs to this owner"):
             await collector.end()
-        with pytest.raises(FencedError, match="is no longer this owner's"):
+        with pytest.raises(FencedError, match="no longer belongs to this owner"):
             await collector.put(group(lease.id, [1])[0])

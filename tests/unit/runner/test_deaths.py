@@ -25,13 +25,12 @@ from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.fsck import check
 
-REBUILDING = "The engine died; it is being loaded again, and the batch goes on."
+REBUILDING = "The engine died. It is being loaded again, and the batch continues."
 GIVEN_UP_MESSAGE = (
-    "The engine died each time it ran this request, so it was given up; all others of the batch went on. "
-    "The engine's log says why it died."
+    "The engine died each time it ran this request, so the request was skipped. The engine's log says why it died."
 )
 GIVEN_UP = (500, "engine_error", GIVEN_UP_MESSAGE)
-ADVICE = " Load an engine again to go on; the engine's log says why it died."
+ADVICE = " Load an engine again to continue. The engine's log says why it died."
 
 
 def with_killers(requests: int, *killers: int) -> list[str]:
@@ -106,7 +105,7 @@ async def test_three_killers_in_a_row_pause_a_batch_until_another_engine_comes(s
         batch_id = batch_of(store, prompts)
         record = await paused(store, batch_id)
         assert record.status == "in_progress"
-        assert record.reason == "The engine died under 3 requests in a row that each ran alone." + ADVICE
+        assert record.reason == "The engine died on 3 requests in a row, each of which ran alone." + ADVICE
         assert record.request_counts == RequestCounts(6, 0, 3)
         assert notices[-1] == f"Batch {batch_id} is paused: {record.reason}"
         await runner.detach()
@@ -184,7 +183,7 @@ async def test_an_engine_that_dies_a_third_time_with_no_request_to_blame_pauses_
     async with a_runner(store, engine) as (_, notices):
         batch_id = batch_of(store, ["a", "b"])
         record = await paused(store, batch_id)
-    assert record.reason == "The engine died 3 times with no answer between." + ADVICE
+    assert record.reason == "The engine died 3 times without an answer in between." + ADVICE
     assert record.request_counts == RequestCounts(2, 0, 0)
     assert notices[-1] == f"Batch {batch_id} is paused: {record.reason}"
 

@@ -65,7 +65,7 @@ def test_a_large_field_and_many_parts_are_refused_as_they_come():
     with pytest.raises(TooLargeError, match="'purpose' is too large"):
         form.write(b"x" * 100_000)
     form = reader()
-    with pytest.raises(BadRequestError, match="too many parts: it may have 8"):
+    with pytest.raises(BadRequestError, match="too many parts: the maximum is 8"):
         form.write(b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n' * 9)
 
 

@@ -58,7 +58,7 @@ def test_an_unchanged_cell_costs_no_request_and_says_so(kernels: Kernels) -> Non
     pd.testing.assert_frame_equal(first, again)
     assert list(again["response"]) == ["Say one", "Say two", "Say three"]
     newest = next(session.batches())
-    assert kernels.said == [f"Batch {newest.id}: 3 of 3 answers were known and are taken again."]
+    assert kernels.said == [f"Batch {newest.id}: 3 of 3 answers are reused from earlier batches."]
     assert newest.request_counts.completed == 3
     assert newest.usage is not None
     assert newest.usage.output_tokens == 6

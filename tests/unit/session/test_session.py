@@ -109,7 +109,7 @@ def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row
         (TemplateError, "tixt", {"template": "{{ tixt }}"}),
         (BadRequestError, "temperature", {"temprature": 0}),
         (FrameError, "output=", {"output": "text"}),
-        (FrameError, "first rows", {"sample": 0}),
+        (FrameError, "number of rows", {"sample": 0}),
         (BadRequestError, "chat", {"endpoint": "chatt"}),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_batch_of_a_file_gives_its_answers_in_the_files_order_and_takes_no_fra
     file = session.manager.files.create(lines, filename="made-by-hand.jsonl", purpose="batch")
     batch = session.attach(session.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
     assert batch.results()["response"].tolist() == ["hello", "hello"]
-    with pytest.raises(FrameError, match="was made from an input file and not from a DataFrame"):
+    with pytest.raises(FrameError, match="was made from an input file, not from a DataFrame"):
         batch.results(pd.DataFrame({"text": ["a", "b"]}))
 
 
@@ -192,7 +192,7 @@ def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_erro
     batch = session.attach(session.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
     assert batch.wait(10).status == "failed"
     for ask in (batch.results, batch.errors, batch.retry):
-        with pytest.raises(BadRequestError, match=rf"^Batch {batch.id} failed validation, and nothing ran. line 1: "):
+        with pytest.raises(BadRequestError, match=rf"^Batch {batch.id} failed validation and nothing ran. line 1: "):
             ask()
 
 
@@ -238,9 +238,9 @@ def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_p
 def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     session = open_session(tmp_path, latency_seconds=300)
     batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
-    with pytest.raises(TimeoutError, match=f"Batch {batch.id} has not ended within 0.3 s; it is in_progress"):
+    with pytest.raises(TimeoutError, match=f"Batch {batch.id} did not end within 0.3 s. Its status is in_progress"):
         batch.wait(0.3)
-    with pytest.raises(ConflictError, match="its errors are known when it has ended"):
+    with pytest.raises(ConflictError, match="Its errors are known when it has ended"):
         batch.errors()
     assert repr(batch).startswith(f"{batch.id} in_progress 0/2 completed")
     assert len(repr(batch).splitlines()) == 1
@@ -301,7 +301,7 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
     assert record.status == "cancelled"
     assert 0 < record.request_counts.completed < 3000
     assert int(out["error"].isna().sum()) == record.request_counts.completed
-    assert "interrupted; cancelling it (interrupt again at once to leave it running)" in capsys.readouterr().out
+    assert "interrupted, cancelling (interrupt again to leave it running)" in capsys.readouterr().out
     session.close()
 
 
@@ -335,7 +335,7 @@ def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone
         batch.wait()
     interrupt(session, when=is_running)
     assert session.follow(batch, cancels=False) is batch
-    assert f"{batch.id}: no longer followed; it goes on\n" in capsys.readouterr().out
+    assert f"{batch.id}: no longer followed; it keeps running\n" in capsys.readouterr().out
     assert batch.status == "in_progress"
     hurry(session)
     assert batch.wait(10).request_counts.completed == 1
@@ -361,7 +361,7 @@ def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_on
 
 
 def test_run_for_a_model_that_the_engine_does_not_serve_waits_for_nothing(session):
-    with pytest.raises(EngineNotLoadedError, match="serves 'echo', not 'ecco': load that model first"):
+    with pytest.raises(EngineNotLoadedError, match=r"serves 'echo', not 'ecco'\. Load that model first"):
         session.run(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="ecco")
     assert list(session.batches()) == []
 
@@ -373,7 +373,7 @@ def test_without_an_engine_a_named_model_waits_and_an_unnamed_one_is_an_error(tm
         with pytest.raises(EngineNotLoadedError, match="%vbatch load MODEL"):
             call(df, "{{ text }}")
     batch = session.submit(df, "{{ text }}", model="echo")
-    with pytest.raises(TimeoutError, match="it is in_progress"):
+    with pytest.raises(TimeoutError, match="Its status is in_progress"):
         batch.wait(1)
     session.load("echo")
     assert batch.wait(5).request_counts.completed == 1
@@ -388,7 +388,7 @@ def test_a_paused_batch_says_why_and_goes_on_when_an_engine_is_loaded_anew(tmp_p
     batch = session.submit(pd.DataFrame({"text": ["deadly", "b"]}), "{{ text }}")
     with pytest.raises(BatchPausedError, match=r"could not be loaded again.*told to start no more"):
         batch.wait(10)
-    assert said[0] == "The engine died; it is being loaded again, and the batch goes on."
+    assert said[0] == "The engine died. It is being loaded again, and the batch continues."
     assert said[-1].startswith(f"Batch {batch.id} is paused: ")
     session.load("echo")
     with pytest.raises(BatchPausedError):

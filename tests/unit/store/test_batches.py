@@ -72,7 +72,7 @@ def test_a_batch_that_the_disk_has_no_room_for_is_not_created(tmp_path):
     with open_store(tmp_path / "store") as store:
         batch = make_batch(store, 1)
     with open_store(store.path, floor_bytes=1 << 60) as store:
-        with pytest.raises(StoreFullError, match=r"There is no room left .* MiB are needed, [\d.,]+ MiB are free"):
+        with pytest.raises(StoreFullError, match=r"is full\. .* MiB are needed, [\d.,]+ MiB are free"):
             store.batches.create(BatchRecord(**{**batch.__dict__, "id": new_batch_id()}))
         assert len(store.batches.list().data) == 1
 

@@ -84,7 +84,7 @@ def test_a_group_that_has_no_room_waits_with_a_reason_and_goes_on_when_there_is_
     whole = spool.stat().st_size
     disk.fill()
     for _ in range(2):
-        with pytest.raises(StoreFullError, match=r"There is no room left on the disk .* VBATCH_STORE"):
+        with pytest.raises(StoreFullError, match=r"The disk of the store in .* is full.* VBATCH_STORE"):
             lease.append(group(lease.id, range(20, 120), padding=5000))
     assert spool.stat().st_size == whole
     record = store.batches.get(lease.id)

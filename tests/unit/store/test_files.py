@@ -46,7 +46,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store):
 def test_a_file_over_the_limit_is_refused_and_not_kept(store):
     with store.files.begin(max_bytes=3) as incoming:
         incoming.write(b"12")
-        with pytest.raises(TooLargeError, match="may have 3 bytes at most"):
+        with pytest.raises(TooLargeError, match="the maximum is 3 bytes"):
             incoming.write(b"34")
     assert names(store) == []
     with store.files.begin(max_bytes=3) as incoming:
@@ -96,7 +96,7 @@ def test_a_reader_is_not_disturbed_by_the_deletion(store):
 
 def test_a_file_that_an_unfinished_batch_reads_cannot_be_deleted(store):
     batch = make_batch(store, 1)
-    message = f"Cannot delete file '{batch.input_file_id}': batch '{batch.id}' with status 'validating' reads it"
+    message = f"Cannot delete file '{batch.input_file_id}': it is used by batch '{batch.id}' with status 'validating'"
     with pytest.raises(ConflictError, match=message):
         store.files.delete(batch.input_file_id)
     store.batches.cancel(batch.id)

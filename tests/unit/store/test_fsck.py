@@ -56,16 +56,16 @@ def test_i1_a_request_in_both_files_is_found(store, ended):
     outputs = content(store, ended.output_file_id).splitlines()
     rewrite(store, ended.error_file_id, outputs[:1])
     problems = check(store)
-    assert f"batch {ended.id} (completed): 1 requests stand in its output file and in its error file" in problems
-    assert any("in neither file, the first of them line 4 of the input file" in line for line in problems)
+    assert f"batch {ended.id} (completed): 1 requests are both in its output file and in its error file" in problems
+    assert any("in neither file; the first is line 4 of the input file" in line for line in problems)
 
 
 def test_i1_a_request_twice_in_one_file_is_found(store, ended):
     outputs = content(store, ended.output_file_id).splitlines()
     rewrite(store, ended.output_file_id, [*outputs[:-1], outputs[0]])
     problems = check(store)
-    assert f"batch {ended.id} (completed): 1 requests stand twice in one of its files" in problems
-    assert any("the first of them line 6 of the input file" in problem for problem in problems)
+    assert f"batch {ended.id} (completed): 1 requests are twice in one of its files" in problems
+    assert any("the first is line 6 of the input file" in problem for problem in problems)
 
 
 def test_i2_a_line_that_answers_no_request_is_found(store, ended):
@@ -82,8 +82,8 @@ def test_i3_wrong_counts_are_found(store, ended):
 
     store.database.write(change)
     assert check(store) == [
-        f"batch {ended.id} (completed): its completed is 4, its files hold 5",
-        f"batch {ended.id} (completed): its failed is 2, its files hold 1",
+        f"batch {ended.id} (completed): its completed is 4, but its files have 5",
+        f"batch {ended.id} (completed): its failed is 2, but its files have 1",
     ]
 
 
@@ -93,10 +93,10 @@ def test_i4_a_lost_a_cut_and_an_altered_file_are_told_apart(store, ended):
     path.write_bytes(whole.replace(b"answer 0", b"answer 9"))
     assert only_problem(store) == (
         f"file {ended.output_file_id} ('{ended.id}_output.jsonl'): "
-        "its content is not what was written: the SHA-256 differs"
+        "its content has changed since it was written: the SHA-256 differs"
     )
     path.write_bytes(whole[:-1])
-    assert re.search(r"it has [\d,]+ bytes, its row says [\d,]+$", only_problem(store))
+    assert re.search(r"it has [\d,]+ bytes, but its row says [\d,]+$", only_problem(store))
     path.unlink()
     assert check(store)[0].endswith(f"its content is missing at {path}")
 
@@ -105,7 +105,7 @@ def test_i5_what_has_no_row_is_found_and_swept(store, ended):
     (store.files.directory / ("file-" + "0" * 22)).write_bytes(b"x")
     (store.batches.directory / ended.id).mkdir()
     assert check(store) == [
-        f"{store.files.directory}/file-{'0' * 22}: no file of the store; the next sweep removes it",
+        f"{store.files.directory}/file-{'0' * 22}: not a file of the store; the next sweep removes it",
         f"{store.batches.directory / ended.id}: belongs to no unfinished batch; the next sweep removes it",
     ]
     store.sweep()
@@ -128,7 +128,7 @@ def test_a_spool_that_lost_what_was_counted_is_found(store):
         lease.append(group(lease.id, [0, 1]))
     (store.batches.directory / lease.id / "spool-0000000001").write_bytes(b"")
     assert only_problem(store) == (
-        f"batch {lease.id} (in_progress): 2 requests were counted as finished, its spool holds 0"
+        f"batch {lease.id} (in_progress): 2 requests were counted as finished, but its spool has 0"
     )
 
 
@@ -172,6 +172,6 @@ def test_the_command_takes_the_store_from_the_environment_and_prints_a_line_for_
 def test_the_command_makes_no_store_where_there_is_none(tmp_path, capsys):
     assert main(["fsck", str(tmp_path / "nothing")]) == 1
     assert capsys.readouterr().err == (
-        f"There is no store in {tmp_path / 'nothing'}. VBATCH_STORE names the one that is looked for.\n"
+        f"There is no store in {tmp_path / 'nothing'}. Set VBATCH_STORE to its directory.\n"
     )
     assert list(tmp_path.iterdir()) == []

@@ -94,7 +94,7 @@ def test_the_innermost_and_latest_mount_decides_and_blanks_in_its_name_are_read(
 def test_a_directory_that_holds_other_things_is_left_as_it_is(tmp_path):
     tmp_path.chmod(0o755)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match=r"other things are in that directory\. Set .* VBATCH_STORE"):
+    with pytest.raises(StoreError, match=r"the directory has other files in it\. Set .* VBATCH_STORE"):
         open_store(tmp_path)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]

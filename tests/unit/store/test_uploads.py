@@ -47,10 +47,10 @@ def test_a_complete_that_is_sent_again_gives_the_same_file_and_another_one_is_re
     parts = [uploads.add_part(upload.id, [text]).id for text in (b"{", b"}", b"\n", b"\n")]
     made = uploads.complete(upload.id, part_ids=parts)
     assert uploads.complete(upload.id, part_ids=parts) == made
-    with pytest.raises(ConflictError, match="has status 'completed'"):
+    with pytest.raises(ConflictError, match="its status is 'completed'"):
         uploads.complete(upload.id, part_ids=parts[::-1])
     for verb in (uploads.cancel, uploads.begin_part):
-        with pytest.raises(ConflictError, match="has status 'completed'"):
+        with pytest.raises(ConflictError, match="its status is 'completed'"):
             verb(upload.id)
 
 
@@ -62,8 +62,8 @@ def test_a_complete_that_is_sent_again_gives_the_same_file_and_another_one_is_re
         ({"part_ids": [1]}, "part_ids[0]", "expected a string"),
         ({"part_ids": []}, "part_ids", "at least one part"),
         ({"part_ids": ["A", "part_0"]}, "part_ids[1]", "has no part 'part_0'"),
-        ({"part_ids": ["A", "A"]}, "part_ids", "may stand in 'part_ids' once"),
-        ({"part_ids": ["A"]}, "part_ids", "come to 2 bytes, and the upload was created for 5"),
+        ({"part_ids": ["A", "A"]}, "part_ids", "Each part can be in 'part_ids' only once"),
+        ({"part_ids": ["A"]}, "part_ids", "have 2 bytes, but the upload was created for 5"),
         ({"part_ids": ["A", "B"], "md5": "0" * 32}, "md5", "The md5 of the parts is"),
         ({"part_ids": ["B", "A"]}, None, "Must be .jsonl"),
     ],
@@ -87,9 +87,9 @@ def test_a_cancelled_upload_has_no_parts_and_stays_cancelled(uploads, store):
     arriving.write(b"{}")
     assert uploads.cancel(upload.id).status == "cancelled"
     assert uploads.cancel(upload.id).status == "cancelled"
-    with pytest.raises(ConflictError, match="has status 'cancelled'"):
+    with pytest.raises(ConflictError, match="its status is 'cancelled'"):
         arriving.commit()
-    with pytest.raises(ConflictError, match="has status 'cancelled'"):
+    with pytest.raises(ConflictError, match="its status is 'cancelled'"):
         uploads.complete(upload.id, part_ids=[part.id])
     assert names(store) == []
 
@@ -98,11 +98,11 @@ def test_an_upload_expires_after_an_hour_and_a_sweep_removes_its_parts(uploads, 
     upload = create(uploads, 2)
     part = uploads.add_part(upload.id, [b"{}"])
     store.clock = lambda: 4600.5
-    with pytest.raises(ConflictError, match="has status 'expired'"):
+    with pytest.raises(ConflictError, match="its status is 'expired'"):
         uploads.complete(upload.id, part_ids=[part.id])
-    with pytest.raises(ConflictError, match="has status 'expired'"):
+    with pytest.raises(ConflictError, match="its status is 'expired'"):
         uploads.begin_part(upload.id)
-    with pytest.raises(ConflictError, match="has status 'expired'"):
+    with pytest.raises(ConflictError, match="its status is 'expired'"):
         uploads.cancel(upload.id)
     assert names(store) == [part.id]
     assert store.sweep() == [part.id]
@@ -120,7 +120,7 @@ def test_a_sweep_leaves_a_part_that_is_arriving_and_takes_what_a_kill_left(uploa
     assert store.uploads.sweep() == [".tmp-left"]
     assert names(store) == [part.id]
     (store.uploads.path(part.id)).write_bytes(b"{")
-    assert fsck.check(store) == [f"upload {upload.id}: its part {part.id} has 1 bytes, its row says 2"]
+    assert fsck.check(store) == [f"upload {upload.id}: its part {part.id} has 1 bytes, but its row says 2"]
 
 
 def test_a_part_above_64_mib_is_refused(uploads, store):

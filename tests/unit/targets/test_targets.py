@@ -65,8 +65,8 @@ def test_the_project_comes_before_the_user_and_both_may_change_one_thing_alone(c
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ('base_url = "ftp://a"\napi_key_env = "A"', "base_url must be an address with http or https, not 'ftp://a'"),
-        ('base_url = "https://u:p@a"\napi_key_env = "A"', "base_url must hold neither a user, nor a password"),
+        ('base_url = "ftp://a"\napi_key_env = "A"', "base_url must be an http or https address, not 'ftp://a'"),
+        ('base_url = "https://u:p@a"\napi_key_env = "A"', "base_url must not have a user, a password"),
         (
             'base_url = "https://a"\napi_key_env = "sk-a secret"',
             "api_key_env must be the name of an environment variable",
@@ -81,7 +81,9 @@ def test_a_wrong_target_names_the_file_and_what_is_wrong_and_never_a_secret(conf
     configure(project=f"[tool.vbatch.targets.ours]\n{fields}")
     with pytest.raises(BadRequestError) as raised:
         targets()
-    assert str(raised.value).startswith(f"The target 'ours' in {tmp_path / 'project' / 'pyproject.toml'} is wrong: ")
+    assert str(raised.value).startswith(
+        f"The target 'ours' in {tmp_path / 'project' / 'pyproject.toml'} is not valid: "
+    )
     assert sentence in str(raised.value)
     assert "secret" not in str(raised.value).partition("unknown field")[0]
 
@@ -136,7 +138,7 @@ def test_parts_are_kept_whole_and_their_counts_never_exceed_their_requests():
         ({"response": {"status_code": 200, "body": {"a": 1}}}, False, 200, None),
         ({"response": {"status_code": 429, "body": {"error": {"message": "busy"}}}}, True, 429, "busy"),
         ({"error": {"code": "request_timeout", "message": "Timed out."}}, True, 504, "Timed out."),
-        ({}, True, 504, "The service gave neither a response nor an error for this request."),
+        ({}, True, 504, "The service returned neither a response nor an error for this request."),
     ],
 )
 def test_a_services_line_becomes_ours_with_its_outcome(line, is_error, status, message):
@@ -187,7 +189,7 @@ def test_an_engine_that_serves_the_model_leaves_a_batch_of_a_service_alone(tmp_p
         while (reason := session.store.batches.get(record.id).reason) is None:
             assert time.monotonic() < until
             time.sleep(0.05)
-        assert reason == "Set the environment variable OURS_API_KEY to the key for ours; it goes on then."
+        assert reason == "Set the environment variable OURS_API_KEY to the API key for ours to continue."
         assert session.store.batches.get(record.id).status == "validating"
     finally:
         session.close()
@@ -199,10 +201,10 @@ def test_a_target_needs_no_engine_but_a_model_and_a_key(tmp_path, configure, mon
     df = pd.DataFrame({"n": [1]})
     session = open_session(tmp_path, load=False)
     try:
-        with pytest.raises(BadRequestError, match="set the environment variable PARASAIL_API_KEY to it"):
+        with pytest.raises(BadRequestError, match="Set the environment variable PARASAIL_API_KEY"):
             session.run(df, "{{ n }}", target="parasail", model="m")
         monkeypatch.setenv("PARASAIL_API_KEY", "k")
-        with pytest.raises(FrameError, match="Name the model that parasail shall run"):
+        with pytest.raises(FrameError, match="Name the model for parasail with model="):
             session.submit(df, "{{ n }}", target="parasail")
         with pytest.raises(EngineNotLoadedError):
             session.submit(df, "{{ n }}")

@@ -72,8 +72,8 @@ def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_t
     [
         ("_template", "{{ txt }}", "Unknown column &#x27;txt&#x27; in the template; did you mean &#x27;text&#x27;?"),
         ("_template", "{{", "unexpected"),
-        ("_max_tokens", "many", "max_tokens is a number, and not &#x27;many&#x27;."),
-        ("_out", "1x", "&#x27;1x&#x27; is no name of a variable."),
+        ("_max_tokens", "many", "max_tokens must be a number, not &#x27;many&#x27;."),
+        ("_out", "1x", "&#x27;1x&#x27; is not a valid variable name."),
     ],
 )
 def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(session, names, field, value, sentence):
@@ -116,9 +116,9 @@ def test_what_cannot_be_submitted_is_said(session, names):
 
 
 def test_without_a_frame_it_says_so(session):
-    with pytest.raises(FrameError, match="There is no DataFrame among the notebook's variables"):
+    with pytest.raises(FrameError, match="The notebook has no DataFrame to build a batch from"):
         Builder(session, {"pi": 3.14})
-    with pytest.raises(FrameError, match="There is no DataFrame 'dff'"):
+    with pytest.raises(FrameError, match="The notebook has no DataFrame 'dff'"):
         Builder(session, {"df": pd.DataFrame({"a": [1]})}, df="dff")
 
 

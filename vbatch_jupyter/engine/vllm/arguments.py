@@ -19,7 +19,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vbatch_jupyter.errors import EngineArgumentError
 
 MAX_MODEL_LEN = 8192
-"""Context length, in tokens, that no engine exceeds unless it is asked to: the KV cache is shared by many requests."""
+"""The default limit of the context length, in tokens, because many requests share the KV cache."""
 
 MAX_NUM_SEQS = 256
 
@@ -60,7 +60,7 @@ def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
 
 
 def bounded_engine_args(arguments: argparse.Namespace) -> AsyncEngineArgs:
-    """Build vLLM's engine arguments, the context length bounded by `MAX_MODEL_LEN` where none was asked for."""
+    """Build vLLM's engine arguments, with at most `MAX_MODEL_LEN` as the context length if none is given."""
     engine_args = AsyncEngineArgs.from_cli_args(arguments)
     if arguments.max_model_len is None and engine_args.create_model_config().max_model_len > MAX_MODEL_LEN:
         engine_args.max_model_len = arguments.max_model_len = MAX_MODEL_LEN

@@ -44,7 +44,7 @@ def _redirect_output(log_path: str) -> None:
 
 def _end_with(parent: BaseProcess) -> None:
     # vLLM's engine core does not notice that its parent was killed and would keep the device's memory. A death signal
-    # (PR_SET_PDEATHSIG) is no way out: it is tied to the thread that started us, not to the process.
+    # (PR_SET_PDEATHSIG) does not help: it is tied to the thread that started us, not to the process.
     connection.wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_GRACE_SECONDS)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.engine.vllm.routes import Routes
     from vbatch_jupyter.engine.vllm.stats import EngineCounters
 
-_DIED = "The engine died; the request is run again on the next one."
+_DIED = "The engine died. The request runs again on the next one."
 
 _SHUTDOWN_SECONDS = 15.0
 """vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
@@ -135,13 +135,13 @@ class VllmEngine(Engine):
         response = await self._call(app, method, path, body, priority)
         if not response.headers.get("content-type", "").startswith("application/json"):
             return response
-        with self._deaths_told():
+        with self._deaths_reported():
             answer = await response.read()
         return self._checked(path, response.status, answer)
 
     def _checked(self, path: str, status: int, answer: bytes) -> EngineResponse:
         if status >= _SERVER_ERROR and self.state != "ready":
-            raise EngineDiedError("The engine died while it answered; the request is run again on the next one.")
+            raise EngineDiedError("The engine died while it answered. The request runs again on the next one.")
         if ABORTED in answer:
             raise RequestAbortedError(RequestAbortedError.__doc__)
         if status >= _CLIENT_ERROR:
@@ -157,7 +157,7 @@ class VllmEngine(Engine):
         return int(msgspec.json.decode(content)["count"])
 
     def stats(self) -> EngineStats:
-        """Give the engine's figures at this moment."""
+        """Return the engine's figures at this moment."""
         name = self.served_model_names[0]
         if self._counters is None:
             return EngineStats(model=name, state=self.state)
@@ -172,7 +172,7 @@ class VllmEngine(Engine):
             vllm_process.release_memory()
 
     async def _call_function(self, path: str, body: bytes, priority: int) -> tuple[int, bytes] | None:
-        """Answer a request without the application; None where it must answer."""
+        """Answer a request without the application; None if it must answer."""
         if self._routes is None:
             return None
         try:
@@ -184,12 +184,12 @@ class VllmEngine(Engine):
         return None if response is None else (response.status_code, bytes(response.body))
 
     async def _call(self, app: asgi.Application, method: str, path: str, body: bytes, priority: int) -> EngineResponse:
-        with self._deaths_told():
+        with self._deaths_reported():
             return await asgi.call(app, method, path, body, _headers(priority))
 
     @contextlib.contextmanager
-    def _deaths_told(self) -> Iterator[None]:
-        # Where its engine dies, vLLM's application trips over itself: it would end a server that is not there.
+    def _deaths_reported(self) -> Iterator[None]:
+        # If its engine dies, vLLM's application fails too: it tries to end a server that does not exist.
         try:
             yield
         except Exception as error:
@@ -201,7 +201,7 @@ class VllmEngine(Engine):
         if self._app is None or self._llm is None:
             raise EngineNotLoadedError
         if self._llm.errored:
-            raise EngineDiedError("The engine has died; load it again with %vbatch load.")
+            raise EngineDiedError("The engine has died. Load it again with %vbatch load.")
         return self._app
 
     def _refuse(self, method: str, path: str, body: bytes) -> EngineResponse | None:

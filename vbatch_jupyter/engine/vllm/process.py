@@ -1,6 +1,6 @@
-"""Start vLLM from inside a process that has other things to do.
+"""Starts vLLM inside a process that also does other things.
 
-What starting it would do to this process, and what keeps it from it:
+What starting it would do to this process, and how that is prevented:
 
 - vLLM's processes end at SIGINT, and Jupyter's Interrupt sends it to the whole process group: the starting thread
   blocks it first, and they inherit that;
@@ -58,16 +58,16 @@ _KEEPING_CACHES = ("vllm.utils.func_utils", "vllm.tokenizers.registry", "vllm.tr
 _LRU_CACHE = type(functools.cache(len))
 
 _LIMITS = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0, "VLLM_MAX_N_SEQUENCES": policy.MAX_SEQUENCES}
-"""vLLM's own limits, behind those of `protocol.policy`: should one request get past the one, it meets the other."""
+"""vLLM's own limits, as a second line of defence behind `protocol.policy`."""
 
 _FEW_CORES = 4
 _CORES_VARIABLES = frozenset({"VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU"})
-"""Whoever has set one of them has chosen which cores compute."""
+"""A user who has set one of them has chosen which cores compute."""
 
 _NEUTRAL_ARGUMENTS = frozenset(
     {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "served_model_name", "scheduling_policy"}
 )
-"""Arguments that change how fast an engine answers, and never what."""
+"""Arguments that change how fast an engine answers, but not its answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Built:
 def import_vllm(log_path: Path) -> None:
     """Import vLLM, in a call of its own before `build`.
 
-    An exception that is caught and kept during the import keeps the frames that led to it: were they those of `build`,
+    An exception that is kept during the import keeps the frames that led to it. If they were those of `build`,
     the first engine would never be freed.
 
     Parameters
@@ -116,7 +116,7 @@ def import_vllm(log_path: Path) -> None:
             from vbatch_jupyter.engine.vllm import arguments, stats  # noqa: F401
         except ImportError as error:
             raise EngineLoadError(_import_message(error)) from error
-    # vLLM asks its variables anew for each request, when this process's environment is its own again.
+    # vLLM reads its variables again for each request, when this process's environment has been restored.
     for name, value in _LIMITS.items():
         setattr(envs, name, value)
 
@@ -194,14 +194,14 @@ async def build_app(built: Built) -> Application:
 
 
 def routes_of(app: Application) -> Routes:
-    """Give the functions behind the routes of an engine's OpenAI layer."""
+    """Return the functions behind the routes of an engine's OpenAI layer."""
     from vbatch_jupyter.engine.vllm.routes import Routes
 
     return Routes(app)
 
 
 def keep_memory() -> None:
-    """Spare the garbage collector what an engine consists of, as vLLM's own servers do, until `release_memory`.
+    """Hide the engine's objects from the garbage collector, as vLLM's own servers do, until `release_memory`.
 
     That is over a million objects. With hundreds of requests on their way it would go through all of them again and
     again, which took a third of the front end's time. What it no longer looks at is freed all the same when nothing
@@ -212,7 +212,7 @@ def keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """Let go of what an engine that was shut down has left in this process: tens of megabytes each time."""
+    """Free what a stopped engine has left in this process: tens of megabytes each time."""
     for name in _KEEPING_CACHES:
         for value in list(vars(sys.modules.get(name, object)).values()):
             # By its type: transformers has stand-ins that raise when anything is asked of them.
@@ -258,7 +258,7 @@ def _guarded(log_path: Path) -> Iterator[None]:
 
 
 def all_of_few_cores(environment: Mapping[str, str]) -> dict[str, str]:
-    """Let vLLM compute on every core where there are few.
+    """Let vLLM compute on every core if there are few.
 
     It would keep one for its front end. Of two that is half of the machine: 500 chats to the demo model take 23 s on
     one core and 13 s on both. Only a model of two layers is slower so, whose front end needs a core for itself.
@@ -340,13 +340,13 @@ def _mapped(error: Exception, model: str, log_path: Path, log_start: int) -> Eng
         return EngineArgumentError(f"vLLM refuses {fields}.")
     if type(error).__name__ in _NOT_FOUND or re.search(_NO_SUCH_MODEL, text):
         return EngineLoadError(
-            f"The model '{model}' was not found: it is neither a folder here nor a model that can be had from "
+            f"The model '{model}' was not found: it is neither a local folder nor a model that can be downloaded from "
             f"Hugging Face now. ({_first_sentence(text)})"
         )
     if isinstance(error, ValueError | TypeError):
         return EngineArgumentError(f"vLLM refuses the arguments for '{model}': {text}")
     cause = _root_cause(log_path, log_start) or text or type(error).__name__
-    return EngineLoadError(f"The engine for '{model}' did not start: {cause} The whole story is in {log_path}.")
+    return EngineLoadError(f"The engine for '{model}' did not start: {cause} See the log: {log_path}.")
 
 
 def _refused_fields(error: Exception) -> str:

@@ -1,9 +1,9 @@
 """vLLM's OpenAI layer without the web framework in front of it.
 
-Behind each of its routes stands a function from a pydantic model to a response. A request of a batch needs nothing
+Each of its routes calls a function from a pydantic model to a response. A request of a batch needs nothing
 else: no middlewares, no tasks that watch for a client that leaves. Calling the function costs less than half of what
-the application costs for a short request. What is not plain is left to the application, so that every refusal and every
-error has its words.
+the application costs for a short request. Everything unusual is left to the application, so that every refusal and
+error has its own message.
 
 vLLM renders and tokenizes in threads, which costs a short request more than the work itself: that is done in place.
 """
@@ -46,7 +46,7 @@ class RenderingExecutor(Executor):
         self._threads = threads
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Do a piece of work, or have it done; give a future that asyncio can wait for."""
+        """Do a piece of work here or in a thread; return a future that asyncio can wait for."""
         if not _is_short.get():
             return self._threads.submit(fn, *args, **kwargs)
         # asyncio takes a future of its own as it is, and awaiting one that is done does not even go through the loop.
@@ -89,7 +89,7 @@ class Routes:
             self._functions[route.path] = adapter, function
 
     async def call(self, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> Response | None:
-        """Answer a request; None where the application must.
+        """Answer a request; None if the application must.
 
         Cancelling the call aborts the request in the engine.
 

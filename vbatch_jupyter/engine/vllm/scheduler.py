@@ -2,7 +2,7 @@
 
 vLLM sorts the requests that wait by priority, but looks at none of them while as many run as may run
 (``num_running >= max_num_active_reqs``), and gives a waiting one no memory that a running one has: it preempts only for
-requests that run already. A chat would stand behind 256 answers of a batch until one of them ends. Keeping slots free
+requests that run already. A chat would wait behind 256 answers of a batch until one of them ends. Keeping slots free
 in the runner would not do: a line with ``n=8`` takes eight of them, and a chat may, too.
 
 Here the engine has a few slots more than batches may fill. Where those are taken too, or memory is short, requests of
@@ -10,7 +10,7 @@ batches are put back into the queue before a step until those of people have roo
 what was put back is computed again, and the next chat waits for that. What they have computed stays in the prefix cache
 as long as there is room, and their answers stay the same requests' answers.
 
-The step in which an interactive request begins is that of interactive requests alone: beside 256 others its first token
+The step in which an interactive request begins runs interactive requests only: with 256 others its first token
 would take as long as theirs. Never two such steps in a row, so that people in any number halve a batch's speed at most.
 
 This runs in the engine's own process.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vllm.config import SchedulerConfig
 
 _INTERACTIVE_SLOTS = 8
-"""How many interactive requests run beside a batch that has all its slots, before any of its requests is put back."""
+"""How many interactive requests run with a batch that has all its slots, before a batch request is preempted."""
 
 _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 

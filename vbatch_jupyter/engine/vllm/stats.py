@@ -64,7 +64,7 @@ class EngineCounters:
                 self._steps.popleft()
 
     def stats(self, model: str, state: EngineState) -> EngineStats:
-        """Give the figures of this moment.
+        """Return the figures of this moment.
 
         Parameters
         ----------
@@ -110,10 +110,10 @@ def stat_logger_factory(counters: EngineCounters) -> Callable[..., StatLoggerBas
             try:
                 counters.observe(scheduler_stats, iteration_stats)
             except Exception:
-                # vLLM takes an exception from a stat logger for the death of the engine, for good.
+                # vLLM takes an exception from a stat logger for the death of the engine.
                 if not self._warned:
                     self._warned = True
-                    _logger.exception("engine figures could not be read; they stand still from here on")
+                    _logger.exception("engine figures could not be read; they do not change from here on")
 
         def log_engine_initialized(self) -> None:
             pass
