@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -70,22 +71,21 @@ VERSIONS = ("3.11", "3.12", "3.13")
 
 
 @pytest.fixture(scope="module")
-def pythons(wheel, tmp_path_factory):
-    """Give the interpreters of environments that hold the wheel and what it asks for, and what its tests need."""
+def pythons(wheel):
+    """Return the interpreters of environments that hold the wheel and what it asks for, and what its tests need."""
+    # Not in pytest's folder, which may be in memory: uv links the files of its cache on the same disk.
+    with tempfile.TemporaryDirectory(prefix="vb") as folder, ThreadPoolExecutor() as threads:
 
-    def make(version):
-        folder = tmp_path_factory.mktemp(f"python{version}")
-        call(interpreter(version), "-m", "venv", folder)
-        inside = folder / "bin" / "python"
-        install(inside, wheel)
-        return inside
+        def make(version):
+            inside = Path(folder, version, "bin", "python")
+            call(
+                sys.executable, "-m", "uv", "venv", "--quiet", f"--python={interpreter(version)}", Path(folder, version)
+            )
+            install(inside, wheel, "pytest", "pytest-timeout", "hypothesis")
+            return inside
 
-    found = [version for version in VERSIONS if interpreter(version)]
-    with ThreadPoolExecutor() as threads:
-        made = dict(zip(found, threads.map(make, found), strict=True))
-    yield made
-    for inside in made.values():
-        shutil.rmtree(inside.parent.parent)
+        found = [version for version in VERSIONS if interpreter(version)]
+        yield dict(zip(found, threads.map(make, found), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,6 @@ def unit_test_runs(pythons, tmp_path_factory):
 
     def run(version):
         folder = tmp_path_factory.mktemp("unit")
-        install(pythons[version], "pytest", "pytest-timeout", "hypothesis")
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         return call(pythons[version], "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", cwd=folder)
