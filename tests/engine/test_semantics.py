@@ -11,27 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.kernels import Cell, NotebookKernel, is_alive, lines_of
+from tests.kernels import PROGRAMS, Cell, NotebookKernel, is_alive, lines_of
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 
 pytestmark = pytest.mark.timeout(900)
 
-PREPARE = """
-import asyncio, json, os, time, pandas as pd
-from vbatch_jupyter.session.session import current
-
-def ask(path, priority=0, **body):
-    async def call():
-        response = await current().engine.request("POST", path, json.dumps(body).encode(), priority=priority)
-        return int(response.status), json.loads(await response.read())
-    return current()._thread.call(call(), timeout=100)
-
-def show(value):
-    print("JSON" + json.dumps(value))
-
-HELLO = [{"role": "user", "content": "Say hello."}]
-before = dict(os.environ)
-"""
+PREPARE = f"{PROGRAMS}\nbefore = dict(os.environ)"
 
 
 class Session:
@@ -166,27 +151,7 @@ def test_tools_and_schemas_are_followed(session: Session) -> None:
 
 
 def test_figures_move_and_rest(session: Session) -> None:
-    code = """
-long = [{"role": "user", "content": "the same long beginning " * 60}]
-start = current().engine.stats()
-def usage():
-    return ask('/v1/chat/completions', model='demo', messages=long, max_tokens=4)[1]["usage"]
-usages = [usage()]
-missed = current().engine.stats()
-usages += [usage(), usage()]
-busy = current().engine.stats()
-time.sleep(5.5)
-idle = current().engine.stats()
-show({
-    "cached": [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages],
-    "prompt": [sum(usage["prompt_tokens"] for usage in usages), busy.prompt_tokens - start.prompt_tokens],
-    "generation": busy.generation_tokens - start.generation_tokens,
-    "hit_rate": [missed.prefix_cache_hit_rate, busy.prefix_cache_hit_rate],
-    "rates": [busy.prompt_tokens_per_second, busy.generation_tokens_per_second],
-    "rest": [idle.prompt_tokens_per_second, idle.generation_tokens_per_second, idle.running, idle.waiting, idle.state],
-})
-"""
-    figures = session.ask(code)
+    figures = session.ask("show(figures_that_move_and_rest())")
     first, *again = figures["cached"]
     assert first == 0
     assert again == [again[0]] * 2
@@ -213,18 +178,7 @@ show({
 
 
 def test_a_frame_comes_back_with_typed_columns_and_a_bad_row_is_a_row(session: Session) -> None:
-    code = """
-from typing import Literal
-from pydantic import BaseModel
-class Mood(BaseModel):
-    happy: bool
-    stars: Literal[1, 2, 3]
-df = pd.DataFrame({"text": ["Great!", "word " * 3000, "Awful."]}, index=[7, 7, 3])
-out = vb.run(df, "Rate: {{ text }}", schema=Mood, max_tokens=300, temperature=0, fresh=True)
-show([list(out.columns), [str(t) for t in out.dtypes[["happy", "stars"]]], list(out.index),
-      [None if pd.isna(one) else one for one in out["error"]], out["stars"].notna().tolist()])
-"""
-    columns, dtypes, index, errors, filled = session.ask(code)
+    columns, dtypes, index, errors, filled = session.ask("show(rated())")
     assert columns == ["text", "happy", "stars", "error"]
     assert dtypes == ["boolean", "Int64"]
     assert index == [7, 7, 3]
@@ -235,15 +189,7 @@ show([list(out.columns), [str(t) for t in out.dtypes[["happy", "stars"]]], list(
 
 
 def test_errors_lists_the_bad_row_and_retry_runs_exactly_it(session: Session) -> None:
-    code = """
-df = pd.DataFrame({"text": ["a", "word " * 3000, "b"]})
-batch = vb.submit(df, "Say {{ text }}", max_tokens=3).wait()
-again = batch.retry().wait()
-retry_of = again.to_openai().metadata["retry_of"]
-show([batch.errors()["custom_id"].tolist(), again.request_counts.total, retry_of == batch.id,
-      again.results()["error"].isna().tolist(), list(again.results()["text"]) == list(df["text"])])
-"""
-    assert session.ask(code) == [["row-1"], 1, True, [True, False, True], True]
+    assert session.ask("show(errors_and_retry())") == [["row-1"], 1, True, [True, False, True], True]
 
 
 def test_a_cell_magic_gives_the_frame(session: Session) -> None:
@@ -277,67 +223,11 @@ time.sleep(60)
 
 @pytest.mark.parametrize("priority", [0, BATCH_PRIORITY])
 def test_cancelling_a_call_aborts_its_request(session: Session, priority: int) -> None:
-    code = f"""
-priority = {priority}
-async def cancelled():
-    body = json.dumps(dict(model="demo", messages=HELLO, max_tokens=900, ignore_eos=True)).encode()
-    asking = current().engine.request("POST", "/v1/chat/completions", body, priority=priority)
-    task = asyncio.ensure_future(asking)
-    until = time.monotonic() + 30
-    while not current().engine.stats().kv_cache_usage and time.monotonic() < until:
-        await asyncio.sleep(0.05)
-    before = current().engine.stats()
-    task.cancel()
-    await asyncio.wait([task])
-    until = time.monotonic() + 30
-    while current().engine.stats().running and time.monotonic() < until:
-        await asyncio.sleep(0.05)
-    after = current().engine.stats()
-    return [before.running, before.kv_cache_usage > 0, after.running, after.kv_cache_usage, task.cancelled()]
-show(current()._thread.call(cancelled()))
-"""
-    assert session.ask(code) == [1, True, 0, 0.0, True]
+    assert session.ask(f"show(cancelled_call({priority}))") == [1, True, 0, 0.0, True]
 
 
 def test_a_request_of_a_batch_is_answered_as_that_of_a_person_though_another_way(session: Session) -> None:
-    code = """
-CHAT, TEXT, RESPONSE = "/v1/chat/completions", "/v1/completions", "/v1/responses"
-asked = [
-    (CHAT, dict(messages=HELLO, temperature=0, max_tokens=6)),
-    (CHAT, dict(messages=HELLO, temperature=1, seed=3, n=2, logprobs=True, top_logprobs=1, max_tokens=4)),
-    (CHAT, dict(messages=HELLO, temperature="hot")),
-    (CHAT, dict(messages=[dict(role="user", content="word " * 3000)])),
-    (CHAT, dict(messages=HELLO, response_format=dict(type="json_schema"))),
-    (CHAT, dict(messages="Hello.")),
-    (CHAT, dict(messages=[dict(role="user", content=[dict(type="text", text="Hi"), dict(type="nothing")])])),
-    (TEXT, dict(prompt=["One, two,", "Three,"], temperature=0, max_tokens=2, echo=True)),
-    (TEXT, dict(prompt=[5, 6, 7], temperature=0, max_tokens=1)),
-    (RESPONSE, dict(input="Hi", temperature=0, max_output_tokens=2)),
-    (RESPONSE, dict(input="Hi", temperature=5)),
-    ("/v1/embeddings", dict(input="a")),
-]
-VOLATILE = {"id", "created", "created_at", "completed_at", "request_id", "service_tier"}
-
-def plain(value):
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items() if key not in VOLATILE and "cached" not in key}
-    if isinstance(value, float):
-        return round(value, 2)  # what stands in the prefix cache was computed beside other requests
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-routes, made = current().engine._routes, []
-call = routes.call
-async def counted(*arguments):
-    made.append(False)
-    answer = await call(*arguments)
-    made[-1] = answer is not None
-    return answer
-routes.call = counted
-pairs = [[plain(ask(path, priority, model="demo", **body)) for priority in (0, 1000)] for path, body in asked]
-routes.call = call
-show([pairs, made])
-"""
-    pairs, made = session.ask(code)
+    pairs, made = session.ask("show(asked_by_person_and_batch())")
     for person, batch in pairs:
         assert person == batch
     assert [status for (status, _), _ in pairs] == [200, 200, 400, 400, 400, 400, 400, 200, 200, 200, 400, 404]
@@ -346,24 +236,7 @@ show([pairs, made])
 
 
 def test_short_requests_of_batches_are_rendered_in_place_and_all_others_in_threads(session: Session) -> None:
-    code = """
-executor, handed = current().engine._llm.renderer._executor._inner, []
-submit = executor._threads.submit
-def counted(*arguments, **keywords):
-    handed[-1] += 1
-    return submit(*arguments, **keywords)
-def answer(text, priority):
-    handed.append(0)
-    status, body = ask("/v1/chat/completions", priority, model="demo", messages=[{"role": "user", "content": text}],
-                       max_tokens=4, temperature=0)
-    return status, body["choices"][0]["message"]["content"] if status == 200 else body["error"]["code"]
-executor._threads.submit = counted
-texts = ["Say hello.", "Say hello. " * 200, "1" * 1500, "1" * 3000]
-pairs = [[answer(text, priority) for priority in (0, 1000)] for text in texts]
-executor._threads.submit = submit
-show([pairs, handed])
-"""
-    pairs, handed = session.ask(code)
+    pairs, handed = session.ask("show(rendered_in_place())")
     for person, batch in pairs:
         assert person == batch
     # The third is short, and has more tokens than the model takes: what is raised in place is told all the same.
@@ -375,23 +248,7 @@ show([pairs, handed])
 
 
 def test_logprobs_and_the_other_endpoints_come_back_in_their_shapes(session: Session) -> None:
-    code = """
-df = pd.DataFrame({"word": ["one", "two"]})
-likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2)
-continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=12, temperature=0)
-responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=12, temperature=0)
-schema = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"]}
-tool = {"type": "function", "function": {"name": "count", "strict": True, "parameters": schema}}
-choice = {"type": "function", "function": {"name": "count"}}
-called = vb.run(df, "{{ word }}", tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
-show({
-    "errors": [int(out["error"].notna().sum()) for out in (likely, continued, responded, called)],
-    "calls": [[(one["name"], one["arguments"]["n"] in {1, 2, 3}) for one in row] for row in called["tool_calls"]],
-    "likely": [list(likely.columns), [len(one["content"]) for one in likely["logprobs"]]],
-    "texts": [type(text).__name__ for out in (continued, responded) for text in out["response"]],
-})
-"""
-    assert session.ask(code) == {
+    assert session.ask("show(asked_of_every_endpoint())") == {
         "errors": [0, 0, 0, 0],
         "calls": [[["count", True]]] * 2,
         "likely": [["word", "response", "logprobs", "error"], [2, 2]],
@@ -401,27 +258,7 @@ show({
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])
 def test_a_dry_run_counts_the_prompt_tokens_that_the_engine_then_reports(session: Session, endpoint: str) -> None:
-    limit = "max_output_tokens" if endpoint == "responses" else "max_tokens"
-    system = "" if endpoint == "completions" else ", system='Be brief.'"
-    code = f"""
-df = pd.DataFrame({{"text": ["a cat", "Straßenbahn 🚋", "tax law", "tax law"]}})
-asked = dict(endpoint={endpoint!r}, temperature=0, {limit}=4{system})
-dry = vb.dry_run(df, "What is {{{{ text }}}}?", **asked)
-batch = vb.submit(df, "What is {{{{ text }}}}?", **asked).wait()
-full = batch.results(full=True)
-again = vb.dry_run(df, "What is {{{{ text }}}}?", **asked)
-show([
-    dry.prompt_tokens,
-    batch.to_openai().usage.input_tokens,
-    dry.duplicates,
-    full["error"].isna().all().item(),
-    full["reused"].tolist(),
-    bool(full["latency"].dropna().between(0, 60).all()) and int(full["latency"].notna().sum()),
-    full["completion_tokens"].tolist(),
-    full["cached_tokens"].notna().all().item(),
-    [again.reused, again.to_run],
-])
-"""
+    code = f"show(dry_run_and_run({endpoint!r}))"
     counted, reported, duplicates, all_answered, reused, measured, lengths, has_cached, known = session.ask(code)
     assert counted == reported
     assert (duplicates, all_answered, reused, measured) == (1, True, [False, False, False, True], 3)
@@ -445,20 +282,8 @@ def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed
 def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vectors(session: Session) -> None:
     loaded = session.kernel.run("%vbatch load demo-embeddings", timeout=200).checked()
     assert lines_of(loaded.stdout)[-1].startswith("demo-embeddings: ready in ")
-    code = """
-import numpy as np
-df = pd.DataFrame({"text": ["a cat", "a kitten", "tax law"]})
-out = vb.run(df, "{{ text }}", endpoint="embeddings")
-cat, kitten, law = (np.asarray(vector) / np.linalg.norm(vector) for vector in out["response"])
-show([[len(vector) for vector in out["response"]], bool(cat @ kitten > cat @ law), out["error"].isna().all().item()])
-"""
-    assert session.ask(code) == [[384, 384, 384], True, True]
-    counting = """
-dry = vb.dry_run(df, "{{ text }}", endpoint="embeddings")
-usage = vb.submit(df, "{{ text }}", endpoint="embeddings", fresh=True).wait().to_openai().usage
-show([dry.prompt_tokens, usage.input_tokens])
-"""
-    counted, reported = session.ask(counting)
+    lengths, is_alike, is_whole, (counted, reported) = session.ask("show(vectors())")
+    assert (lengths, is_alike, is_whole) == ([384, 384, 384], True, True)
     assert counted == reported > 0
     # vLLM itself takes any name for embeddings.
     status, body = session.ask("show(ask('/v1/embeddings', model='gpt-9', input='a'))")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import NotebookKernel, is_alive, lines_of
+from tests.kernels import PROGRAMS, NotebookKernel, is_alive, lines_of
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.store.fsck import check
 
@@ -23,22 +23,6 @@ pytestmark = pytest.mark.timeout(1500)
 
 FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M --max-num-seqs 64"
 
-PREPARE = """
-import json, pandas as pd
-from vbatch_jupyter.session.session import current
-def show(value):
-    print("JSON" + json.dumps(value))
-"""
-
-END_THE_ENGINE = """
-import contextlib, psutil, signal
-for child in psutil.Process().children(recursive=True):
-    with contextlib.suppress(psutil.NoSuchProcess):  # it may end when another of them does
-        name = " ".join(child.cmdline())
-        if "EngineCore" in name or HOW == "SIGKILL" and "resource_tracker" not in name:
-            child.send_signal(getattr(signal, HOW))
-"""
-
 
 def shown(text: str) -> object:
     return json.loads(text.rpartition("JSON")[2])
@@ -47,7 +31,7 @@ def shown(text: str) -> object:
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory, new_kernel: StartKernel, tiny_model: Path) -> NotebookKernel:
     kernel = new_kernel(tmp_path_factory.mktemp("traps") / "store")
-    kernel.run(PREPARE).checked()
+    kernel.run(PROGRAMS).checked()
     return kernel
 
 
@@ -111,67 +95,29 @@ def test_a_load_that_fails_is_one_sentence_and_leaves_the_kernel_usable(
 # At SIGTERM vLLM's core aborts what runs, and answers with the words it has: such an answer must not count.
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_an_engine_that_is_ended_is_rebuilt_and_the_batch_goes_on(kernel: NotebookKernel, how: str) -> None:
-    code = f"""
-import time
-HOW = {how!r}
-df = pd.DataFrame({{"n": range(150)}})
-batch = vb.submit(df, "Count to {{{{ n }}}}", max_tokens=60, ignore_eos=True, fresh=True)
-while batch.request_counts.completed < 20:
-    time.sleep(0.02)
-"""
-    kernel.run(code + END_THE_ENGINE).checked()
+    kernel.run(f"batch = begin_batch('Count to {{{{ n }}}}')\nend_the_engine({how!r})").checked()
     # It says under a cell what has happened meanwhile, and attach is such a cell.
     code = "batch.wait(500)\nvb.attach(batch.id)\nshow([batch.status, batch.request_counts.completed])"
     cell = kernel.run(code, timeout=600).checked()
     assert shown(cell.stdout) == ["completed", 150]
     assert "The engine died. It is being loaded again, and the batch continues." in cell.stdout
-    code = """
-lines = [json.loads(line) for line in current().manager.files.content(batch.to_openai().output_file_id)]
-show([sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(150)),
-      {choice["finish_reason"] for line in lines for choice in line["response"]["body"]["choices"]} == {"length"},
-      batch.results()["error"].isna().all().item()])
-"""
-    assert shown(kernel.run(code).checked().stdout) == [True, True, True]
+    assert shown(kernel.run("show(choices_of(batch))").checked().stdout) == [True, True, True]
 
 
 def test_an_engine_that_is_unloaded_while_it_is_rebuilt_does_not_come_back(
     kernel: NotebookKernel, tiny_model: Path
 ) -> None:
-    code = """
-import time
-HOW = "SIGKILL"
-df = pd.DataFrame({"n": range(150)})
-batch = vb.submit(df, "Count from {{ n }}", max_tokens=60, ignore_eos=True, fresh=True)
-while batch.request_counts.completed < 20:
-    time.sleep(0.02)
-"""
-    loading = "\nwhile current().engine.state != 'loading':\n    time.sleep(0.01)"
-    kernel.run(code + END_THE_ENGINE + loading).checked()
+    code = "batch = begin_batch('Count from {{ n }}')\nend_the_engine('SIGKILL')\nwait_until_loading()"
+    kernel.run(code).checked()
     assert shown(kernel.run("%vbatch unload\nshow(batch.status)").checked().stdout) == "in_progress"
     kernel.run(f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}").checked()
-    code = """
-batch.wait(500)
-def engines():
-    return sum("EngineCore" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
-until = time.monotonic() + 60
-while engines() > 1 and time.monotonic() < until:
-    time.sleep(0.1)
-show([batch.status, batch.request_counts.completed, engines()])
-"""
+    code = "batch.wait(500)\nshow([batch.status, batch.request_counts.completed, count_of_engines(at_most=1)])"
     assert shown(kernel.run(code, timeout=600).checked().stdout) == ["completed", 150, 1]
 
 
 def test_a_failing_stats_logger_cannot_kill_the_engine(kernel: NotebookKernel) -> None:
-    code = """
-def broken(*figures):
-    raise RuntimeError("the figures are broken")
-current().engine._counters.observe = broken
-out = vb.run(pd.DataFrame({"n": range(3)}), "Try {{ n }}", max_tokens=5, fresh=True)
-del current().engine._counters.observe
-show([out["error"].isna().all().item(), current().engine.state,
-      "the figures are broken" in current().engine.log_path.read_text()])
-"""
-    assert shown(kernel.run(code).checked().stdout) == [True, "ready", True]
+    shows = kernel.run("show(run_with_a_broken_logger())").checked()
+    assert shown(shows.stdout) == [True, "ready", True]
 
 
 def test_an_interrupt_of_a_waiting_cell_cancels_and_keeps_what_is_finished(kernel: NotebookKernel) -> None:
@@ -183,13 +129,7 @@ def test_an_interrupt_of_a_waiting_cell_cancels_and_keeps_what_is_finished(kerne
             time.sleep(0.05)
     kernel.manager.interrupt_kernel()
     kernel.finish(sent).checked()
-    code = """
-newest = next(current().batches())
-counts = newest.request_counts
-show([newest.status, 0 < counts.completed < 2000, counts.failed, len(out),
-      int(out["error"].isna().sum()) == counts.completed, sorted(set(out["error"].dropna())), current().engine.state])
-"""
-    assert shown(kernel.run(code).checked().stdout) == [
+    assert shown(kernel.run("show(counts_of_newest(out))").checked().stdout) == [
         "cancelled",
         True,
         0,
@@ -211,7 +151,7 @@ def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
     store_path = tmp_path / "store"
     # The next kernel imports vLLM while the one before it works, and opens the store only when it loads.
     imports = f"import pathlib\nvllm_process.import_vllm(pathlib.Path({str(tmp_path / 'import.log')!r}))"
-    prepare = f"{PREPARE}\nfrom vbatch_jupyter.engine import vllm_process\n{imports}"
+    prepare = f"{PROGRAMS}\nfrom vbatch_jupyter.engine.vllm import process as vllm_process\n{imports}"
     kernel, spare = new_kernel(store_path), new_kernel(store_path)
     kernel.run(prepare).checked()
     prepared = spare.start(prepare)

@@ -1,0 +1,367 @@
+"""What the tests of this folder have a kernel do, as functions that they call there: each returns what is then checked.
+
+Imported into the kernel's namespace whole, so it also brings the names that short cells use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import psutil
+from pydantic import BaseModel
+
+import vbatch_jupyter as vb
+from vbatch_jupyter.session.batch import Batch
+from vbatch_jupyter.session.session import current
+
+__all__ = [
+    "HELLO",
+    "Batch",
+    "ask",
+    "asked_by_person_and_batch",
+    "asked_of_every_endpoint",
+    "asyncio",
+    "begin_batch",
+    "cancelled_call",
+    "choices_of",
+    "count_of_engines",
+    "counts_of_newest",
+    "current",
+    "dry_run_and_run",
+    "end_the_engine",
+    "errors_and_retry",
+    "figures_that_move_and_rest",
+    "json",
+    "np",
+    "os",
+    "pd",
+    "rated",
+    "rendered_in_place",
+    "run_with_a_broken_logger",
+    "show",
+    "time",
+    "vb",
+    "vectors",
+    "wait_until_loading",
+]
+
+HELLO = [{"role": "user", "content": "Say hello."}]
+CHAT, TEXT, RESPONSE = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+VOLATILE = {"id", "created", "created_at", "completed_at", "request_id", "service_tier"}
+
+
+def engine() -> Any:
+    return current().engine
+
+
+def ask(path: str, priority: int = 0, **body: Any) -> tuple[int, Any]:
+    """Ask the engine, and return status and body of its answer."""
+
+    async def call() -> tuple[int, Any]:
+        response = await engine().request("POST", path, json.dumps(body).encode(), priority=priority)
+        return int(response.status), json.loads(await response.read())
+
+    return current()._thread.call(call(), timeout=100)
+
+
+def show(value: object) -> None:
+    sys.stdout.write("JSON" + json.dumps(value))
+
+
+# ------------------------------------------------------------------------------------------------------- test_semantics
+
+
+def figures_that_move_and_rest() -> dict[str, Any]:
+    long = [{"role": "user", "content": "the same long beginning " * 60}]
+    start = engine().stats()
+
+    def usage() -> Any:
+        return ask(CHAT, model="demo", messages=long, max_tokens=4)[1]["usage"]
+
+    usages = [usage()]
+    missed = engine().stats()
+    usages += [usage(), usage()]
+    busy = engine().stats()
+    until = time.monotonic() + 30
+    while (idle := engine().stats()).generation_tokens_per_second and time.monotonic() < until:
+        time.sleep(0.1)  # the rates are those of the last seconds
+    return {
+        "cached": [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages],
+        "prompt": [sum(usage["prompt_tokens"] for usage in usages), busy.prompt_tokens - start.prompt_tokens],
+        "generation": busy.generation_tokens - start.generation_tokens,
+        "hit_rate": [missed.prefix_cache_hit_rate, busy.prefix_cache_hit_rate],
+        "rates": [busy.prompt_tokens_per_second, busy.generation_tokens_per_second],
+        "rest": [
+            idle.prompt_tokens_per_second,
+            idle.generation_tokens_per_second,
+            idle.running,
+            idle.waiting,
+            idle.state,
+        ],
+    }
+
+
+class Mood(BaseModel):
+    happy: bool
+    stars: Literal[1, 2, 3]
+
+
+def rated() -> list[Any]:
+    df = pd.DataFrame({"text": ["Great!", "word " * 3000, "Awful."]}, index=[7, 7, 3])
+    out = vb.run(df, "Rate: {{ text }}", schema=Mood, max_tokens=300, temperature=0, fresh=True)
+    return [
+        list(out.columns),
+        [str(dtype) for dtype in out.dtypes[["happy", "stars"]]],
+        list(out.index),
+        [None if pd.isna(one) else one for one in out["error"]],
+        out["stars"].notna().tolist(),
+    ]
+
+
+def errors_and_retry() -> list[Any]:
+    df = pd.DataFrame({"text": ["a", "word " * 3000, "b"]})
+    batch = vb.submit(df, "Say {{ text }}", max_tokens=3).wait()
+    again = batch.retry().wait()
+    metadata = again.to_openai().metadata
+    assert metadata is not None
+    return [
+        batch.errors()["custom_id"].tolist(),
+        again.request_counts.total,
+        metadata["retry_of"] == batch.id,
+        again.results()["error"].isna().tolist(),
+        list(again.results()["text"]) == list(df["text"]),
+    ]
+
+
+def cancelled_call(priority: int) -> list[Any]:
+    """Cancel a call that the engine works on; return what it did before and after."""
+
+    async def cancelled() -> list[Any]:
+        body = json.dumps({"model": "demo", "messages": HELLO, "max_tokens": 900, "ignore_eos": True}).encode()
+        task = asyncio.ensure_future(engine().request("POST", CHAT, body, priority=priority))
+        until = time.monotonic() + 30
+        while not engine().stats().kv_cache_usage and time.monotonic() < until:  # noqa: ASYNC110 - vLLM tells nobody
+            await asyncio.sleep(0.05)
+        before = engine().stats()
+        task.cancel()
+        await asyncio.wait([task])
+        until = time.monotonic() + 30
+        while engine().stats().running and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        after = engine().stats()
+        return [before.running, before.kv_cache_usage > 0, after.running, after.kv_cache_usage, task.cancelled()]
+
+    return current()._thread.call(cancelled())
+
+
+def plain(value: Any) -> Any:
+    """Return an answer without what differs each time."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items() if key not in VOLATILE and "cached" not in key}
+    if isinstance(value, float):
+        return round(value, 2)  # what stands in the prefix cache was computed beside other requests
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def asked_by_person_and_batch() -> list[Any]:
+    """Ask all kinds of things as a person and as a batch; return the pairs, and which were understood as a batch's."""
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (CHAT, {"messages": HELLO, "temperature": 0, "max_tokens": 6}),
+        (
+            CHAT,
+            {"messages": HELLO, "temperature": 1, "seed": 3, "n": 2, "logprobs": True, "top_logprobs": 1}
+            | {"max_tokens": 4},
+        ),
+        (CHAT, {"messages": HELLO, "temperature": "hot"}),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 3000}]}),
+        (CHAT, {"messages": HELLO, "response_format": {"type": "json_schema"}}),
+        (CHAT, {"messages": "Hello."}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "nothing"}]}]}),
+        (TEXT, {"prompt": ["One, two,", "Three,"], "temperature": 0, "max_tokens": 2, "echo": True}),
+        (TEXT, {"prompt": [5, 6, 7], "temperature": 0, "max_tokens": 1}),
+        (RESPONSE, {"input": "Hi", "temperature": 0, "max_output_tokens": 2}),
+        (RESPONSE, {"input": "Hi", "temperature": 5}),
+        ("/v1/embeddings", {"input": "a"}),
+    ]
+    routes, made = engine()._routes, list[bool]()
+    call = routes.call
+
+    async def counted(*arguments: Any) -> Any:
+        made.append(False)
+        answer = await call(*arguments)
+        made[-1] = answer is not None
+        return answer
+
+    routes.call = counted
+    pairs = [[plain(ask(path, priority, model="demo", **body)) for priority in (0, 1000)] for path, body in asked]
+    routes.call = call
+    return [pairs, made]
+
+
+def rendered_in_place() -> list[Any]:
+    """Ask as a person and as a batch; return the pairs, and how many steps of each went to other threads."""
+    executor, handed = engine()._llm.renderer._executor._inner, list[int]()
+    submit = executor._threads.submit
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        handed[-1] += 1
+        return submit(*arguments, **keywords)
+
+    def answer(text: str, priority: int) -> tuple[int, str]:
+        handed.append(0)
+        messages = [{"role": "user", "content": text}]
+        status, body = ask(CHAT, priority, model="demo", messages=messages, max_tokens=4, temperature=0)
+        return status, body["choices"][0]["message"]["content"] if status == 200 else body["error"]["code"]
+
+    executor._threads.submit = counted
+    texts = ["Say hello.", "Say hello. " * 200, "1" * 1500, "1" * 3000]
+    pairs = [[answer(text, priority) for priority in (0, 1000)] for text in texts]
+    executor._threads.submit = submit
+    return [pairs, handed]
+
+
+def asked_of_every_endpoint() -> dict[str, Any]:
+    df = pd.DataFrame({"word": ["one", "two"]})
+    likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2)
+    continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=12, temperature=0)
+    responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=12, temperature=0)
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "count", "strict": True, "parameters": schema}}
+    choice = {"type": "function", "function": {"name": "count"}}
+    called = vb.run(df, "{{ word }}", tools=[tool], tool_choice=choice, max_tokens=60, temperature=0)
+    return {
+        "errors": [int(out["error"].notna().sum()) for out in (likely, continued, responded, called)],
+        "calls": [[(one["name"], one["arguments"]["n"] in {1, 2, 3}) for one in row] for row in called["tool_calls"]],
+        "likely": [list(likely.columns), [len(one["content"]) for one in likely["logprobs"]]],
+        "texts": [type(text).__name__ for out in (continued, responded) for text in out["response"]],
+    }
+
+
+def dry_run_and_run(endpoint: str) -> list[Any]:
+    """Count the prompt tokens of a batch beforehand, run it, and count again."""
+    df = pd.DataFrame({"text": ["a cat", "Straßenbahn 🚋", "tax law", "tax law"]})
+    asked: dict[str, Any] = {"endpoint": endpoint, "temperature": 0}
+    asked["max_output_tokens" if endpoint == "responses" else "max_tokens"] = 4
+    if endpoint != "completions":
+        asked["system"] = "Be brief."
+    dry = vb.dry_run(df, "What is {{ text }}?", **asked)
+    batch = vb.submit(df, "What is {{ text }}?", **asked).wait()
+    full = batch.results(full=True)
+    again = vb.dry_run(df, "What is {{ text }}?", **asked)
+    usage = batch.to_openai().usage
+    assert usage is not None
+    return [
+        dry.prompt_tokens,
+        usage.input_tokens,
+        dry.duplicates,
+        full["error"].isna().all().item(),
+        full["reused"].tolist(),
+        bool(full["latency"].dropna().between(0, 60).all()) and int(full["latency"].notna().sum()),
+        full["completion_tokens"].tolist(),
+        full["cached_tokens"].notna().all().item(),
+        [again.reused, again.to_run],
+    ]
+
+
+def vectors() -> list[Any]:
+    """Embed three texts; return their lengths, whether the alike are alike, and the tokens counted before and after."""
+    df = pd.DataFrame({"text": ["a cat", "a kitten", "tax law"]})
+    out = vb.run(df, "{{ text }}", endpoint="embeddings")
+    cat, kitten, law = (np.asarray(vector) / np.linalg.norm(vector) for vector in out["response"])
+    dry = vb.dry_run(df, "{{ text }}", endpoint="embeddings")
+    usage = vb.submit(df, "{{ text }}", endpoint="embeddings", fresh=True).wait().to_openai().usage
+    assert usage is not None
+    return [
+        [len(vector) for vector in out["response"]],
+        bool(cat @ kitten > cat @ law),
+        out["error"].isna().all().item(),
+        [dry.prompt_tokens, usage.input_tokens],
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- test_traps
+
+
+def begin_batch(prompt: str) -> Batch:
+    """Submit 150 requests of some length, and return the batch when it is in the middle."""
+    batch = vb.submit(pd.DataFrame({"n": range(150)}), prompt, max_tokens=60, ignore_eos=True, fresh=True)
+    while batch.request_counts.completed < 20:
+        time.sleep(0.02)
+    return batch
+
+
+def end_the_engine(how: Literal["SIGTERM", "SIGKILL"]) -> None:
+    """End the engine's core, and with SIGKILL all of its processes."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end when another of them does
+            name = " ".join(child.cmdline())
+            if "EngineCore" in name or (how == "SIGKILL" and "resource_tracker" not in name):
+                child.send_signal(signal.Signals[how])
+
+
+def wait_until_loading() -> None:
+    while engine().state != "loading":
+        time.sleep(0.01)
+
+
+def count_of_engines(*, at_most: int) -> int:
+    """Wait a while until no more engines than that are there; return how many there are."""
+    until = time.monotonic() + 60
+    while (found := _engines()) > at_most and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
+def _engines() -> int:
+    found = 0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end, or be a zombie, meanwhile
+            found += "EngineCore" in " ".join(child.cmdline())
+    return found
+
+
+def choices_of(batch: Batch) -> list[Any]:
+    """Return whether a batch of 150 has each request once, each answer is whole, and no row has an error."""
+    file_id = batch.to_openai().output_file_id
+    assert file_id is not None
+    lines = [json.loads(line) for line in current().manager.files.content(file_id)]
+    return [
+        sorted(line["custom_id"] for line in lines) == sorted(f"row-{n}" for n in range(150)),
+        {choice["finish_reason"] for line in lines for choice in line["response"]["body"]["choices"]} == {"length"},
+        batch.results()["error"].isna().all().item(),
+    ]
+
+
+def run_with_a_broken_logger() -> list[Any]:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the figures are broken")
+
+    engine()._counters.observe = broken
+    out = vb.run(pd.DataFrame({"n": range(3)}), "Try {{ n }}", max_tokens=5, fresh=True)
+    del engine()._counters.observe
+    logged = "the figures are broken" in engine().log_path.read_text()
+    return [out["error"].isna().all().item(), engine().state, logged]
+
+
+def counts_of_newest(out: pd.DataFrame) -> list[Any]:
+    """Return how the newest batch has ended, and what a frame of 2,000 rows has of it."""
+    newest = next(current().batches())
+    counts = newest.request_counts
+    return [
+        newest.status,
+        0 < counts.completed < 2000,
+        counts.failed,
+        len(out),
+        int(out["error"].isna().sum()) == counts.completed,
+        sorted(set(out["error"].dropna())),
+        engine().state,
+    ]
