@@ -1,4 +1,4 @@
-"""One loop that repeats a step: whatever the step raises is said once and counted, and the step is tried again.
+"""One loop that repeats a step: an error of the step is reported once and counted, and the step is tried again.
 
 Every loop of the package is a `Loop`: those of a kernel, of the Jupyter server, and of a live widget's thread. Only its
 owner, a cancel, an interrupt or the end of the process stops one. Pauses that grow are a `Backoff` everywhere.
@@ -21,7 +21,7 @@ from vbatch_jupyter.errors import VBatchError
 T = TypeVar("T")
 
 _QUIET_SECONDS = 60.0
-"""A kind of problem that comes back within this time is not said again."""
+"""The same kind of problem is not reported again within this time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Backoff:
     first, longest
         Seconds.
     growth
-        By what each pause is multiplied.
+        The factor from each pause to the next.
     spread
-        The part of a pause that is random, 0 to 1, so that many who wait do not all try again at once.
+        The random part of a pause, 0 to 1, so that not everyone tries again at once.
 
     Examples
     --------
@@ -49,7 +49,7 @@ class Backoff:
     spread: float = 0.0
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after this many failures in a row."""
         pause = min(self.first * self.growth ** min(failures - 1, 64), self.longest)
         return pause * random.uniform(1 - self.spread, 1) if self.spread else pause  # noqa: S311 - not for secrets
 
@@ -165,14 +165,14 @@ class Loop:
         )
         now = time.monotonic()
         if now - self._said.get(type(error), float("-inf")) > _QUIET_SECONDS:
-            # What says it may fail as well, such as a front end that has gone.
+            # Reporting may fail too, for instance if the front end has gone.
             with contextlib.suppress(Exception):
                 self._say(f"The {self.name} loop failed and will try again: {text}")
         self._said[type(error)] = now
         return problem
 
     def start(self, step: Callable[[], Awaitable[object]], *, every: float) -> None:
-        """Run as a task of the running event loop; one that still runs goes on.
+        """Run as a task of the running event loop; a loop that is already running continues.
 
         Parameters
         ----------

@@ -23,7 +23,7 @@ _WIDTH, _HEIGHT = 240, 36
 
 
 def text(value: object, *, most: int = _SHOWN_CHARACTERS) -> str:
-    r"""Write anything as text for HTML, on one line, cut where it is long.
+    r"""Write anything as text for HTML, on one line, cut if it is long.
 
     Examples
     --------

@@ -114,7 +114,7 @@ async def _drain(chunks: asyncio.Queue[bytes], task: asyncio.Task[None], left: a
 
 def _leave(task: asyncio.Task[None], left: asyncio.Event) -> None:
     # The client leaves, as over a socket, and the application ends by itself. Cancelling its task would not do: vLLM's
-    # routes work in a task of their own, which would go on.
+    # routes work in a task of their own, which would continue.
     left.set()
     if not task.done():
         _leaving.add(task)

@@ -106,7 +106,7 @@ class RemoteFlags:
     max_num_seqs
         How many requests it runs at once.
     served_model_names
-        Those of its models that are used, the default first; all where there are none.
+        The models to use, the default first; all models if empty.
     """
 
     url: str
@@ -121,7 +121,7 @@ def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
     Parameters
     ----------
     model
-        The model that is asked for, or the url again where it is the server's first one.
+        The model that was asked for, or the url again for the server's first model.
     flags
         What follows ``%vbatch load``.
 

@@ -69,7 +69,7 @@ class DryRun:
     counted
         Of how many requests the tokens were counted; the rest is extrapolated.
     max_output_tokens
-        The limit for one answer, where the requests have one.
+        The limit for one answer, if the requests have one.
     rate
         How fast the engine was; None if that was not measured yet.
     price_list

@@ -153,7 +153,7 @@ class Template:
         cells
             One cell for each of `positions`.
         where
-            Returns the row's name, asked for only where there is an error.
+            Returns the row's name; called only for an error.
         order
             The order of the fields of ``row``, as positions in `row_names`.
 

@@ -148,7 +148,7 @@ def write(path: Path, values: Mapping[str, str]) -> None:
     Parameters
     ----------
     path
-        Made where it is missing.
+        Made if it is missing.
     values
         What to put; lines of both variables that are there already go.
 

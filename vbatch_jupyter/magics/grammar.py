@@ -179,7 +179,7 @@ def words_of(line: str) -> list[str]:
 
 
 def with_model(words: list[str]) -> list[str]:
-    """Name what ``load --url …`` loads by its address where no model is named before the flags.
+    """Use the address as the name of what ``load --url …`` loads, if no model is given before the flags.
 
     Examples
     --------

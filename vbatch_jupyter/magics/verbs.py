@@ -156,7 +156,7 @@ class VBatchMagics(Magics):
             "sample": self._default("sample", options.sample),
             "reorder_fields": options.reorder_fields,
         }
-        # A default gives way to --body; a flag is said twice.
+        # --body overrides a default, but must not repeat a flag.
         taken = {"df", "template", "target", "fresh", *arguments}
         taken |= {name for name in _BODY_FLAGS if getattr(options, name) is not None}
         if twice := sorted(taken & options.body.keys()):

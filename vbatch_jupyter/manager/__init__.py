@@ -25,11 +25,11 @@ class Manager:
     store
         Where they are.
     profile
-        Whose limits a batch is held to where it does not say, and whose defaults files have; a key of `PROFILES`.
+        The default limits for batches, and the defaults for files; a key of `PROFILES`.
     wake
         Called after each commit that gives a runner something to do.
     origin
-        The notebook whose batches these are, where it is one's.
+        The notebook that makes the batches, if there is one.
 
     Attributes
     ----------

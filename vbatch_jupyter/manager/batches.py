@@ -43,11 +43,11 @@ class BatchesManager:
     store
         Where the batches are.
     profile
-        Whose limits a batch is held to where it does not say; a key of `PROFILES`.
+        The default limits for batches; a key of `PROFILES`.
     wake
         Called after each commit that gives a runner something to do.
     origin
-        The notebook whose batches these are, where it is one's.
+        The notebook that makes the batches, if there is one.
     """
 
     def __init__(self, store: Store, *, profile: str, wake: Callable[[], None], origin: str | None = None) -> None:

@@ -37,7 +37,7 @@ def chain_of(manager: Manager, batch_id: str) -> list[BatchRecord]:
         try:
             chain.insert(0, manager.batches.retrieve(before))
         except NotFoundError:
-            # Metadata is anybody's to write: then it names no batch of this store.
+            # Anyone can write metadata, so it may name no batch of this store.
             break
     return chain
 

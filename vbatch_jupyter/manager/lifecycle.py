@@ -301,7 +301,7 @@ def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
     Parameters
     ----------
     store
-        The store to tend; kernels and Jupyter servers do it again and again.
+        The store to tend; kernels and Jupyter servers do it repeatedly.
     sweep_seconds
         How long ago this process must have swept it to sweep it again.
     """
@@ -320,7 +320,7 @@ def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
                 if _advance(store, lease) != record.status:
                     advanced.append(record.id)
         except (FencedError, StoreBusyError, StoreFullError):
-            # Another owner advances it, or the next round tries again; a full disk is told by the batch's reason.
+            # Another owner advances it, or the next round tries again; the batch's reason reports a full disk.
             continue
         except Exception as error:  # noqa: BLE001 - raised when the others have had their turn
             problem = error

@@ -153,7 +153,7 @@ class PartUpload:
     Parameters
     ----------
     store, upload_id, incoming
-        Where its upload is, which that is, and what takes the content.
+        The store, the upload, and what receives the content.
     """
 
     def __init__(self, store: Store, upload_id: str, incoming: Incoming) -> None:

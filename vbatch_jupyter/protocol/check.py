@@ -159,7 +159,7 @@ def _unknown_keys(
     request: dict[str, Any], endpoint: str, profile: Profile, number: int, custom_id: str | None
 ) -> Iterator[Finding]:
     url, body = request.get("url"), request.get("body")
-    # A line for another endpoint is refused as a whole where that is not allowed; its keys are judged by its own.
+    # A line for another endpoint is refused as a whole if that is not allowed; its keys are checked for its endpoint.
     of_line = ENDPOINTS.get(url) if isinstance(url, str) else None
     of_keys = of_line or ENDPOINTS.get(endpoint)
     if not isinstance(body, dict) or of_keys is None:

@@ -1,8 +1,8 @@
 """How a request's prompt begins, as a number: planning puts requests that share a beginning together.
 
-The number holds hashes of the prompt's first so many characters. How many is chosen for each file: most prompts of a
+The number has hashes of beginnings of several lengths. The lengths are chosen for each file: most prompts of a
 batch begin with the same instructions, so some lengths are counted from where the prompts first differ, and a document
-of a few hundred characters is told from another one behind instructions of any length. Characters, because tokens cost
+of a few hundred characters differs from another one after instructions of any length. Characters, because tokens cost
 a hundred times as much and put requests into no better order: an engine shares whole blocks of 16 tokens or more.
 """
 

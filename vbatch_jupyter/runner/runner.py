@@ -1,7 +1,7 @@
 """The runner: runs the batches of the store that its engine can answer, each to its end.
 
 What it promises about an engine that dies: no request that was with it counts as answered; the engine is rebuilt and
-the batch goes on. Deaths are counted while no answer lies between them. After two, the requests that were with the
+the batch continues. Deaths are counted until an answer arrives. After two, the requests that were with the
 engine run one at a time, and no other batch runs with them; the one that runs when the engine dies again gets a line in
 the error file, and the others go on together. A batch whose engine dies a third time with no request to blame, cannot
 be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded again.

@@ -99,7 +99,7 @@ class Events:
         return listener
 
     async def snapshot(self) -> dict[str, Any]:
-        """Return what a listener is told first."""
+        """Return the first event of a listener."""
         async with self._lock:
             await self._look()
             return self._shown()

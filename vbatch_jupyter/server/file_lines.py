@@ -91,7 +91,7 @@ class LineOffsets:
         line_bytes
             What is read of a line.
         page_bytes
-            After so many bytes the page ends.
+            The page ends after this many bytes.
         """
         if start > self.total:
             return []
@@ -111,7 +111,7 @@ class LineOffsets:
 
 
 def _read_line(content: BinaryIO, most: int) -> tuple[bytes, bool]:
-    """Read a line to its end, and keep so many bytes of it."""
+    """Read a line to its end, and keep only its first bytes."""
     kept, cut = b"", False
     while piece := content.readline(_CHUNK_BYTES):
         text = piece.removesuffix(b"\n")

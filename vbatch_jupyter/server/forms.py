@@ -45,7 +45,7 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         self._reader = reader
 
     async def take(self, data: bytes) -> None:
-        """Take a part of the form; it goes on in pieces of a mebibyte."""
+        """Receive a part of the form, and pass it on in pieces of one MiB."""
         if self._reader is None:
             await super().take(data)
             return

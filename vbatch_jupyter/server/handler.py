@@ -69,7 +69,7 @@ class RefusedError(web.HTTPError):
         code: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        # tornado formats the message where it has arguments, and only there.
+        # tornado formats the message only if it has arguments.
         super().__init__(status, message.replace("%", "%%"))
         self.headers = headers
         self.body = error_body(message, type=type, param=param, code=code)

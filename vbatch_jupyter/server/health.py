@@ -22,7 +22,7 @@ class HealthHandler(JupyterHandler):
 
 
 class ReadyHandler(VBatchHandler):
-    """``/vbatch/readyz``; without an engine the server is ready all the same, for batches wait."""
+    """``/vbatch/readyz``; the server is ready without an engine, because batches can wait."""
 
     auth_resource = "vbatch_batches"
 

@@ -109,7 +109,7 @@ class FormReader(Generic[SinkT]):
             raise _malformed(error) from error
 
     def write(self, data: bytes) -> None:
-        """Read the next bytes of the body; the file's go on to its sink.
+        """Read the next bytes of the body, and pass those of the file to its sink.
 
         Raises
         ------

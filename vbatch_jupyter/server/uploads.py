@@ -81,7 +81,7 @@ class CompleteHandler(VBatchHandler):
     """``/uploads/{id}/complete``."""
 
     auth_resource = RESOURCE
-    # 8 GiB in the smallest parts that anybody would send.
+    # 8 GiB in the smallest parts that a client would send.
     max_body_bytes = 16 * 1024 * 1024
 
     @web.authenticated

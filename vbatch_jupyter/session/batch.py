@@ -163,7 +163,7 @@ class Batch:
         timeout
             Seconds.
         show
-            Called with a snapshot again and again.
+            Called repeatedly with a snapshot.
 
         Raises
         ------
@@ -188,14 +188,14 @@ class Batch:
         return self
 
     def _pauses(self, show: Callable[[Snapshot], None]) -> Iterator[None]:
-        """Look at the batch until it has ended, whenever it may be another; the caller pauses between."""
+        """Read the batch until it has ended, whenever it may have changed; the caller pauses in between."""
         while True:
-            # Before the look, or a commit meanwhile would be missed.
+            # Before reading the batch, or a commit in the meantime would be missed.
             commits, looked_at = self._manager.commits, time.monotonic()
             if self._has_ended(show):
                 return
             yield
-            # A look takes a core from the engine for a millisecond.
+            # Reading the batch takes a core from the engine for a millisecond.
             while self._manager.commits == commits and time.monotonic() - looked_at < _LOOK_SECONDS:
                 yield
 
@@ -215,7 +215,7 @@ class Batch:
         Parameters
         ----------
         df
-            The frame that the batch was made from. Without it, and after a restart of the kernel, the answers come by
+            The DataFrame that the batch was made from. Without it, after a restart of the kernel, the answers are by
             position.
         full
             Add more columns about each request: status_code, finish_reason, prompt_tokens,
@@ -263,7 +263,7 @@ class Batch:
         )
 
     def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:
-        """Wait for the batch, and give what its result is made of."""
+        """Wait for the batch, and return the arguments for its result."""
         from vbatch_jupyter.frames.frame import FrameDescription
         from vbatch_jupyter.frames.render import custom_ids
 

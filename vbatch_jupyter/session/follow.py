@@ -63,7 +63,7 @@ def follow(
             batch.cancel()
         batch.wait(show=show)
     except BaseException:
-        # A widget goes on by itself.
+        # A widget continues by itself.
         if has_line:
             line.end(repr(batch))
         raise

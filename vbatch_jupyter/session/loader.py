@@ -97,7 +97,7 @@ class Loader:
             return engine
 
     def unload(self) -> None:
-        """End the engine and its processes; `ConflictError` if another thread loads or unloads at this moment."""
+        """End the engine and its processes; `ConflictError` if another thread is loading or unloading."""
         with self._alone():
             self._unload()
 

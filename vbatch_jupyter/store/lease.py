@@ -120,7 +120,7 @@ class Lease:
         FencedError
             Another owner has taken the batch over; nothing was changed.
         ConflictError
-            The batch's status does not allow it, such as ``finalizing`` after somebody cancelled.
+            The batch's status does not allow it, such as ``finalizing`` after a cancel.
         """
         columns = batch_columns(fields)
         record = self._database.write(lambda connection: self._change(connection, columns))

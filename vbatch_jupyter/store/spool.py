@@ -1,4 +1,4 @@
-"""The spool: the finished lines of one batch, appended in groups before anyone is told of them.
+"""The spool: the finished lines of one batch, appended in groups before anyone is told about them.
 
 Every lease writes a segment of its own (``spool-<epoch>``), so that a former owner which was only stopped, not dead,
 can never write into the middle of its successor's lines. A line in a segment is::

@@ -5,7 +5,7 @@ main thread, which a cell may be blocking. The summary takes the widget's place 
 that is saved shows it without a kernel.
 
 An output is replaced in a page that is open, and in no file: a page that is opened after the batch's end has the
-widget still. So the widget shows the summary too and is kept for a while; where its kernel is gone, a line below it
+widget still. So the widget shows the summary too and is kept for a while. If its kernel is gone, a line below it
 says what to type.
 """
 

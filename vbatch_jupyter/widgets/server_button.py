@@ -1,4 +1,4 @@
-"""A button that asks the Jupyter server for something, and the kernel only where there is no such server.
+"""A button that asks the Jupyter server for something, and the kernel only if there is no such server.
 
 A stock button's message waits in the kernel until the running cell ends: on ipykernel 7.4 also where JupyterLab sends
 it over a subshell. The server answers while the kernel is busy: it sets the batch to ``cancelling`` in the store, where

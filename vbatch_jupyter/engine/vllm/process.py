@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.engine.vllm.routes import Routes
     from vbatch_jupyter.engine.vllm.stats import EngineCounters
 
-# Hugging Face's own exceptions are told by name: transformers wraps some in an OSError, and vLLM others.
+# Hugging Face's own exceptions are recognised by name: transformers wraps some in an OSError, and vLLM others.
 _NOT_FOUND = frozenset(
     {
         "GatedRepoError",

@@ -74,7 +74,7 @@ class Routes:
     def __init__(self, app: Any) -> None:
         self._app = app
         self._functions: dict[str, tuple[pydantic.TypeAdapter[Any], _Function]] = {}
-        # A middleware that somebody has asked for sees every request.
+        # A middleware that the user has configured must see every request.
         if getattr(app.state.args, "middleware", None):
             return
         for route in app.routes:

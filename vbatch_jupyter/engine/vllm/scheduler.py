@@ -44,7 +44,7 @@ _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
 def put_into(config: SchedulerConfig) -> None:
-    """Have an engine use this scheduler, where it has priorities and nobody has asked for another one.
+    """Make an engine use this scheduler, if it has priorities and the user has not chosen another one.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class InteractiveFirstScheduler(Scheduler):
 
 
 class AsyncInteractiveFirstScheduler(InteractiveFirstScheduler, AsyncScheduler):
-    """The same where a step is scheduled before the one before it has ended."""
+    """The same for an engine that schedules a step before the previous one has ended."""
 
 
 def _is_interactive(request: Request) -> bool:
@@ -94,7 +94,7 @@ def _is_interactive(request: Request) -> bool:
 
 
 def _pass_over_batches(scheduler: Scheduler, waiting: int) -> None:
-    """Have the next step go on with no request of a batch, and begin none."""
+    """Make the next step run no request of a batch, and start none."""
     scheduler.max_num_active_reqs = min(scheduler.max_num_active_reqs, len(scheduler.running) + waiting)
     for request in scheduler.running:
         if not _is_interactive(request):
