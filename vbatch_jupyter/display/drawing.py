@@ -70,9 +70,9 @@ def counts_bar(counts: RequestCounts) -> str:
         for count, colour in shares
         if count
     )
-    said = f"{counts.completed:,} completed, {counts.failed:,} failed, {counts.left:,} left"
-    bar = f'<div role="img" aria-label="{said}" style="width:100%;height:8px;overflow:hidden">{parts}</div>'
-    return f"{bar}<div>{said}</div>"
+    label = f"{counts.completed:,} completed, {counts.failed:,} failed, {counts.left:,} left"
+    bar = f'<div role="img" aria-label="{label}" style="width:100%;height:8px;overflow:hidden">{parts}</div>'
+    return f"{bar}<div>{label}</div>"
 
 
 def figures(pairs: Iterable[tuple[str, str]]) -> str:

@@ -73,10 +73,10 @@ class RemoteFigures:
         if _RUNNING not in values:
             return False
         started, moment = values.get(_STARTED, 0.0), (self._clock(), values)
-        known = self._servers.get(started)
+        earlier = self._servers.get(started)
         servers = {
             **self._servers,
-            started: _Server(known.first, known.now, moment) if known else _Server(values, moment, moment),
+            started: _Server(earlier.first, earlier.now, moment) if earlier else _Server(values, moment, moment),
         }
         # In one step: other threads read it.
         self._servers = servers

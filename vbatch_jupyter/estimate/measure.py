@@ -68,7 +68,7 @@ def estimate(
             decoded: dict[str, Any] = msgspec.json.decode(bytes(parse_request_line(read(position)).body))
             return decoded
 
-        asked = endpoint_of(endpoint)
+        served = endpoint_of(endpoint)
 
         finished = bytearray(len(index))
         reused = 0 if target is not None else find_known(index, read, finished)
@@ -76,8 +76,8 @@ def estimate(
         counted = _spread(len(index), COUNTED_REQUESTS)
         tokens = None
         if count_tokens is not None:
-            found = count_tokens([asked.countable(body(position)) for position in counted])
-            tokens = round(sum(found) * len(index) / len(counted))
+            token_counts = count_tokens([served.countable(body(position)) for position in counted])
+            tokens = round(sum(token_counts) * len(index) / len(counted))
         first = [parse_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
         bodies = {line.custom_id: msgspec.json.decode(bytes(line.body)) for line in first}
         return DryRun(
@@ -88,10 +88,10 @@ def estimate(
             total=len(index),
             reused=reused,
             duplicates=0 if target is not None else sum(map(len, plan.followers.values())),
-            shared_prefix=_shared_prefix(asked, plan.order, body),
+            shared_prefix=_shared_prefix(served, plan.order, body),
             prompt_tokens=tokens,
             counted=len(counted),
-            max_output_tokens=next(filter(None, map(asked.output_limit, bodies.values())), None),
+            max_output_tokens=next(filter(None, map(served.output_limit, bodies.values())), None),
             rate=rate,
             price_list=prices.load(),
         )

@@ -197,12 +197,12 @@ def _prompt_tokens(dry_run: DryRun) -> str:
 
 
 def _answer_tokens(dry_run: DryRun, expected: float) -> str:
-    limit, said = dry_run.max_output_tokens, []
+    limit, estimates = dry_run.max_output_tokens, []
     if dry_run.rate is not None and expected != limit:
-        said.append(f"about {expected * dry_run.total:,.0f}, if answers are as long as in {dry_run.rate.batch_id}")
+        estimates.append(f"about {expected * dry_run.total:,.0f}, if answers are as long as in {dry_run.rate.batch_id}")
     if limit is not None:
-        said.append(f"at most {limit * dry_run.total:,} ({limit:,} per request)")
-    return "; ".join(said)
+        estimates.append(f"at most {limit * dry_run.total:,} ({limit:,} per request)")
+    return "; ".join(estimates)
 
 
 def _time(dry_run: DryRun) -> str:
@@ -219,13 +219,13 @@ def _cost(dry_run: DryRun) -> str:
         return "not known without the prompt tokens"
     if dry_run.output_tokens is None:
         return "not known: limit the answers, for example with --max-tokens, or run a sample first"
-    said = []
+    lines = []
     for service, table in dry_run.price_list.items():
         costs = [cost for cost in dry_run.costs if cost.service == service]
         if costs:
             priced = ", ".join(f"{cost.model} {_dollars(cost.dollars)}" for cost in costs[:_SHOWN_COSTS])
-            said.append(f"{service}: {priced} (list of {table.read_on:%Y-%m-%d}, {table.sources[0]}; {table.note})")
-    return "\n".join(said) if said else "no price list covers these requests"
+            lines.append(f"{service}: {priced} (list of {table.read_on:%Y-%m-%d}, {table.sources[0]}; {table.note})")
+    return "\n".join(lines) if lines else "no price list covers these requests"
 
 
 def _dollars(amount: float) -> str:

@@ -98,14 +98,14 @@ def column_position(df: pd.DataFrame, column: Hashable) -> int:
     """
     labels = list(df.columns)
     try:
-        found = positions_by_label(labels).get(column, [])
+        positions = positions_by_label(labels).get(column, [])
     except TypeError as error:
         raise FrameError(f"custom_id= must be the label of a column, not {column!r}.", param="custom_id") from error
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(positions) == 1:
+        return positions[0]
+    if positions:
         raise FrameError(
-            f"The DataFrame has the column {column!r} {len(found)} times; custom_id= needs one.", param="custom_id"
+            f"The DataFrame has the column {column!r} {len(positions)} times; custom_id= needs one.", param="custom_id"
         )
     close = near_misses(column, labels)
     hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else describe_columns(labels)

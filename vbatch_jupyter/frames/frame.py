@@ -187,10 +187,10 @@ def describe(
         parser(schema)
         if body.get("n") not in (None, 1):
             raise FrameError("schema= makes one column per field, so n= must be 1.", param="n")
-    asked = {"tool_calls": body.get("tools"), "logprobs": body.get("logprobs") not in (None, False)}
+    requested = {"tool_calls": body.get("tools"), "logprobs": body.get("logprobs") not in (None, False)}
     if "message.output_text.logprobs" in (body.get("include") or ()) or body.get("top_logprobs"):
-        asked["logprobs"] = True
-    extras = tuple(name for name in EXTRAS if asked[name])
+        requested["logprobs"] = True
+    extras = tuple(name for name in EXTRAS if requested[name])
     check_output(df, output, schema, extras)
     return FrameDescription(
         fingerprint=fingerprint(df),

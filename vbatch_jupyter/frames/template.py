@@ -167,8 +167,8 @@ class Template:
         if self._row_is_used:
             fields = zip(self._row_labels, cells[count:], strict=True)
             if order is not None:
-                known = list(fields)
-                fields = (known[place] for place in order)  # type: ignore[assignment]
+                in_order = list(fields)
+                fields = (in_order[place] for place in order)  # type: ignore[assignment]
             context["row"] = _Row(fields, self._aliases)
         context.update(zip(self._names, cells, strict=False))
         try:

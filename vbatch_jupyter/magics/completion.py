@@ -88,9 +88,9 @@ class Completer:
     def _in_words(self, text: str, parser: argparse.ArgumentParser) -> SimpleMatcherResult:
         words, current = _split(text)
         flags: Mapping[str, argparse.Action] = parser._option_string_actions  # noqa: SLF001 - no public word for them
-        asked = flags.get(words[-1]) if words else None
-        if asked is not None and asked.nargs != 0:
-            return _result(text, self._values(asked, words))
+        flag = flags.get(words[-1]) if words else None
+        if flag is not None and flag.nargs != 0:
+            return _result(text, self._values(flag, words))
         positional = list(parser._get_positional_actions())  # noqa: SLF001
         if current.startswith("-"):
             # Whatever follows the model is vLLM's.
@@ -100,13 +100,13 @@ class Completer:
         return _result(text, self._values(positional[place], words) if place < len(positional) else ())
 
     def _in_template(self, before: str, header: str) -> SimpleMatcherResult:
-        found = _IN_TEMPLATE.search(before)
+        match = _IN_TEMPLATE.search(before)
         words, current = _split(header)
-        if found is None:
+        if match is None:
             return {"completions": []}
         names = [label for label in self._columns([*words, current]) if label.isidentifier()]
-        completions = [SimpleCompletion(name, type="column") for name in names if name.startswith(found[1])]
-        return {"completions": completions, "suppress": bool(completions), "matched_fragment": found[1]}
+        completions = [SimpleCompletion(name, type="column") for name in names if name.startswith(match[1])]
+        return {"completions": completions, "suppress": bool(completions), "matched_fragment": match[1]}
 
     # ----------------------------------------------------------------------------------------------------- the values
 
@@ -181,8 +181,8 @@ def _models(*, can_load: bool) -> Iterable[str]:
     served: Sequence[str] = ()
     with contextlib.suppress(VBatchError):
         served = session.current().served_model_names()
-    asked = (record.model for record in _batches() if record.model is not None)
-    return dict.fromkeys([*served, *(DEMO_MODELS if can_load else ()), *asked])
+    names = (record.model for record in _batches() if record.model is not None)
+    return dict.fromkeys([*served, *(DEMO_MODELS if can_load else ()), *names])
 
 
 def _is_schema(name: str, value: object) -> bool:

@@ -14,10 +14,10 @@ _SOURCES = ("engine/arg_utils.py", "entrypoints/launchers/cli_args.py")
 @functools.cache
 def serve_flags() -> tuple[str, ...]:
     """Return the long flags in alphabetical order; empty if vLLM is not installed or has another layout."""
-    found = importlib.util.find_spec("vllm")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
         return ()
-    folder = Path(found.submodule_search_locations[0])
+    folder = Path(spec.submodule_search_locations[0])
     try:
         sources = [(folder / name).read_text(encoding="utf-8") for name in _SOURCES]
     except OSError:

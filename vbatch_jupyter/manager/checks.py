@@ -152,6 +152,6 @@ _JSON_TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 def wrong_type(param: str, expected: str, value: object) -> BadRequestError:
     """Return OpenAI's error for a value of another type than ``expected``."""
     # bool before int: in Python the one is the other.
-    found = next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null" if value is None else "it")
-    message = f"Invalid type for '{param}': expected {expected}, but got {found} instead."
+    got = next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null" if value is None else "it")
+    message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
     return BadRequestError(message, param=param, code="invalid_type")

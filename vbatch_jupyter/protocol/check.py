@@ -147,8 +147,8 @@ class Summary:
         says = f"{self.target} would refuse it" if self.refuses else f"{self.target} would run it"
         if not any(self.counts.values()):
             return f"{says}; nothing in it is ignored."
-        found = ", ".join(f"{count:,} {severity}" for severity, count in self.counts.items() if count)
-        return f"{says}: {found}."
+        counts = ", ".join(f"{count:,} {severity}" for severity, count in self.counts.items() if count)
+        return f"{says}: {counts}."
 
 
 def _refused(error: BatchError, custom_id: str | None = None) -> Finding:

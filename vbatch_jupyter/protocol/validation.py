@@ -334,8 +334,8 @@ class _Validator:
             self.errors.add("empty_file", message)
         most = self._profile.max_embedding_inputs
         if most is not None and self._embedding_inputs > most:
-            found = f"The input file has {self._embedding_inputs:,} embedding inputs"
-            self.errors.add("invalid_request", f"{found}; at most {most:,} are allowed. {_SPLIT}", "body.input")
+            begin = f"The input file has {self._embedding_inputs:,} embedding inputs"
+            self.errors.add("invalid_request", f"{begin}; at most {most:,} are allowed. {_SPLIT}", "body.input")
         for position, custom_id in duplicates(self.index, self._custom_id_at):
             self.errors.add_duplicate(custom_id, self.index.numbers[position])
 

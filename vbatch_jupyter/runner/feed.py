@@ -190,9 +190,9 @@ class Feed:
 
     async def _run_one(self, position: int, descriptor: int) -> None:
         request = self._read(position, descriptor)
-        asked = time.monotonic()
+        sent_at = time.monotonic()
         status, body = await self._answer(request)
-        await self._collect(position, request, status, body, latency=time.monotonic() - asked)
+        await self._collect(position, request, status, body, latency=time.monotonic() - sent_at)
         followers = self._followers.get(position)
         if followers is None:
             return

@@ -44,8 +44,8 @@ class Latest:
         # The errors of all endpoints are alike.
         message = (CHAT.read(line).answer.error or "")[:_MESSAGE_CHARACTERS]
         # Messages that quote their request are all different.
-        known = message in self._errors or len(self._errors) < _MESSAGES
-        self._errors[message if known else _OTHERS] += 1
+        is_counted = message in self._errors or len(self._errors) < _MESSAGES
+        self._errors[message if is_counted else _OTHERS] += 1
 
     def answers(self) -> tuple[bytes, ...]:
         """Return the last lines of the output file, newest first."""

@@ -65,11 +65,11 @@ def _known(
             if response is None:
                 continue
             name = request_id(record.id, position)
-            taken = output_line(
+            answer_line = output_line(
                 id=name,
                 custom_id=parse_request_line(read(position)).custom_id,
                 status_code=response.status_code,
                 request_id=response.request_id or name,
                 body=bytes(response.body),
             )
-            yield SpoolRecord(position, False, taken, store.clock())
+            yield SpoolRecord(position, False, answer_line, store.clock())

@@ -167,17 +167,17 @@ class EngineWatch:
             Several are.
         """
         records = await self._services.engines()
-        found = [record for record in records if name in {record.id, record.kernel_id}]
-        found = found or [record for record in records if name == record.name]
-        found = found or [record for record in records if name in record.models]
-        if not found:
+        matches = [record for record in records if name in {record.id, record.kernel_id}]
+        matches = matches or [record for record in records if name == record.name]
+        matches = matches or [record for record in records if name in record.models]
+        if not matches:
             message = f"There is no engine called '{name}'. GET /vbatch/engines lists all engines."
             raise RefusedError(404, message, param="name", code="engine_not_found")
-        if len(found) > 1:
-            ids = ", ".join(record.id for record in found)
-            message = f"{len(found)} engines are called '{name}'. Use an id instead ({ids})."
-            raise ConflictError(message, id=name, status=found[0].state)
-        return found[0]
+        if len(matches) > 1:
+            ids = ", ".join(record.id for record in matches)
+            message = f"{len(matches)} engines are called '{name}'. Use an id instead ({ids})."
+            raise ConflictError(message, id=name, status=matches[0].state)
+        return matches[0]
 
     async def close(self) -> None:
         """Wait for what is being asked."""

@@ -89,9 +89,9 @@ def measured_rate(session: Session, model: str) -> Rate | None:
             continue
         timings = session.manager.batches.timings(record.id)
         came = [(timing.finished_at, timing.latency) for timing in timings]
-        known = [(at, latency) for at, latency in came if at is not None and latency is not None]
-        seconds = max((at for at, _ in known), default=0.0) - min((at - latency for at, latency in known), default=0.0)
-        if len(known) < len(came) or seconds <= 0:
+        timed = [(at, latency) for at, latency in came if at is not None and latency is not None]
+        seconds = max((at for at, _ in timed), default=0.0) - min((at - latency for at, latency in timed), default=0.0)
+        if len(timed) < len(came) or seconds <= 0:
             continue
         tokens = record.usage.input_tokens + record.usage.output_tokens
         completed = record.request_counts.completed

@@ -113,5 +113,5 @@ def _kernel_id() -> str | None:
     application = getattr(sys.modules.get("ipykernel.kernelapp"), "IPKernelApp", None)
     if application is None or not application.initialized():
         return None
-    found = re.fullmatch(r"kernel-(.+)\.json", Path(application.instance().connection_file).name)
-    return None if found is None else found[1]
+    match = re.fullmatch(r"kernel-(.+)\.json", Path(application.instance().connection_file).name)
+    return None if match is None else match[1]

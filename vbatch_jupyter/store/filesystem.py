@@ -64,15 +64,15 @@ def filesystem_type(path: Path, mountinfo: str) -> str | None:
     >>> filesystem_type(Path("/home/ann/store"), text), filesystem_type(Path("/homestead"), text)
     ('nfs4', 'ext4')
     """
-    longest, found = -1, None
+    longest, kind = -1, None
     for line in mountinfo.splitlines():
         mount, _, source = line.partition(" - ")
         # Blanks in a mount point are written as octal escapes.
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount.split()[4])
         # A later mount hides an earlier one at the same point.
         if path.is_relative_to(point) and len(point) >= longest:
-            longest, found = len(point), source.split()[0]
-    return found
+            longest, kind = len(point), source.split()[0]
+    return kind
 
 
 def refuse_network(path: Path, *, mountinfo: Path = MOUNTINFO) -> None:

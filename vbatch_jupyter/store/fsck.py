@@ -83,8 +83,8 @@ def _uploads(store: Store) -> Iterator[str]:
         path = store.uploads.path(row["id"])
         size = path.stat().st_size if path.exists() else None
         if size != row["bytes"] and store.uploads.get(row["upload_id"]).status == "pending":
-            found = "is missing" if size is None else f"has {size:,} bytes"
-            yield f"upload {row['upload_id']}: its part {row['id']} {found}, but its row says {row['bytes']:,}"
+            state = "is missing" if size is None else f"has {size:,} bytes"
+            yield f"upload {row['upload_id']}: its part {row['id']} {state}, but its row says {row['bytes']:,}"
 
 
 def _orphans(store: Store) -> Iterator[str]:
@@ -110,24 +110,24 @@ def _batches(store: Store) -> Iterator[str]:
 
 
 def _ended(store: Store, record: BatchRecord) -> Iterator[str]:
-    kept = {}
+    files = {}
     for kind in ("output", "error"):
         file_id = getattr(record, f"{kind}_file_id")
         lines = None if file_id is None else _Lines.read(store, kind, file_id)
         if lines is None and file_id is not None:
             # Deleted by its user: what it held cannot be checked any more.
             return
-        kept[kind] = lines or _Lines()
-    output, error = kept["output"], kept["error"]
+        files[kind] = lines or _Lines()
+    output, error = files["output"], files["error"]
     if record.in_progress_at is None:
         if record.request_counts != RequestCounts():
             yield f"it was never in progress, but it counts {record.request_counts.total:,} requests"
         return
     counts = record.request_counts
-    found = RequestCounts(len(output.custom_ids) + len(error.custom_ids), len(output.custom_ids), error.executed)
+    counted = RequestCounts(len(output.custom_ids) + len(error.custom_ids), len(output.custom_ids), error.executed)
     for name in ("total", "completed", "failed"):
-        if getattr(found, name) != getattr(counts, name):
-            yield f"its {name} is {getattr(counts, name):,}, but its files have {getattr(found, name):,}"
+        if getattr(counted, name) != getattr(counts, name):
+            yield f"its {name} is {getattr(counts, name):,}, but its files have {getattr(counted, name):,}"
     yield from _compare(store, record, output, error)
 
 
@@ -168,15 +168,15 @@ def _compare(store: Store, record: BatchRecord, output: _Lines, error: _Lines) -
     except NotFoundError:
         return
     with content:
-        asked = {
+        line_numbers = {
             _hash(parse_request_line(line.removeprefix(_BOM)).custom_id): number
             for number, line in enumerate(content, start=1)
             if line.removeprefix(_BOM).strip(_BLANK)
         }
-    if missing := asked.keys() - set(answered):
-        line_number = min(asked[hashed] for hashed in missing)
+    if missing := line_numbers.keys() - set(answered):
+        line_number = min(line_numbers[hashed] for hashed in missing)
         yield f"{len(missing):,} requests are in neither file; the first is line {line_number} of the input file"
-    if strange := len(set(answered) - asked.keys()):
+    if strange := len(set(answered) - line_numbers.keys()):
         yield f"{strange:,} lines of its files answer no request of the input file"
 
 

@@ -295,10 +295,10 @@ def _check_parts(record: UploadRecord, parts: dict[str, PartRecord], part_ids: S
             raise BadRequestError(message, param=f"part_ids[{number}]", code="invalid_value")
     if len(set(part_ids)) < len(part_ids):
         raise BadRequestError("Each part can be in 'part_ids' only once.", param="part_ids", code="invalid_value")
-    found = sum(parts[part_id].bytes for part_id in part_ids)
-    if found != record.bytes:
+    total = sum(parts[part_id].bytes for part_id in part_ids)
+    if total != record.bytes:
         message = (
-            f"The parts have {found:,} bytes, but the upload was created for {record.bytes:,}. Name all of its "
+            f"The parts have {total:,} bytes, but the upload was created for {record.bytes:,}. Name all of its "
             "parts, or upload the missing ones."
         )
         raise BadRequestError(message, param="part_ids", code="invalid_value")

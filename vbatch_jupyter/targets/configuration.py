@@ -104,11 +104,11 @@ def targets(folder: Path | None = None) -> dict[str, Target]:
     BadRequestError
         A file is not TOML, or a target in it is not valid.
     """
-    found = dict(BUILT_IN)
+    by_name = dict(BUILT_IN)
     for path, _, table in configured_tables(folder):
         fields_by_name = table.get("targets")
-        found |= _targets_in(path, fields_by_name if isinstance(fields_by_name, dict) else {}, found)
-    return found
+        by_name |= _targets_in(path, fields_by_name if isinstance(fields_by_name, dict) else {}, by_name)
+    return by_name
 
 
 def configured_tables(folder: Path | None = None) -> Iterator[tuple[Path, str, dict[str, Any]]]:

@@ -215,9 +215,9 @@ def stop_all() -> None:
 
 
 def _hint(batch_id: str) -> dict[str, str]:
-    said = f"%vbatch attach {batch_id}"
+    call = f"%vbatch attach {batch_id}"
     again = "shows this batch again"
-    return {"text/plain": f"{said} {again}", "text/html": f"<code>{drawing.text(said)}</code> {drawing.faint(again)}"}
+    return {"text/plain": f"{call} {again}", "text/html": f"<code>{drawing.text(call)}</code> {drawing.faint(again)}"}
 
 
 def _close(*widgets: ipywidgets.DOMWidget) -> None:
