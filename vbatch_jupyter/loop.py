@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vbatch_jupyter.errors import VBatchError
 
@@ -126,6 +126,15 @@ class Loop:
         self._is_ending = False
         self._begun = self._ended = 0
         self._step_ended = threading.Condition()
+
+    def report(self) -> dict[str, Any]:
+        """Return how the loop is doing, as JSON: its name, how often a step has failed, and its problem."""
+        problem = self.last_problem
+        return {
+            "loop": self.name,
+            "problems": self.problems,
+            "problem": None if problem is None else dataclasses.asdict(problem),
+        }
 
     async def run(self, step: Callable[[], Awaitable[object]], *, every: float) -> None:
         """Repeat a step until the loop is ended or this is cancelled.

@@ -8,7 +8,7 @@ import React from 'react';
 
 import { CommandIDs } from './commandIds';
 import { count, engineName, percent, rate } from './format';
-import type { IEngine } from './types';
+import type { IEngine, IProblem } from './types';
 
 /** All engines. */
 export function EngineList(props: {
@@ -31,6 +31,26 @@ export function EngineList(props: {
         ))}
       </ul>
     </section>
+  );
+}
+
+/** What fails in the server or a kernel, and is tried again. */
+export function Problems(props: {
+  problems: readonly IProblem[];
+  trans: TranslationBundle;
+}): React.ReactElement | null {
+  const { problems, trans } = props;
+  if (problems.length === 0) {
+    return null;
+  }
+  return (
+    <div className="vb-Connection" role="alert">
+      {problems.map(({ loop, text, times, kernel_id }) => (
+        <p key={`${loop} ${kernel_id}`}>
+          {trans.__('The %1 loop has failed %2 times, and tries again: %3', loop, times, text)}
+        </p>
+      ))}
+    </div>
   );
 }
 

@@ -6,7 +6,15 @@ import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
 import { Rate } from './rate';
-import type { IBatch, IBatchPage, IBatchView, IEngine, ServerEvent, Status } from './types';
+import type {
+  IBatch,
+  IBatchPage,
+  IBatchView,
+  IEngine,
+  IProblem,
+  ServerEvent,
+  Status
+} from './types';
 
 const TERMINAL: readonly Status[] = ['completed', 'failed', 'expired', 'cancelled'];
 
@@ -54,6 +62,11 @@ export class BatchesModel {
   /** The engines, in the server's order. */
   get engines(): readonly IEngine[] {
     return this._engines;
+  }
+
+  /** The problems that loops of the server and the kernels have now. */
+  get problems(): readonly IProblem[] {
+    return this._problems;
   }
 
   /** The number of batches, including those not loaded yet. */
@@ -125,6 +138,7 @@ export class BatchesModel {
       case 'snapshot':
         this._restart(event.data.batches);
         this._engines = event.data.engines;
+        this._problems = event.data.problems;
         break;
       case 'batch':
         // The first page had the total; a new batch adds one.
@@ -136,6 +150,9 @@ export class BatchesModel {
         break;
       case 'engine_gone':
         this._engines = this._engines.filter(engine => engine.id !== event.data.id);
+        break;
+      case 'problems':
+        this._problems = event.data.problems;
         break;
     }
     this._changed.emit();
@@ -222,6 +239,7 @@ export class BatchesModel {
   private _hasMore = true;
   private _isKnown = false;
   private _now: () => number;
+  private _problems: IProblem[] = [];
   private _rates = new Map<string, Rate>();
   private _selected: string | null = null;
   private _total = 0;

@@ -10,7 +10,7 @@ import type { Message } from '@lumino/messaging';
 import React from 'react';
 
 import { BatchDetails } from './details';
-import { EngineList } from './engines';
+import { EngineList, Problems } from './engines';
 import type { Feed } from './feed';
 import { batchesIcon } from './icon';
 import { BatchList } from './list';
@@ -93,6 +93,7 @@ function PanelBody(options: IPanelOptions): React.ReactElement {
   return (
     <>
       <ConnectionLine connection={model.connection} onRetry={feed.lookNow} trans={trans} />
+      <Problems problems={model.problems} trans={trans} />
       <EngineList engines={model.engines} commands={commands} trans={trans} />
       <BatchList model={model} commands={commands} trans={trans} loadMore={loadMore} />
       {selected !== null && (

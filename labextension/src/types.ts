@@ -81,10 +81,22 @@ export interface IEngine {
   note: string | null;
 }
 
+/** Why a loop of the server or of a kernel fails; it tries again. */
+export interface IProblem {
+  loop: string;
+  text: string;
+  /** Unix seconds. */
+  since: number;
+  /** How many times in a row. */
+  times: number;
+  kernel_id: string | null;
+}
+
 /** Everything the panel shows at one moment. */
 export interface ISnapshot {
   batches: IBatchView[];
   engines: IEngine[];
+  problems: IProblem[];
 }
 
 /** The server's events: first everything, then each change. */
@@ -92,7 +104,8 @@ export type ServerEvent =
   | { name: 'snapshot'; data: ISnapshot }
   | { name: 'batch'; data: IBatchView }
   | { name: 'engine'; data: IEngine }
-  | { name: 'engine_gone'; data: { id: string } };
+  | { name: 'engine_gone'; data: { id: string } }
+  | { name: 'problems'; data: { problems: IProblem[] } };
 
 /** A page of all batches. */
 export interface IBatchPage {

@@ -5,7 +5,7 @@ import { BatchesModel } from '../src/model';
 import type { ISnapshot } from '../src/types';
 import { view } from './samples';
 
-const SNAPSHOT: ISnapshot = { batches: [view('a', 1)], engines: [] };
+const SNAPSHOT: ISnapshot = { batches: [view('a', 1)], engines: [], problems: [] };
 const encode = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text));
 
 // Every browser has one, jsdom has none.

@@ -4,6 +4,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
 
 import { BatchDetails } from '../src/details';
+import { Problems } from '../src/engines';
 import { BatchList } from '../src/list';
 import { BatchesModel } from '../src/model';
 import { batch, view } from './samples';
@@ -38,7 +39,7 @@ function listOf(model: BatchesModel, loadMore: () => void = () => undefined): HT
 test('of ten thousand batches only those are drawn that are seen', () => {
   const model = new BatchesModel();
   const batches = Array.from({ length: 10_000 }, (_, n) => view(`batch_${n}`, 20_000 - n));
-  model.apply({ name: 'snapshot', data: { batches, engines: [] } });
+  model.apply({ name: 'snapshot', data: { batches, engines: [], problems: [] } });
   const options = listOf(model).querySelectorAll('[role=option]');
   expect(options.length).toBeGreaterThan(5);
   expect(options.length).toBeLessThan(40);
@@ -51,7 +52,7 @@ test('older batches are asked for when the end is near, and not when there are n
   const model = new BatchesModel();
   listOf(model, () => (asked += 1));
   expect(asked).toBe(0);
-  model.apply({ name: 'snapshot', data: { batches: [view('a', 1)], engines: [] } });
+  model.apply({ name: 'snapshot', data: { batches: [view('a', 1)], engines: [], problems: [] } });
   listOf(model, () => (asked += 1));
   expect(asked).toBe(1);
   model.addPage({ data: [], total: 1, has_more: false });
@@ -62,7 +63,7 @@ test('older batches are asked for when the end is near, and not when there are n
 test('names of models, notebooks and requests are text', () => {
   const model = new BatchesModel();
   const hostile = { ...view('a', 1), origin: HOSTILE, batch: batch('a', { model: HOSTILE }) };
-  model.apply({ name: 'snapshot', data: { batches: [hostile], engines: [] } });
+  model.apply({ name: 'snapshot', data: { batches: [hostile], engines: [], problems: [] } });
   const node = listOf(model);
   expect(node.querySelectorAll('img')).toHaveLength(0);
   expect(node.textContent).toContain(HOSTILE);
@@ -95,4 +96,14 @@ test('the errors of a batch that did not validate are listed with their lines', 
     'file: empty_file: The file is empty.'
   ]);
   expect(node.querySelectorAll('img')).toHaveLength(0);
+});
+
+test('why a loop fails is shown as text while it does', () => {
+  const model = new BatchesModel();
+  const problem = { loop: 'tending', text: HOSTILE, since: 1, times: 3, kernel_id: null };
+  model.apply({ name: 'problems', data: { problems: [problem] } });
+  const node = draw(<Problems problems={model.problems} trans={trans} />);
+  expect(node.textContent).toBe(`The tending loop has failed 3 times, and tries again: ${HOSTILE}`);
+  model.apply({ name: 'problems', data: { problems: [] } });
+  expect(draw(<Problems problems={model.problems} trans={trans} />).textContent).toBe('');
 });

@@ -49,6 +49,11 @@ def next_of(events: Iterator[tuple[str, Any]], batch_id: str, *statuses: str) ->
     raise AssertionError
 
 
+def problems_of(events: Iterator[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """Return the problems that are told next."""
+    return next(data["problems"] for name, data in events if name == "problems")
+
+
 def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http, store):
     old = make_batch(store, 1)
     with listening(http) as events:
@@ -165,6 +170,45 @@ def test_ready_says_that_the_store_can_be_written_and_what_the_engines_do(http, 
     assert answer["store"]["writable"] is True
     assert answer["store"]["free_bytes"] > 0
     assert {"name": "mine", "models": ["m"], "state": "ready"} in answer["engines"]
+
+
+def test_a_loop_that_fails_is_seen_everywhere_until_it_works_again(server, http, store):
+    first, second = make_batch(store, 1), make_batch(store, 1)
+    batches, aside = server.store / "batches", server.store / "aside"
+
+    def figure(name: str) -> float:
+        begin = f'{name}{{kernel_id="",loop="tending"}} '
+        (line,) = [line for line in http.get("metrics").text.splitlines() if line.startswith(begin)]
+        return float(line.removeprefix(begin))
+
+    with listening(http) as events:
+        assert next(events)[1]["problems"] == []
+        assert figure("vbatch_loop_failing") == 0
+        before = figure("vbatch_loop_problems_total")
+        batches.rename(aside)
+        try:
+            batches.touch()
+            http.post(f"vbatch/v1/batches/{first.id}/cancel")
+            problems = problems_of(events)
+            assert [(problem["loop"], problem["kernel_id"]) for problem in problems] == [("tending", None)]
+            assert problems[0]["text"].startswith("NotADirectoryError: [Errno 20] Not a directory: ")
+            response = http.get("vbatch/readyz")
+            assert (response.status_code, response.json()["status"]) == (503, "not_ready")
+            assert response.json()["problems"] == problems
+            assert http.get("vbatch/snapshot").json()["problems"] == problems
+            assert figure("vbatch_loop_failing") == 1
+            assert figure("vbatch_loop_problems_total") == before + 1
+            assert server.log().count("The tending loop failed and will try again: NotADirectoryError") == 1
+        finally:
+            batches.unlink()
+            aside.rename(batches)
+        http.post(f"vbatch/v1/batches/{second.id}/cancel")
+        assert problems_of(events) == []
+        assert http.get("vbatch/readyz").json()["status"] == "ready"
+        assert figure("vbatch_loop_failing") == 0
+        assert figure("vbatch_loop_problems_total") == before + 1
+        for batch in (first, second):
+            assert http.get(f"vbatch/v1/batches/{batch.id}").json()["status"] == "cancelled"
 
 
 def test_a_stream_ends_with_the_server(server):

@@ -14,6 +14,7 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 from tests.batches import make_batch, open_store
 from tests.unit.engine.test_remote_engine import served
 from tests.unit.runner.running import on_a_loop
+from tests.unit.session_surface import open_session
 from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
@@ -126,6 +127,7 @@ async def presence(store: Store, say: Say) -> AsyncIterator[Owner]:
     verbs = Verbs(
         engine=lambda: None,
         stats=lambda: EngineStats(model="", state="unloaded"),
+        loops=lambda: (),
         wake=lambda: None,
         load=lambda *_: None,
         unload=lambda: None,
@@ -139,7 +141,8 @@ async def presence(store: Store, say: Say) -> AsyncIterator[Owner]:
 @contextlib.asynccontextmanager
 async def remote_figures(_: Store, say: Say) -> AsyncIterator[Owner]:
     async with served(say=say) as (_server, engine):
-        yield Owner(engine.loop, engine.figures, "observe")
+        (loop,) = engine.loops
+        yield Owner(loop, engine.figures, "observe")
 
 
 @contextlib.asynccontextmanager
@@ -210,3 +213,31 @@ async def looked(loop: Loop) -> None:
     await asyncio.sleep(0)
     loop.wake()
     await looking
+
+
+@on_a_loop
+async def test_the_server_tells_what_fails_in_a_kernel(tmp_path, monkeypatch):
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    session = await in_thread(open_session, tmp_path)
+    try:
+        async with server(session.store, print) as services:
+            watch = EngineWatch(services)
+            await watch.look()
+            assert watch.problems() == []
+            names = {(loop["loop"], loop["problem"]) for loop in watch.loops()}
+            assert names == {(name, None) for name in ("tending", "runner", "target runner", "presence")}
+            with monkeypatch.context() as patch:
+                patch.setattr(session.store.batches, "unfinished", fail)
+                await looked(session.loops()[0])
+                (view,) = await watch.look()
+                problems = watch.problems()
+                told = {problem["loop"]: (problem["text"], problem["kernel_id"]) for problem in problems}
+                assert told["runner"] == ("OSError: [Errno 24] Too many open files", view.id)
+            await looked(session.loops()[0])
+            await watch.look()
+            assert "runner" not in {problem["loop"] for problem in watch.problems()}
+            await watch.close()
+    finally:
+        await in_thread(session.close)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
+from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
@@ -76,6 +77,8 @@ class Engine(abc.ABC):
         Identifies everything except the request that decides an answer: weights, chat template, engine arguments.
     counts_tokens
         Whether `tokenize` works.
+    loops
+        What it runs again and again.
     """
 
     served_model_names: Sequence[str] = ()
@@ -83,6 +86,7 @@ class Engine(abc.ABC):
     max_num_seqs: int = 256
     answers_key: str = ""
     counts_tokens: bool = True
+    loops: Sequence[Loop] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.served_model_names)}: {self.state}>"

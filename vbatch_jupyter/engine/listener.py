@@ -26,7 +26,7 @@ from tornado.netutil import bind_unix_socket
 
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
-from vbatch_jupyter.loop import in_thread
+from vbatch_jupyter.loop import Loop, in_thread
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import SECRET_HEADER, EngineStats
@@ -50,6 +50,8 @@ class Verbs:
         Returns the engine, or None if none is loaded; called on the engine's loop.
     stats
         Returns the engine's figures, also while there is none.
+    loops
+        Returns the loops of the process; their problems are sent with the figures.
     wake
         Makes the runner look at the store; called on the engine's loop.
     load, unload
@@ -58,6 +60,7 @@ class Verbs:
 
     engine: Callable[[], Engine | None]
     stats: Callable[[], EngineStats]
+    loops: Callable[[], Sequence[Loop]]
     wake: Callable[[], None]
     load: Callable[[str, Sequence[str]], object]
     unload: Callable[[], object]
@@ -182,7 +185,8 @@ class _RequestHandler(_Handler):
 
 class _StatsHandler(_Handler):
     def get(self) -> None:
-        self.send(200, msgspec.json.encode(self.verbs.stats()))
+        loops = [loop.report() for loop in self.verbs.loops()]
+        self.send(200, msgspec.json.encode({**dataclasses.asdict(self.verbs.stats()), "loops": loops}))
 
 
 class _MetricsHandler(_Handler):

@@ -129,7 +129,8 @@ class RemoteEngine(Engine):
         self._patience = patience or Patience()
         self._client: httpx.AsyncClient | None = None
         self.figures = RemoteFigures()
-        self.loop = Loop("remote figures", say=say)
+        self._loop = Loop("remote figures", say=say)
+        self.loops = (self._loop,)
         self._in_flight = 0
 
     async def start(self) -> None:
@@ -149,7 +150,7 @@ class RemoteEngine(Engine):
             self._client = self._new_client()
             self._take(await self._models(self._patience.away_seconds if was_ready else 0.0))
             self.counts_tokens = await self._has_tokenize()
-            self.loop.start(self._read_metrics, every=_METRICS_SECONDS)
+            self._loop.start(self._read_metrics, every=_METRICS_SECONDS)
         except BaseException:
             await self.shutdown()
             self.state = "dead" if was_ready else "unloaded"
@@ -289,7 +290,7 @@ class RemoteEngine(Engine):
             return  # its batches say so
         response = await self._client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=_CONNECT_SECONDS)
         if response.status_code != HTTPStatus.OK or not self.figures.observe(response.text):
-            self.loop.end()  # it is not vLLM's
+            self._loop.end()  # it is not vLLM's
 
     def stats(self) -> EngineStats:
         """Return the server's figures, as new as two seconds; of one that is not vLLM's only what this process asks."""
@@ -297,7 +298,7 @@ class RemoteEngine(Engine):
 
     async def shutdown(self) -> None:
         """Disconnect from the server, which keeps running; a second call does nothing."""
-        await self.loop.stop(within=0)
+        await self._loop.stop(within=0)
         client, self._client = self._client, None
         self.state = "unloaded"
         if client is not None:

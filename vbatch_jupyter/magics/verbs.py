@@ -266,6 +266,9 @@ class VBatchMagics(Magics):
 
 
 def _print_engine(current: session.Session) -> None:
+    for loop in current.loops():
+        if loop.last_problem is not None:
+            print(f"problem: {loop.last_problem}")
     stats = current.loaded_engine().stats()
     for name, value in (
         ("model", stats.model),

@@ -84,6 +84,7 @@ class Events:
         self._listeners: set[Listener] = set()
         self._seen: dict[str, View] = {}
         self._loop = services.new_loop("events")
+        self._problems: list[dict[str, Any]] = []
         self._version: tuple[int, int] | None = None
         self._looked_at = 0.0
         self._lock = asyncio.Lock()
@@ -109,6 +110,7 @@ class Events:
         return {
             "batches": [view.to_json() for view in views if isinstance(view, BatchView)],
             "engines": [view.to_json() for view in views if isinstance(view, EngineView)],
+            "problems": self._engines.problems(),
         }
 
     def leave(self, listener: Listener) -> None:
@@ -125,6 +127,10 @@ class Events:
         await self._loop.stop()
 
     async def _look_if_changed(self) -> None:
+        # Before the look, which may fail: why it does is told by the next one.
+        if (problems := self._engines.problems()) != self._problems:
+            self._problems = problems
+            self._tell("problems", {"problems": problems})
         now = asyncio.get_running_loop().time()
         newest = await self._services.call(self._services.store.version)
         if newest != self._version or now - self._looked_at >= _FIGURES_SECONDS:

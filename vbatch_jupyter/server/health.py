@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
@@ -28,22 +30,25 @@ class ReadyHandler(VBatchHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Return whether batches can be taken, and the states of the engines; status 503 if they cannot."""
+        """Return whether batches can be taken, what fails, and the states of the engines; status 503 if not ready."""
         watch: EngineWatch = self.settings[WATCH_KEY]
         store = self.services.store
-        reason = None
+        reason, engines, free = None, [], None
         try:
+            free = await self.services.call(store.space.free)
+            engines = await watch.look()
             await self.services.call(store.check_writable)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             reason = str(error)
-            self.set_status(503)
-        engines = [{"name": view.name, "models": view.models, "state": view.state} for view in await watch.look()]
-        free = await self.services.call(store.space.free)
+        problems = watch.problems()
+        is_ready = reason is None and not problems
+        self.set_status(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
         self.send(
             {
-                "status": "ready" if reason is None else "not_ready",
+                "status": "ready" if is_ready else "not_ready",
                 "store": {"writable": reason is None, "free_bytes": free, "reason": reason},
-                "engines": engines,
+                "problems": problems,
+                "engines": [{"name": view.name, "models": view.models, "state": view.state} for view in engines],
             }
         )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -60,9 +61,10 @@ class VBatchCollector(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Return what was gathered last."""
+        """Return how the loops are doing, and what was gathered last."""
         self._asked_at = time.monotonic()
-        return self._metrics if self._asked_at - self._gathered_at < _STALE_SECONDS else []
+        gathered = self._metrics if self._asked_at - self._gathered_at < _STALE_SECONDS else []
+        return [*loop_metrics(self._engines.loops()), *gathered]
 
     async def _gather(self) -> None:
         if time.monotonic() - self._asked_at > _ASKED_WITHIN_SECONDS:
@@ -101,6 +103,24 @@ def store_metrics(store: Store) -> Iterator[Metric]:
     left = sum(each.total - each.completed - each.failed for each in waiting)
     yield GaugeMetricFamily("vbatch_queue_requests", "Requests of batches in progress without an answer.", value=left)
     yield GaugeMetricFamily("vbatch_store_free_bytes", "Free space on the store's disk.", value=store.space.free())
+
+
+def loop_metrics(loops: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Return the figures of loops.
+
+    Parameters
+    ----------
+    loops
+        How they are doing; those of the server have no kernel.
+    """
+    labels = ["loop", "kernel_id"]
+    problems = CounterMetricFamily("vbatch_loop_problems", "Steps of a loop that have failed.", labels=labels)
+    failing = GaugeMetricFamily("vbatch_loop_failing", "Whether a loop has a problem now.", labels=labels)
+    for loop in loops:
+        values = [loop["loop"], loop["kernel_id"] or ""]
+        problems.add_metric(values, loop["problems"])
+        failing.add_metric(values, float(loop["problem"] is not None))
+    yield from (problems, failing)
 
 
 def engine_metrics(views: Iterable[EngineView]) -> Iterator[Metric]:

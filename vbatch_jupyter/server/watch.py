@@ -71,6 +71,7 @@ class EngineWatch:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._looking: asyncio.Task[list[EngineView]] | None = None
+        self._kernel_loops: list[dict[str, Any]] = []
         self.notes: Mapping[str, str] = MappingProxyType({})
         self.planned: tuple[EngineView, ...] = ()
 
@@ -83,7 +84,12 @@ class EngineWatch:
     async def _look(self) -> list[EngineView]:
         records = await self._services.engines()
         await self._services.sockets.forget_all_but(records)
-        figures = await asyncio.gather(*(self._figures(record) for record in records))
+        told = await asyncio.gather(*(self._figures(record) for record in records))
+        self._kernel_loops = [
+            {**loop, "kernel_id": record.kernel_id or record.id}
+            for record, (_, loops) in zip(records, told, strict=True)
+            for loop in loops
+        ]
         views = [
             EngineView(
                 id=record.id,
@@ -95,17 +101,27 @@ class EngineWatch:
                 stats=stats,
                 note=self.notes.get(record.name or ""),
             )
-            for record, stats in zip(records, figures, strict=True)
+            for record, (stats, _) in zip(records, told, strict=True)
         ]
         names = {view.name for view in views}
         return [*views, *(view for view in self.planned if view.name not in names)]
 
-    async def _figures(self, record: EngineRecord) -> Mapping[str, Any] | None:
+    async def _figures(self, record: EngineRecord) -> tuple[Mapping[str, Any] | None, list[dict[str, Any]]]:
+        """Return an engine's figures, and how the loops of its process are doing."""
         response = await self._get(record, "/stats")
-        if response is None or record.state != "ready":
-            return None
-        stats = msgspec.json.decode(response.content)
-        return stats if isinstance(stats, dict) else None
+        if response is None:
+            return None, []
+        stats = msgspec.json.decode(response.content, type=dict[str, Any])
+        loops = stats.pop("loops", [])
+        return (stats if record.state == "ready" else None), loops
+
+    def loops(self) -> list[dict[str, Any]]:
+        """Return how the loops of the server are doing, and those of the kernels at the last look."""
+        return [*({**loop.report(), "kernel_id": None} for loop in self._services.loops), *self._kernel_loops]
+
+    def problems(self) -> list[dict[str, Any]]:
+        """Return the problems that loops have now, as they are shown."""
+        return [{**loop["problem"], "kernel_id": loop["kernel_id"]} for loop in self.loops() if loop["problem"]]
 
     async def metrics(self) -> list[tuple[EngineRecord, str]]:
         """Return the engines that report their metrics in time, and those metrics as text."""

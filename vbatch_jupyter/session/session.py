@@ -23,6 +23,7 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.check import first_url
@@ -93,11 +94,14 @@ class Session:
         verbs = Verbs(
             engine=lambda: self.engine,
             stats=self._loader.stats,
+            loops=self.loops,
             wake=self._runner.wake,
             load=self._load_silently,
             unload=self.unload,
         )
+        self._own_loops = [*self._runner.loops, self._targets.loop]
         self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
+        self._own_loops.append(self._presence.loop)
 
     async def _new_runner(self) -> Runner:
         return Runner(self.store, on_notice=self._say)
@@ -119,6 +123,11 @@ class Session:
     def engine(self) -> Engine | None:
         """The engine; None if no engine is loaded."""
         return self._loader.engine
+
+    def loops(self) -> Sequence[Loop]:
+        """Return all loops of this process, which tell their problems; from any thread."""
+        live = sys.modules.get("vbatch_jupyter.widgets.live")
+        return (*self._own_loops, *(self.engine.loops if self.engine else ()), *(live.loops() if live else ()))
 
     def load(self, model: str, flags: Sequence[str] = ()) -> Engine:
         """Start an engine, as `Loader.load` does, and show the progress.

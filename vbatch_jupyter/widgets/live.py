@@ -89,6 +89,11 @@ class Live:
         _running.add(self)
         self._thread.start()
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is still redrawn."""
+        return self._thread.is_alive()
+
     def finish(self) -> None:
         """Look at once, and wait for the summary of a batch that has ended."""
         self.loop.wake()
@@ -212,6 +217,11 @@ def stop_all() -> None:
     """Stop redrawing; the store is about to be closed."""
     for live in list(_running):
         live.stop()
+
+
+def loops() -> list[Loop]:
+    """Return the loops of the widgets that are drawn."""
+    return [live.loop for live in _running if live.is_drawn]
 
 
 def _hint(batch_id: str) -> dict[str, str]:

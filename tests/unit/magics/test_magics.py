@@ -93,6 +93,21 @@ def test_the_verbs_show_keep_and_complete_batches(shell, session):
     assert session.engine is None
 
 
+def test_the_engine_shows_what_fails_in_this_kernel(shell, session, monkeypatch):
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    runner = next(loop for loop in session.loops() if loop.name == "runner")
+    with monkeypatch.context() as patch:
+        patch.setattr(session.store.batches, "unfinished", fail)
+        runner.looked()
+        printed = shell.run("%vbatch engine")[0]
+    assert "problem: runner: OSError: [Errno 28] No space left on device (since " in printed
+    assert "model                  echo" in printed
+    runner.looked()
+    assert "problem" not in shell.run("%vbatch engine")[0]
+
+
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
