@@ -2,13 +2,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab panel test lint bench figures wheel clean
+.PHONY: help demo lab panel test lint bench figures vllm-next wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # The first interpreter that really starts: a pyenv shim may be there and name nothing.
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	if $$python -c '' 2>/dev/null </dev/null; then echo $$python; break; fi; done)
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make lint    set up, run ruff, mypy, import-linter, the checks of rooms and words, and tsc, eslint and prettier on the panel"
 	@echo "make bench   set up, compare with LLM.chat, run-batch, a loop of AsyncOpenAI and llama.cpp; BENCH=a,b picks workloads"
 	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, a chat beside a batch, a busy cell"
+	@echo "make vllm-next VERSION=0.33.0   set up, download that vLLM, say what is not in it that we need; nothing of it is run"
 	@echo "make wheel   set up, build dist/*.whl"
 	@echo "make clean   remove $(VENV), dist and caches"
 
@@ -69,6 +70,9 @@ figures: $(READY)
 	@$(BIN)/python benchmarks/scale.py
 	@$(BIN)/python benchmarks/first_token.py
 	@$(BIN)/python benchmarks/busy_cell.py
+
+vllm-next: $(READY)
+	@$(BIN)/python tools/compare_vllm.py $(VERSION)
 
 wheel: $(READY)
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -6,6 +6,7 @@ Each gives for each round the seconds from the first request to the last answer 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
 import time
@@ -88,6 +89,8 @@ def run_batch(engine: Engine, rounds: Rounds) -> None:
     from vllm.entrypoints.launchers import run_batch as launcher
 
     asked, answered = Path(engine.place, "in.jsonl"), Path(engine.place, "out.jsonl")
+    # 0.33 reads the file before it starts; engine/vllm/contract.py has both signatures, and the newer one was not run.
+    takes_file = "input_file" in inspect.signature(launcher.run_batch).parameters
     build, run = launcher.build_endpoint_registry, launcher.run_batch
     built: list[Any] = []
 
@@ -100,10 +103,11 @@ def run_batch(engine: Engine, rounds: Rounds) -> None:
     async def ask(client: Any, args: Any, requests: list[Request]) -> float:
         await asyncio.to_thread(asked.write_text, as_lines(requests, engine.folder))
         begun = time.perf_counter()
-        await run(client, args)
+        with asked.open() as file:  # noqa: ASYNC230
+            await run(client, args, *((file, len(requests)) if takes_file else ()))
         return time.perf_counter() - begun
 
-    async def run_rounds(client: Any, args: Any) -> None:
+    async def run_rounds(client: Any, args: Any, *_: Any) -> None:
         given = iter(rounds)
         while (requests := await asyncio.to_thread(next, given, None)) is not None:
             seconds = await ask(client, args, requests)
@@ -113,6 +117,7 @@ def run_batch(engine: Engine, rounds: Rounds) -> None:
             rounds.reply(of_usages(seconds, (answer["usage"] for answer in answers)))
 
     launcher.build_endpoint_registry, launcher.run_batch = build_once, run_rounds
+    asked.write_text(as_lines([Request("Hello.", 1)], engine.folder) if takes_file else "")
     sys.argv = ["run_batch", "-i", str(asked), "-o", str(answered), "--model", engine.folder]
     sys.argv += ["--enable-prompt-tokens-details", *engine.flags]
     asyncio.run(launcher.main(launcher.parse_args()))

@@ -22,7 +22,11 @@ Engine = Literal["gpu", "cpu", "none"]
 ENGINES: dict[str, Engine] = {"gpu": "gpu", "cpu": "cpu", "none": "none"}
 
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST, NEWEST = (3, 11), (3, 13)
+OLDEST, NEWEST = (3, 11), (3, 14)
+
+# What vLLM 0.32 and 0.33 come with is built for CUDA 13, which runs with this series of drivers and newer ones:
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+OLDEST_DRIVER = 580
 
 # The CPU build of torch has a version of its own, which the general index does not carry. This index is asked for
 # torch alone and only when pip's configured sources have no such build: asked for everything, it would cost seconds
@@ -93,9 +97,25 @@ def list_gpus(nvidia_smi: str = "nvidia-smi") -> list[str]:
     nvidia_smi
         The driver's command. Where it is missing, hangs or fails, as it does without a driver, there is no GPU.
     """
+    return [line for line in _ask_driver(nvidia_smi, "--list-gpus") if line.startswith("GPU ")]
+
+
+def driver_version(nvidia_smi: str = "nvidia-smi") -> str:
+    """Return the version of the NVIDIA driver, such as ``"580.95.05"``; empty where it does not say.
+
+    Parameters
+    ----------
+    nvidia_smi
+        The driver's command.
+    """
+    answer = _ask_driver(nvidia_smi, "--query-gpu=driver_version", "--format=csv,noheader")
+    return answer[0].strip() if answer else ""
+
+
+def _ask_driver(nvidia_smi: str, *arguments: str) -> list[str]:
     try:
         answer = subprocess.run(
-            [nvidia_smi, "--list-gpus"],
+            [nvidia_smi, *arguments],
             capture_output=True,
             text=True,
             timeout=30,
@@ -104,9 +124,47 @@ def list_gpus(nvidia_smi: str = "nvidia-smi") -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    if answer.returncode != 0:
-        return []
-    return [line for line in answer.stdout.splitlines() if line.startswith("GPU ")]
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
+
+
+def check_driver(requested: str, version: str) -> str:
+    """Compare the driver's version with what vLLM needs.
+
+    Parameters
+    ----------
+    requested
+        The engine that was asked for; one that was asked for by name is installed in any case.
+    version
+        The driver's.
+
+    Returns
+    -------
+    str
+        What to say; empty where the driver is new enough, or does not say its version.
+
+    Raises
+    ------
+    SetupError
+        The driver is too old.
+
+    Examples
+    --------
+    >>> check_driver("auto", "580.65.06")
+    ''
+    >>> check_driver("gpu", "575.57.08")
+    'The NVIDIA driver is 575.57.08. vLLM is built for CUDA 13, which needs 580 or newer.'
+    """
+    series = version.partition(".")[0]
+    if not series.isdigit() or int(series) >= OLDEST_DRIVER:
+        return ""
+    problem = f"The NVIDIA driver is {version}. vLLM is built for CUDA 13, which needs {OLDEST_DRIVER} or newer."
+    if requested == "auto":
+        raise SetupError(
+            f"{problem} Install a newer driver, or choose the engine for the CPU: "
+            "'python3 tools/setup_environment.py .venv --engine cpu && touch .venv/ready'. With --engine gpu vLLM is "
+            "installed in any case; it then needs NVIDIA's package cuda-compat."
+        )
+    return problem
 
 
 def plan(engine: Engine) -> list[Step]:
@@ -165,7 +223,7 @@ def check_python(version: tuple[int, int], executable: str) -> None:
     """
     if not OLDEST <= version <= NEWEST:
         raise SetupError(
-            f"Python 3.11, 3.12 or 3.13 is needed, and {executable} is {version[0]}.{version[1]}: "
+            f"Python 3.11 to 3.14 is needed, and {executable} is {version[0]}.{version[1]}: "
             "install Python 3.11 (Debian, Ubuntu: apt-get install python3.11 python3.11-venv), "
             "or name another with make PYTHON=/path/to/python3.11."
         )
@@ -311,6 +369,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gpus = list_gpus()
         engine = choose_engine(options.engine, system=platform.system(), gpus=gpus)
         found = f"{gpus[0]} is there" if gpus else "no NVIDIA GPU is there"
+        if engine == "gpu" and (problem := check_driver(options.engine, driver_version())):
+            _say(problem)
         _say(f"Setting up {options.folder} with Python {platform.python_version()}; {found}; engine: {engine}.")
         set_up(options.folder.absolute(), engine, _say)
     except SetupError as error:

@@ -8,14 +8,14 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from vbatch_jupyter.magics.serve_flags import serve_flags
+from vbatch_jupyter.engine.vllm.serve_flags import serve_flags
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 # In a process of its own: vLLM's import warns, and a warning is an error here. EmbeddingRequest is an annotated union:
 # one class for each way to write the input.
 LIST_KEYS = """
 import json, typing
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vbatch_jupyter.engine.vllm import contract, installed
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
@@ -28,7 +28,8 @@ requests = {
     "/v1/responses": (ResponsesRequest,),
 }
 keys = {path: sorted(set().union(*(one.model_fields for one in classes))) for path, classes in requests.items()}
-flags = list(make_arg_parser(FlexibleArgumentParser(add_help=False))._option_string_actions)
+parser = installed.load(contract.FLAGS).make_arg_parser(FlexibleArgumentParser(add_help=False))
+flags = list(parser._option_string_actions)
 print("KEYS", json.dumps({**keys, "flags": flags}))
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 from tools.setup_environment import (
     TORCH_CPU_INDEX,
     SetupError,
+    check_driver,
     check_python,
     choose_engine,
+    driver_version,
     end_of_log,
     list_gpus,
+    main,
     make_venv,
     plan,
     run_pip,
@@ -68,6 +72,43 @@ def test_a_machine_without_the_drivers_command_has_no_gpu(tmp_path):
     assert list_gpus(str(tmp_path / "nvidia-smi")) == []
 
 
+def driver(folder, version):
+    return program(
+        folder, f'case "$1" in --list-gpus) echo "{H100}";; --query-gpu=*) printf "{version}\\n{version}\\n";; esac'
+    )
+
+
+@pytest.mark.parametrize(("body", "version"), [("exit 9", ""), ("printf ''", "")])
+def test_a_driver_that_does_not_answer_has_no_version(tmp_path, body, version):
+    assert driver_version(program(tmp_path, body)) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "is_old"),
+    [("535.183.01", True), ("575.57.08", True), ("580.65.06", False), ("595.10", False), ("[N/A]", False)],
+)
+def test_a_driver_that_is_older_than_cuda_13_needs_is_told_and_stops_what_nobody_asked_for(tmp_path, version, is_old):
+    found = driver_version(driver(tmp_path, version))
+    problem = f"The NVIDIA driver is {version}. vLLM is built for CUDA 13, which needs 580 or newer."
+    assert check_driver("gpu", found) == (problem if is_old else "")
+    if is_old:
+        with pytest.raises(SetupError, match=re.escape(problem)):
+            check_driver("auto", found)
+    else:
+        assert check_driver("auto", found) == ""
+
+
+def test_nothing_is_made_or_downloaded_where_the_driver_is_too_old(tmp_path, monkeypatch, capsys):
+    driver(tmp_path, "550.54.15")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert main([str(tmp_path / "venv")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("The NVIDIA driver is 550.54.15. vLLM is built for CUDA 13")
+    assert "--engine cpu" in said.err
+    assert not (tmp_path / "venv").exists()
+
+
 def test_on_a_cpu_torch_comes_first_alone_and_only_torch_is_asked_of_its_own_index():
     steps = plan("cpu")
 
@@ -106,20 +147,20 @@ def test_every_requirements_file_that_is_named_is_there(engine):
     assert all((ROOT / file).is_file() for file in files)
 
 
-@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+@pytest.mark.parametrize("version", [(3, 10), (3, 15)])
 def test_a_python_that_does_not_fit_is_one_sentence_with_the_way_out(version):
     with pytest.raises(SetupError) as caught:
         check_python(version, "/usr/bin/python3")
 
     assert str(caught.value) == (
-        f"Python 3.11, 3.12 or 3.13 is needed, and /usr/bin/python3 is {version[0]}.{version[1]}: "
+        f"Python 3.11 to 3.14 is needed, and /usr/bin/python3 is {version[0]}.{version[1]}: "
         "install Python 3.11 (Debian, Ubuntu: apt-get install python3.11 python3.11-venv), "
         "or name another with make PYTHON=/path/to/python3.11."
     )
 
 
 def test_a_python_that_fits_is_taken():
-    for minor in (11, 12, 13):
+    for minor in (11, 12, 13, 14):
         check_python((3, minor), sys.executable)
 
 

@@ -22,9 +22,6 @@ from vbatch_jupyter.records import EngineState, EngineStats
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
 
-ABORTED = b'"finish_reason":"abort"'
-"""Part of vLLM's answer to a request that it aborted. An unescaped quote cannot be inside a JSON string, so these
-bytes are the key itself and never a model's words."""
 
 _TOKENIZED_AT_ONCE = 64
 _NOT_FOUND, _SERVER_ERROR = 404, 500
@@ -79,6 +76,8 @@ class Engine(abc.ABC):
         Whether `tokenize` works.
     loops
         What it runs again and again.
+    notes
+        What it has to do without, a sentence each; known once it has started.
     """
 
     served_model_names: Sequence[str] = ()
@@ -87,6 +86,7 @@ class Engine(abc.ABC):
     answers_key: str = ""
     counts_tokens: bool = True
     loops: Sequence[Loop] = ()
+    notes: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.served_model_names)}: {self.state}>"

@@ -21,9 +21,10 @@ from http import HTTPStatus
 import httpx
 import msgspec
 
-from vbatch_jupyter.engine.base import ABORTED, BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
+from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.engine.remote_stats import RemoteFigures
+from vbatch_jupyter.engine.vllm.contract import ABORTED
 from vbatch_jupyter.errors import (
     EngineArgumentError,
     EngineDiedError,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
+from vbatch_jupyter.engine.vllm.serve_flags import serve_flags
 from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
-from vbatch_jupyter.magics.serve_flags import serve_flags
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.session import session

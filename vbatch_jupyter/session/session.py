@@ -146,6 +146,7 @@ class Session:
             raise
         line.end(f"{', '.join(engine.served_model_names)}: ready in {time.monotonic() - begun:.0f} s")
         self._presence.publish()
+        self._notices.extend(engine.notes)
         self._say_notices()
         return engine
 

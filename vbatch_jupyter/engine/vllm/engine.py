@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbatch_jupyter.engine import asgi
-from vbatch_jupyter.engine.base import ABORTED, BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
+from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
 from vbatch_jupyter.engine.vllm import process as vllm_process
+from vbatch_jupyter.engine.vllm.contract import ABORTED
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.protocol.lines import error_body
@@ -98,7 +99,7 @@ class VllmEngine(Engine):
         self._starting = True
         try:
             self._on_progress("importing vLLM")
-            await asyncio.to_thread(vllm_process.import_vllm, self.log_path)
+            self.notes = await asyncio.to_thread(vllm_process.import_vllm, self.log_path)
             built = await self._build()
             try:
                 self._app = await vllm_process.build_app(built)

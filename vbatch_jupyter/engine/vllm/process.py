@@ -29,6 +29,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vbatch_jupyter.engine.vllm import contract, installed
 from vbatch_jupyter.engine.vllm.child import LOG_VARIABLE
 from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
 from vbatch_jupyter.protocol import policy
@@ -51,9 +52,6 @@ _NOT_FOUND = frozenset(
     }
 )
 _NO_SUCH_MODEL = r"not a (valid|local) |Repo(sitory)? (id|Not Found)|Invalid repository|does not appear to have"
-
-_KEEPING_CACHES = ("vllm.utils.func_utils", "vllm.tokenizers.registry", "vllm.transformers_utils.processor")
-"""Modules whose caches have tokenizers and processors among their keys and values, up to 128 of them."""
 
 _LRU_CACHE = type(functools.cache(len))
 
@@ -92,8 +90,8 @@ class Built:
     answers_key: str
 
 
-def import_vllm(log_path: Path) -> None:
-    """Import vLLM, in a call of its own before `build`.
+def import_vllm(log_path: Path) -> list[str]:
+    """Import vLLM and compare it with the contract, in a call of its own before `build`.
 
     An exception that is kept during the import keeps the frames that led to it. If they were those of `build`,
     the first engine would never be freed.
@@ -103,22 +101,31 @@ def import_vllm(log_path: Path) -> None:
     log_path
         The engine's log.
 
+    Returns
+    -------
+    list of str
+        A sentence for each thing that has to be done without with this vLLM.
+
     Raises
     ------
     EngineLoadError
-        vLLM is not installed, or not in order.
+        vLLM is not installed, not in order, or lacks something necessary.
     """
     with _guarded(log_path):
         try:
-            from vllm import envs
-            from vllm.v1.engine import async_llm  # noqa: F401
-
-            from vbatch_jupyter.engine.vllm import arguments, stats  # noqa: F401
+            notes = installed.check()
+            from vbatch_jupyter.engine.vllm import arguments  # noqa: F401
         except ImportError as error:
             raise EngineLoadError(_import_message(error)) from error
-    # vLLM reads its variables again for each request, when this process's environment has been restored.
-    for name, value in _LIMITS.items():
-        setattr(envs, name, value)
+        for note in notes:
+            logging.getLogger("vllm.vbatch").warning(note)
+    if not installed.missing(contract.LIMITS):
+        from vllm import envs
+
+        # vLLM reads its variables again for each request, when this process's environment has been restored.
+        for name, value in _LIMITS.items():
+            setattr(envs, name, value)
+    return notes
 
 
 def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callable[[str], None]) -> Built:
@@ -154,7 +161,6 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from vbatch_jupyter.engine.vllm import scheduler as vllm_scheduler
     from vbatch_jupyter.engine.vllm.arguments import bounded_engine_args, parse_arguments
     from vbatch_jupyter.engine.vllm.stats import EngineCounters, stat_logger_factory
 
@@ -163,13 +169,16 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     engine_args = bounded_engine_args(arguments)
     # This usage has the defaults for throughput; that of run-batch would run 128 sequences at once, whatever the GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.LLM_CLASS)
-    vllm_scheduler.put_into(config.scheduler_config)
+    if not installed.missing(contract.SCHEDULER):
+        from vbatch_jupyter.engine.vllm import scheduler
+
+        scheduler.put_into(config.scheduler_config)
     counters = EngineCounters()
     on_progress("starting the engine and loading the weights")
     llm = AsyncLLM.from_vllm_config(
         vllm_config=config,
         usage_context=UsageContext.LLM_CLASS,
-        stat_loggers=[stat_logger_factory(counters)],
+        stat_loggers=None if installed.missing(contract.FIGURES) else [stat_logger_factory(counters)],
         enable_log_requests=engine_args.enable_log_requests,
         disable_log_stats=False,
     )
@@ -183,8 +192,9 @@ async def build_app(built: Built) -> Application:
 
     from vbatch_jupyter.engine.vllm.routes import RenderingExecutor
 
-    executor = built.llm.renderer._executor  # noqa: SLF001 - made to be swapped, but not by us
-    executor._inner = RenderingExecutor(executor._inner)  # noqa: SLF001
+    if not installed.missing(contract.RENDERING):
+        executor = built.llm.renderer._executor  # noqa: SLF001 - made to be swapped, but not by us
+        executor._inner = RenderingExecutor(executor._inner)  # noqa: SLF001
     with _quiet():
         await built.llm.reset_mm_cache()
         supported_tasks = await built.llm.get_supported_tasks()
@@ -193,8 +203,10 @@ async def build_app(built: Built) -> Application:
     return app  # type: ignore[no-any-return, unused-ignore]
 
 
-def routes_of(app: Application) -> Routes:
-    """Return the functions behind the routes of an engine's OpenAI layer."""
+def routes_of(app: Application) -> Routes | None:
+    """Return the functions behind the routes of an engine's OpenAI layer; None if they are not as expected."""
+    if installed.missing(contract.FAST_ROUTES):
+        return None
     from vbatch_jupyter.engine.vllm.routes import Routes
 
     return Routes(app)
@@ -213,8 +225,8 @@ def keep_memory() -> None:
 
 def release_memory() -> None:
     """Free what a stopped engine has left in this process: tens of megabytes each time."""
-    for name in _KEEPING_CACHES:
-        for value in list(vars(sys.modules.get(name, object)).values()):
+    for touch in contract.CACHES.touches:
+        for value in list(vars(sys.modules.get(touch.module, object)).values()):
             # By its type: transformers has stand-ins that raise when anything is asked of them.
             if type(value) is _LRU_CACHE:
                 value.cache_clear()
@@ -372,7 +384,7 @@ def _root_cause(log_path: Path, log_start: int) -> str:
             lines = log.read().decode(errors="replace").splitlines()
         causes = [match[1] for line in lines if (match := re.search(r"\b(\w+(?:Error|Exception): .+)", line))]
         for cause in causes:
-            if "Engine core initialization failed" not in cause:
+            if contract.CORE_FAILED not in cause:
                 return cause.strip()
     return ""
 

@@ -12,15 +12,20 @@ as long as there is room, and their answers stay the same requests' answers.
 
 The step in which an interactive request begins runs interactive requests only: with 256 others its first token
 would take as long as theirs. Never two such steps in a row, so that people in any number halve a batch's speed at most.
+Where vLLM times the steps of its requests itself, in Model Runner V2 (the default on GPUs) and with
+``--prefill-schedule-interval``, there are no such steps: docs/upgrading-vllm.md says why.
 
-This runs in the engine's own process.
+This runs in the engine's own process, which an exception in a step would end: after the first one vLLM's own scheduler
+goes on alone.
 """
 
 # ruff: noqa: SLF001 - vLLM has no public words for what a scheduler does
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,10 +40,12 @@ from vllm.v1.request import Request, RequestStatus
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 
 if TYPE_CHECKING:
-    from vllm.config import SchedulerConfig
+    from vllm.config.scheduler import SchedulerConfig
 
 _INTERACTIVE_SLOTS = 8
 """How many interactive requests run with a batch that has all its slots, before a batch request is preempted."""
+
+_logger = logging.getLogger("vllm.vbatch")
 
 _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
@@ -68,25 +75,44 @@ class InteractiveFirstScheduler(Scheduler):
     It has no methods but those that it overrides: vLLM's own, private ones included, may have any name.
     """
 
+    vbatch_is_on = True
+    """Whether interactive requests come first; not after something of vLLM was not as expected."""
+
     vbatch_alone = False
     """Whether the last step was one of interactive requests alone."""
 
     def schedule(self, *arguments: Any, **options: Any) -> Any:
         """Plan one step."""
-        waiting = list(itertools.takewhile(_is_interactive, self.waiting)) if self.waiting else []
-        running = sum(map(_is_interactive, self.running))
-        batches = self.scheduler_config.max_num_active_seqs
-        self.max_num_active_reqs = min(self.max_num_running_reqs, batches + running + len(waiting))
-        if waiting:
-            _make_room(self, waiting)
-        self.vbatch_alone = not self.vbatch_alone and any(request.status in _READY for request in waiting)
-        if self.vbatch_alone:
-            _pass_over_batches(self, len(waiting))
+        if self.vbatch_is_on:
+            try:
+                _put_interactive_first(self)
+            except Exception:
+                self.vbatch_is_on = False
+                _logger.exception("A chat waits for batches from here on: vLLM is not as its scheduler was expected.")
+                with contextlib.suppress(Exception):
+                    self.max_num_active_reqs = self.scheduler_config.max_num_active_seqs
         return super().schedule(*arguments, **options)
 
 
 class AsyncInteractiveFirstScheduler(InteractiveFirstScheduler, AsyncScheduler):
     """The same for an engine that schedules a step before the previous one has ended."""
+
+
+def _put_interactive_first(scheduler: InteractiveFirstScheduler) -> None:
+    waiting = list(itertools.takewhile(_is_interactive, scheduler.waiting)) if scheduler.waiting else []
+    running = sum(map(_is_interactive, scheduler.running))
+    batches = scheduler.scheduler_config.max_num_active_seqs
+    scheduler.max_num_active_reqs = min(scheduler.max_num_running_reqs, batches + running + len(waiting))
+    if waiting:
+        _make_room(scheduler, waiting)
+    begins = _may_step_alone(scheduler) and any(request.status in _READY for request in waiting)
+    scheduler.vbatch_alone = begins and not scheduler.vbatch_alone
+    if scheduler.vbatch_alone:
+        _pass_over_batches(scheduler, len(waiting))
+
+
+def _may_step_alone(scheduler: Scheduler) -> bool:
+    return not scheduler.use_v2_model_runner and scheduler.scheduler_config.prefill_schedule_interval == 1
 
 
 def _is_interactive(request: Request) -> bool:
@@ -128,9 +154,10 @@ def _put_one_back(scheduler: Scheduler) -> bool:
         return False
     # vLLM's own choice: of the least important the youngest, which has the least to lose.
     victim = max(victims, key=lambda request: (request.priority, request.arrival_time))
-    scheduler.running.remove(victim)
     # As where vLLM resets its prefix cache: it may run again in the very step that is planned now, and then must be
-    # told to the worker as new, and nothing that is still under way may count.
-    scheduler._preempt_request(victim, time.monotonic(), drop_stale_output=True)
+    # told to the worker as new, and nothing that is still under way may count. In this order no request is lost where
+    # one of these raises.
     scheduler.prev_step_scheduled_req_ids.discard(victim.request_id)
+    scheduler._preempt_request(victim, time.monotonic(), drop_stale_output=True)
+    scheduler.running.remove(victim)
     return True

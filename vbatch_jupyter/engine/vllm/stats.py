@@ -6,11 +6,12 @@ import collections
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
-
-from vllm.v1.metrics.loggers import StatLoggerBase
+from typing import TYPE_CHECKING, Any
 
 from vbatch_jupyter.records import EngineState, EngineStats
+
+if TYPE_CHECKING:
+    from vllm.v1.metrics.loggers import StatLoggerBase
 
 WINDOW_SECONDS = 5.0
 """Over how long throughput is averaged."""
@@ -99,6 +100,7 @@ def stat_logger_factory(counters: EngineCounters) -> Callable[..., StatLoggerBas
     counters
         Where the figures go.
     """
+    from vllm.v1.metrics.loggers import StatLoggerBase
 
     class StatLogger(StatLoggerBase):
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:

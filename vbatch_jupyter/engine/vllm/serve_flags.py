@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-_SOURCES = ("engine/arg_utils.py", "entrypoints/launchers/cli_args.py")
+from vbatch_jupyter.engine.vllm import contract, installed
 
 
 @functools.cache
-def serve_flags() -> tuple[str, ...]:
-    """Return the long flags in alphabetical order; empty if vLLM is not installed or has another layout."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+def serve_flags(vllm: Path | None = None) -> tuple[str, ...]:
+    """Return the long flags in alphabetical order; empty if vLLM is not installed or has another layout.
+
+    Parameters
+    ----------
+    vllm
+        The package's folder; that of the vLLM that is installed by default.
+    """
+    if (folder := vllm or installed.folder()) is None:
         return ()
-    folder = Path(spec.submodule_search_locations[0])
-    try:
-        sources = [(folder / name).read_text(encoding="utf-8") for name in _SOURCES]
-    except OSError:
-        return ()
+    sources = [installed.source(touch, folder) or "" for touch in contract.TAB.touches]
     return tuple(sorted({flag for source in sources for flag in _flags_in(source)}))
 
 
