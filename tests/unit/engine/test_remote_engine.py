@@ -17,7 +17,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 import vbatch_jupyter as vb
-from tests.batches import ENDPOINT, open_store
+from tests.batches import ENDPOINT
 from tests.unit.runner.running import a_runner, answers, batch_of, ended, on_a_loop, until
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
@@ -82,12 +82,6 @@ class Server:
         assert self._http is not None
         self._http.stop()
         await self._http.close_all_connections()
-
-
-@pytest.fixture
-def store(tmp_path):
-    with open_store(tmp_path / "store") as store:
-        yield store
 
 
 class Handler(RequestHandler):

@@ -7,16 +7,8 @@ import pandas as pd
 import pytest
 
 import vbatch_jupyter as vb
-from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import FrameError, NotFoundError
 from vbatch_jupyter.frames.comparison import compare
-
-
-@pytest.fixture
-def session(tmp_path, as_current):
-    session = as_current(open_session(tmp_path, refusing="refuse me"))
-    yield session
-    session.close()
 
 
 def test_two_prompts_stand_side_by_side_on_the_frames_index(session):

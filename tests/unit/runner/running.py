@@ -15,6 +15,7 @@ import msgspec
 from tests.batches import ENDPOINT, content
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse
 from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -162,6 +163,13 @@ async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         await asyncio.sleep(0.005)
+
+
+async def looks(runner: Runner, times: int = 3) -> None:
+    """Wait until the runner has looked at the store so many times more."""
+    for _ in range(times):
+        runner.wake()
+        await in_thread(runner.loops[0].looked)
 
 
 async def ended(store: Store, batch_id: str) -> BatchRecord:

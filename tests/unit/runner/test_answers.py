@@ -212,13 +212,14 @@ async def test_the_window_bounds_what_runs_and_is_filled(store):
 async def test_two_batches_share_the_window_and_neither_starves(store):
     first = [f"first {position}" for position in range(900)]
     second = [f"second {position}" for position in range(300)]
-    engine = WitnessEngine(max_num_seqs=1, latency_seconds=0.02)
+    engine = WitnessEngine(max_num_seqs=1, latency_seconds=0.02, hanging="first")
     async with a_runner(store, engine) as (runner, _):
         first_id = batch_of(store, first)
-        runner.wake()
-        await until(lambda: len(engine.asked) >= 200)
+        # The window is full of the first batch.
+        await until(lambda: len(engine.asked) == 1 + MORE_THAN_RUN)
         second_id = batch_of(store, second)
-        runner.wake()
+        await until(lambda: runner.resumed == {first_id, second_id})
+        engine.released.set()
         second_record = await ended(store, second_id)
         first_record = await ended(store, first_id)
     assert answers(store, first_record) == expected(first)

@@ -16,6 +16,7 @@ from tests.unit.runner.running import (
     ended,
     errors,
     expected,
+    looks,
     on_a_loop,
     order_of_answers,
     paused,
@@ -231,7 +232,7 @@ async def test_a_batch_that_runs_with_care_is_alone_and_waits_for_none_that_came
         held.release()
         # Both are there now, and wait: the one to be alone, the other for it.
         await until(lambda: store.batches.get(later_id).status == "in_progress" and runner.running == {running_id})
-        await asyncio.sleep(0.5)
+        await looks(runner)
         assert runner.running == {running_id}
         engine.released.set()
         records = [await ended(store, batch_id) for batch_id in (running_id, careful_id, later_id)]

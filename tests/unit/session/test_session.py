@@ -31,14 +31,6 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 from vbatch_jupyter.session.session import Session
 
-
-@pytest.fixture
-def session(tmp_path):
-    session = open_session(tmp_path, refusing="refuse me")
-    yield session
-    session.close()
-
-
 FRAMES = {
     "one row": pd.DataFrame({"text": ["a"]}),
     "a duplicate index": pd.DataFrame({"text": ["a", "b", "c"]}, index=[7, 7, 3]),

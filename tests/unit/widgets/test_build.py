@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.columns import placeholder
 from vbatch_jupyter.frames.template import Template
@@ -17,13 +16,6 @@ from vbatch_jupyter.widgets.build import Builder
 from vbatch_jupyter.widgets.cell_text import cell_text
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture
-def session(tmp_path):
-    session = open_session(tmp_path, refusing="refuse me")
-    yield session
-    session.close()
 
 
 @pytest.fixture
@@ -130,8 +122,7 @@ def test_what_is_inserted_for_a_column_gives_its_value(label):
     assert template.render({label: "value", "other": "no"}) == "value"
 
 
-def test_the_written_cell_does_what_was_chosen(session, names, as_current):
-    as_current(session)
+def test_the_written_cell_does_what_was_chosen(session, names):
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = names["df"]
