@@ -208,11 +208,14 @@ def test_an_interrupt_harms_neither_the_engine_nor_its_requests(session: Session
     code = """
 df = pd.DataFrame({"word": ["x"] * 24})
 batch = vb.submit(df, "Tell a story about {{ word }}", max_tokens=60, ignore_eos=True)
+while not current().engine.stats().running:
+    time.sleep(0.05)
+print("running")
 time.sleep(60)
 """
     sent = session.kernel.start(code)
     until = "show([batch.status, current().engine.state])"
-    time.sleep(3)
+    session.kernel.wait_for_output(sent, "running")
     session.kernel.manager.interrupt_kernel()
     assert session.kernel.finish(sent).error.startswith("KeyboardInterrupt")
     session.kernel.manager.interrupt_kernel()
