@@ -43,7 +43,7 @@ with Batch(provider=provider, submission_input_file="in.jsonl", output_file="out
 def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openai-batch")
     pin = f"--requirement={ROOT / 'requirements' / 'clients.txt'}"
-    words = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), pin)
+    words = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), pin)
     subprocess.run(words, check=True, capture_output=True, timeout=240)
     return folder
 

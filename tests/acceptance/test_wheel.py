@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -71,21 +70,22 @@ VERSIONS = ("3.11", "3.12", "3.13")
 
 
 @pytest.fixture(scope="module")
-def pythons(wheel):
+def pythons(wheel, tmp_path_factory):
     """Return the interpreters of environments that hold the wheel and what it asks for, and what its tests need."""
-    # Not in pytest's folder, which may be in memory: uv links the files of its cache on the same disk.
-    with tempfile.TemporaryDirectory(prefix="vb") as folder, ThreadPoolExecutor() as threads:
 
-        def make(version):
-            inside = Path(folder, version, "bin", "python")
-            call(
-                sys.executable, "-m", "uv", "venv", "--quiet", f"--python={interpreter(version)}", Path(folder, version)
-            )
-            install(inside, wheel, "pytest", "pytest-timeout", "hypothesis")
-            return inside
+    def make(version):
+        folder = tmp_path_factory.mktemp(f"python{version}")
+        inside = folder / "bin" / "python"
+        call(sys.executable, "-m", "uv", "venv", "--quiet", f"--python={interpreter(version)}", folder)
+        install(inside, wheel, "pytest", "pytest-timeout", "hypothesis")
+        return inside
 
-        found = [version for version in VERSIONS if interpreter(version)]
-        yield dict(zip(found, threads.map(make, found), strict=True))
+    found = [version for version in VERSIONS if interpreter(version)]
+    with ThreadPoolExecutor() as threads:
+        made = dict(zip(found, threads.map(make, found), strict=True))
+    yield made
+    for inside in made.values():
+        shutil.rmtree(inside.parent.parent)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_a_kernel_that_dies_fails_the_notebook(tmp_path):
 
 
 def test_a_cell_that_takes_too_long_fails_the_notebook(tmp_path):
-    done = run(tmp_path, FRAME, BATCH, (None, "import time\ntime.sleep(60)"), THROUGHPUT)
+    done = run(tmp_path, BATCH, (None, "import time\ntime.sleep(60)"), THROUGHPUT, options=("--timeout", "3"))
 
     assert done.returncode == 1
     assert "time.sleep(60)" in done.stderr
