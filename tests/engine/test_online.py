@@ -273,10 +273,10 @@ def test_nothing_is_fetched_and_vllms_own_limits_stand_behind_the_rules(kernel, 
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "video_url", "video_url": {"url": url}},
         ]
-        with pytest.raises(openai.BadRequestError, match="nothing is fetched"):
+        with pytest.raises(openai.BadRequestError, match="Nothing is fetched"):
             client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": content}])
         image: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}]
-        with pytest.raises(openai.BadRequestError, match="nothing is fetched"):
+        with pytest.raises(openai.BadRequestError, match="Nothing is fetched"):
             client.responses.create(model=MODEL, input=image)
         batch = make_batch(client, 2, messages=[{"role": "user", "content": content}])
         ended = wait_for(lambda: (now := client.batches.retrieve(batch)).status == "completed" and now)
