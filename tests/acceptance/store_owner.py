@@ -8,6 +8,8 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,33 @@ def upload_until_step(path: Path, step: int) -> None:
         os._exit(0)
 
 
-def _die_at(step: int, store: Store) -> None:
-    steps = _steps(step)
+def sweep_until(path: Path, stop: Event, found: Queue[dict[str, Any]]) -> None:
+    """Sweep again and again; say at the end how often, and which files were removed."""
+    sweeps, files = 0, []
+    with open_store(path) as store:
+        while not stop.wait(0.01):
+            # What is left of an ended batch's directory may go, and so may a name whose file is in its place by now.
+            files += [name for name in store.sweep() if name.startswith("file-")]
+            sweeps += 1
+    found.put({"sweeps": sweeps, "files": files})
+
+
+def open_until_step(path: Path, step: int) -> None:
+    """Open a store, which brings it up to this release, and die by ``kill -9`` at the given step."""
+    _count_steps(step)
+    open_store(path)
+    os._exit(0)
+
+
+def _count_steps(last: int) -> Iterator[int]:
+    steps = _steps(last)
     for name in _STEPS:
         setattr(os, name, _stepping(getattr(os, name), steps))
+    return steps
+
+
+def _die_at(step: int, store: Store) -> None:
+    steps = _count_steps(step)
     # SQLite's own calls are out of reach; a kill falls before each of its statements, and random ones into them.
     store.database._connection.set_trace_callback(lambda _: next(steps))
 

@@ -21,6 +21,7 @@ from tests.batches import (
     make_batch,
     open_store,
 )
+from tests.fixtures.make_store import unpack
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.store.fsck import check
@@ -126,6 +127,24 @@ def _assert_ended(store, record, end):
     assert (record.request_counts.completed, record.request_counts.failed) == (len(outputs), 1)
     left = {} if end == "completed" else {"row-1": f"batch_{end}", "row-2": f"batch_{end}"}
     assert error_codes(store, record) == left
+
+
+def test_a_kill_at_each_step_of_an_upgrade_is_made_good_by_whoever_opens_the_store_next(tmp_path, processes):
+    contents = []
+    for step in range(1, 1000):
+        path = unpack(tmp_path / f"store-{step}")
+        owner = processes.Process(target=store_owner.open_until_step, args=(path, step))
+        owner.start()
+        owner.join()
+        assert owner.exitcode in {0, -signal.SIGKILL}
+        open_store(path).close()
+        files = (each for each in path.rglob("*-*") if each.is_file())
+        contents.append({str(each.relative_to(path)): each.read_bytes() for each in files})
+        if owner.exitcode == 0:
+            break
+    assert step > 20
+    assert sum(name.endswith((".answers", ".timings")) for name in contents[-1]) == 9
+    assert [found for found in contents if found != contents[-1]] == []
 
 
 def test_a_kill_at_each_step_of_an_upload_leaves_the_whole_file_or_none(tmp_path, processes):

@@ -24,7 +24,7 @@ def http(openai_http):
 
 def parts_in(server):
     """Return the names of what the store holds of uploads."""
-    return {path.name for path in (server.store / "uploads").iterdir()} - {".lock"}
+    return {path.name for path in (server.store / "uploads").iterdir()}
 
 
 def create(client, size, **arguments):

@@ -28,7 +28,8 @@ from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.reading import usage_of
-from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
+from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store, answers, timings
+from vbatch_jupyter.store.files import Sidecar
 
 SWEEP_SECONDS = 600.0
 """How often a store is swept."""
@@ -254,13 +255,16 @@ def _publish(
                 error.write(line)
                 error.write(b"\n")
         _check_once(record, written)
-        # Before the end, so that a waiting caller finds them. A failure here must not keep the batch from ending.
+        sidecars: dict[Sidecar, bytes] = {}
         if record.target is None:
-            store.timings.keep(record.id, finished_at, latencies)
+            sidecars["timings"] = timings.pack(finished_at, latencies)
         if record.answers_key and output.bytes:
+            # A batch ends also where there is no room for this.
             with contextlib.suppress(StoreFullError):
-                store.answers.keep(record, load_index(store, lease), output_offsets)
-        return lease.publish(status, output=output, error=error, counts=recovered.counts, usage=usage)
+                sidecars["answers"] = answers.pack(load_index(store, lease), output_offsets)
+        return lease.publish(
+            status, output=output, error=error, sidecars=sidecars, counts=recovered.counts, usage=usage
+        )
 
 
 def _unexecuted(

@@ -1,37 +1,47 @@
 """Which finished answers can be reused: for each output file, where the answer to each request is.
 
-It is only an index: what is missing costs a request to the engine, and nothing more. A request counts as asked
-before only if its url and body are the same bytes. So both the input and the output file must still exist, and
-when either is deleted or expires, its answers are no longer reused.
+It is in a file next to the output file, and is deleted with it. It is only an index: what is missing costs a request to
+the engine, and nothing more. A request counts as asked before only if its url and body are the same bytes. So both the
+input and the output file must still exist, and when either is deleted or expires, its answers are no longer reused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import msgspec
 
 from vbatch_jupyter.errors import VBatchError
-from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
-from vbatch_jupyter.store.batches import Batches
-from vbatch_jupyter.store.disk import NewFile
+from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.files import Files
 
 _COLUMNS = ("hashes", "input_offsets", "input_lengths", "output_offsets")
 
 
 class _Header(msgspec.Struct):
-    key: str
-    input_file_id: str
     count: int
+
+
+def pack(index: LineIndex, output_offsets: array[int]) -> bytes:
+    """Return what is kept of the answers of a batch.
+
+    Parameters
+    ----------
+    index
+        Its requests.
+    output_offsets
+        For each request the byte after which its line begins in the output file, counted from 1; 0 if it has none.
+    """
+    hashes = index.request_hashes
+    order = sorted((position for position, offset in enumerate(output_offsets) if offset), key=hashes.__getitem__)
+    columns = (hashes, index.offsets, index.lengths, output_offsets)
+    packed = (array("Q", (column[position] for position in order)).tobytes() for column in columns)
+    return b"".join([msgspec.json.encode(_Header(len(order))), b"\n", *packed])
 
 
 class Answers:
@@ -39,44 +49,13 @@ class Answers:
 
     Parameters
     ----------
-    directory
-        One file for each output file, under the same name.
-    batches, files
+    database, files
         The store's.
     """
 
-    def __init__(self, directory: Path, *, batches: Batches, files: Files) -> None:
-        self._directory = directory
-        self._batches = batches
+    def __init__(self, *, database: Database, files: Files) -> None:
+        self._database = database
         self._files = files
-
-    def keep(self, record: BatchRecord, index: LineIndex, output_offsets: array[int]) -> None:
-        """Remember where the answers of a batch that is about to end will be.
-
-        Parameters
-        ----------
-        record
-            The batch; `BatchRecord.answers_key` says whose answers they are.
-        index
-            Its requests.
-        output_offsets
-            For each request the byte after which its line begins in the output file, counted from 1; 0 if it has
-            none.
-        """
-        if not record.answers_key:
-            return
-        output_file_id = result_file_id(record.id, "output")
-        hashes = index.request_hashes
-        order = sorted((position for position, offset in enumerate(output_offsets) if offset), key=hashes.__getitem__)
-        header = msgspec.json.encode(_Header(record.answers_key, record.input_file_id, len(order)))
-        temporary = self._directory / f"{output_file_id}.{os.getpid()}.tmp"
-        temporary.unlink(missing_ok=True)
-        with NewFile(temporary) as new:
-            new.write(header + b"\n")
-            for column in (hashes, index.offsets, index.lengths, output_offsets):
-                new.write(array("Q", (column[position] for position in order)).tobytes())
-            new.seal()
-            new.place(self._directory / output_file_id)
 
     def find(
         self, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
@@ -94,24 +73,32 @@ class Answers:
         finished
             One byte for each request; those that are not 0 are skipped, and those found are set to 1.
         """
-        for path in sorted(self._directory.glob("file-*"), key=lambda path: -path.stat().st_mtime_ns):
-            if path.suffix == ".tmp":
-                continue
+        # The rows say which files there are. A listing of the directory would have what others write and rename.
+        for row in self._database.read(
+            "SELECT input_file_id, output_file_id FROM batch JOIN file ON file.id = output_file_id "
+            "WHERE answers_key = ? AND deleted_at IS NULL ORDER BY file.number DESC",
+            (key,),
+        ):
+            if 0 not in finished:
+                return
             with contextlib.suppress(VBatchError, OSError, ValueError):
-                yield from self._find_in(path, key, index, read, finished)
+                yield from self._find_in(row["input_file_id"], row["output_file_id"], index, read, finished)
 
     def _find_in(
-        self, path: Path, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+        self,
+        input_file_id: str,
+        output_file_id: str,
+        index: LineIndex,
+        read: Callable[[int], bytes],
+        finished: bytearray,
     ) -> Iterator[tuple[int, bytes]]:
-        with path.open("rb") as kept:
-            header = msgspec.json.decode(kept.readline(), type=_Header)
-            if header.key != key:
-                return
+        with self._files.sidecar(output_file_id, "answers").open("rb") as kept:
+            count = msgspec.json.decode(kept.readline(), type=_Header).count
             columns = {name: array("Q") for name in _COLUMNS}
             for column in columns.values():
-                column.frombytes(kept.read(header.count * column.itemsize))
+                column.frombytes(kept.read(count * column.itemsize))
         hashes = columns["hashes"]
-        with self._files.open(header.input_file_id) as asked, self._files.open(path.name) as answered:
+        with self._files.open(input_file_id) as asked, self._files.open(output_file_id) as answered:
             for position, done in enumerate(finished):
                 if done:
                     continue
@@ -125,16 +112,3 @@ class Answers:
                     answered.seek(columns["output_offsets"][at] - 1)
                     finished[position] = 1
                     yield position, answered.readline()
-
-    def sweep(self) -> list[str]:
-        """Remove what is kept of files that are no longer there; return the names."""
-        removed = []
-        kept = list(self._directory.iterdir())
-        # What is kept of a batch that is about to end is there before its output file, and a batch's directory longer.
-        ending = {result_file_id(path.name, "output") for path in self._batches.directory.iterdir()}
-        for path in kept:
-            file_id = path.name.partition(".")[0]
-            if file_id not in ending and not self._files.path(file_id).exists():
-                path.unlink(missing_ok=True)
-                removed.append(path.name)
-        return removed

@@ -9,10 +9,9 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import os
-import shutil
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vbatch_jupyter.errors import ConflictError, NotFoundError
@@ -23,8 +22,9 @@ from vbatch_jupyter.store.disk import Space, sync_directory
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.lease import Lease
 from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import Page, batch_columns, batch_from_row
+from vbatch_jupyter.store.rows import UNFINISHED, Page, batch_columns, batch_from_row, insert
 from vbatch_jupyter.store.spool import segment_epochs, spool_bytes
+from vbatch_jupyter.store.sweep import ids_with_rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,18 +87,17 @@ class Batches:
         """
         self._space.require(4 * self._input_bytes(record.input_file_id))
         columns = batch_columns({name: getattr(record, name) for name in record.__dataclass_fields__})
-        names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
 
-        def insert(connection: sqlite3.Connection) -> BatchRecord:
+        def make(connection: sqlite3.Connection) -> BatchRecord:
             if record.idempotency_key is not None:
                 # The transaction writes from its beginning: nobody can make it between this query and the insert.
                 made = connection.execute("SELECT * FROM batch WHERE idempotency_key = ?", (record.idempotency_key,))
                 for row in made.fetchall():
                     return batch_from_row(row)
-            connection.execute(f"INSERT INTO batch ({names}) VALUES ({marks})", columns)  # noqa: S608 - field names
+            insert(connection, "batch", columns)
             return record
 
-        return self._database.write(insert)
+        return self._database.write(make)
 
     def _input_bytes(self, file_id: str) -> int:
         try:
@@ -152,8 +151,7 @@ class Batches:
     def unfinished(self) -> builtins.list[BatchRecord]:
         """Return the batches that have not ended, oldest first."""
         rows = self._database.read(
-            "SELECT * FROM batch WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') "
-            "ORDER BY number"
+            f"SELECT * FROM batch WHERE {UNFINISHED} ORDER BY number"  # noqa: S608 - a constant
         )
         return [batch_from_row(row) for row in rows]
 
@@ -211,8 +209,7 @@ class Batches:
 
         def clear(connection: sqlite3.Connection) -> BatchRecord:
             connection.execute(
-                "UPDATE batch SET paused = 0, reason = NULL, deaths = 0, careful = 0 WHERE id = ? "
-                "AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')",
+                f"UPDATE batch SET paused = 0, reason = NULL, deaths = 0, careful = 0 WHERE id = ? AND {UNFINISHED}",  # noqa: S608
                 (id,),
             )
             return _fetch(connection, id)
@@ -268,7 +265,7 @@ class Batches:
 
     def _raise_epoch(self, id: str, directory: Path) -> BatchRecord | None:  # noqa: A002
         # A database restored from a backup may lag behind the segments, and a segment is never written twice.
-        written = max(segment_epochs(directory), default=0) if directory.exists() else 0
+        written = max(segment_epochs(directory), default=0)
 
         def take(connection: sqlite3.Connection) -> BatchRecord | None:
             record = _fetch(connection, id)
@@ -282,26 +279,16 @@ class Batches:
 
         return self._database.write(take)
 
-    def orphans(self) -> builtins.list[Path]:
-        """Return the directories of batches that have ended, or that the database does not know."""
-        # The directories first: a batch that is made and taken between the two looks has its row before its directory.
-        found = sorted(self.directory.iterdir())
-        unfinished = {record.id for record in self.unfinished()}
-        return [path for path in found if path.name not in unfinished]
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return which of the ids are batches that have not ended; only these have a directory."""
+        return ids_with_rows(self._database, f"SELECT id FROM batch WHERE {UNFINISHED} AND id", ids)  # noqa: S608
 
-    def sweep(self) -> builtins.list[str]:
-        """Remove what kills left of ended batches, and ended batches that are past their expiry.
+    def expire(self) -> builtins.list[str]:
+        """Remove ended batches that are past their expiry; return their ids.
 
         A batch is kept for as long after its end as its output (``output_expires_after``), and forever if that
-        has no end. Returns the names of what was removed.
+        has no end.
         """
-        expired = self._expire()
-        orphans = self.orphans()
-        for path in orphans:
-            shutil.rmtree(path, ignore_errors=True)
-        return [*expired, *(path.name for path in orphans)]
-
-    def _expire(self) -> builtins.list[str]:
         past = (
             "output_expires_after_seconds IS NOT NULL AND output_expires_after_seconds + "
             "coalesce(completed_at, failed_at, expired_at, cancelled_at) <= ?"

@@ -27,14 +27,12 @@ from vbatch_jupyter.errors import (
     StoreVersionError,
 )
 from vbatch_jupyter.store.disk import Space, full_message
+from vbatch_jupyter.store.upgrades import UPGRADES
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The ``PRAGMA user_version`` of a store of this release."""
-
-_UPGRADES = {1: "ALTER TABLE batch ADD COLUMN origin TEXT"}
-"""For each version, the statement that upgrades to the next one."""
 
 _ATTEMPTS = 3
 
@@ -85,7 +83,7 @@ class Database:
         self.read("PRAGMA foreign_keys = ON")
         if self._version() == 0:
             self.write(self._create)
-        if self._version() in _UPGRADES:
+        if self._version() in UPGRADES:
             self.write(self._upgrade)
         version = self._version()
         if version > SCHEMA_VERSION:
@@ -111,8 +109,8 @@ class Database:
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         # Another process may have done it in the meantime.
-        while (version := connection.execute("PRAGMA user_version").fetchall()[0][0]) in _UPGRADES:
-            connection.execute(_UPGRADES[version])
+        while (version := connection.execute("PRAGMA user_version").fetchall()[0][0]) in UPGRADES:
+            UPGRADES[version](connection, self._path.parent)
             connection.execute(f"PRAGMA user_version = {version + 1}")
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:

@@ -1,8 +1,8 @@
 """Bytes on the disk: durable files, free space, and the reserve.
 
-It promises that a file which `NewFile` has put in its place is whole and on the disk, that a write the disk has no
-room for is a `StoreFullError` and leaves nothing in the way, and that writing begins only while there is room to end
-it.
+It promises that a file which `NewFile` has put in its place is whole and on the disk, and that no sweep removes it
+while its block lasts; that a write the disk has no room for is a `StoreFullError` and leaves nothing in the way; and
+that writing begins only while there is room to end it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from vbatch_jupyter.errors import StoreFullError
+from vbatch_jupyter.store.locks import FileLock
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -63,6 +64,8 @@ def sync_directory(path: Path) -> None:
 class NewFile:
     """A file that is not in its place yet; leaving its block removes it if it was not put there.
 
+    Until then it is locked, which tells a sweep that it is being written.
+
     Parameters
     ----------
     path
@@ -89,12 +92,11 @@ class NewFile:
         self._path = path
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
-        self._placed = False
+        self._sealed = self._placed = False
         self.bytes = 0
-        # O_EXCL and O_NOFOLLOW: never write through a link that an attacker has made.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        # O_EXCL: never write through a link that an attacker has made.
         with writing(path.parent):
-            self._descriptor: int | None = os.open(path, flags, 0o600)
+            self._lock = FileLock.make(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     @property
     def sha256(self) -> str:
@@ -115,28 +117,47 @@ class NewFile:
             self._flush()
 
     def _flush(self) -> None:
-        assert self._descriptor is not None
+        assert self._lock.descriptor is not None
         with writing(self._path.parent):
-            write_all(self._descriptor, self._buffer)
+            write_all(self._lock.descriptor, self._buffer)
         self._hash.update(self._buffer)
         self._buffer = bytearray()
 
-    def seal(self) -> None:
-        """Put the content on the disk; nothing can be written after it."""
-        assert self._descriptor is not None
+    def seal(self, *, durable: bool = True) -> None:
+        """Put the content on the disk, or leave that to the operating system; nothing can be written after it."""
         self._flush()
-        with writing(self._path.parent):
-            os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = None
+        self._sealed = True
+        if durable:
+            assert self._lock.descriptor is not None
+            with writing(self._path.parent):
+                os.fsync(self._lock.descriptor)
 
-    def place(self, path: Path) -> None:
-        """Rename the sealed file to its place, replacing what is there, and put the rename on the disk."""
-        assert self._descriptor is None
+    def place(self, path: Path, *, durable: bool = True) -> None:
+        """Rename the sealed file to its place, replacing what is there, and put the rename on the disk.
+
+        A second call does not rename again: a transaction that places a file may be repeated.
+
+        Parameters
+        ----------
+        path
+            Its place.
+        durable
+            False if another file is placed in the same directory next, which puts both renames on the disk.
+        """
+        assert self._sealed
         with writing(path.parent):
-            self._path.rename(path)
-            self._placed = True
-            sync_directory(path.parent)
+            if not self._placed:
+                self._path.rename(path)
+                self._placed = True
+            if durable:
+                sync_directory(path.parent)
+
+    def discard(self) -> None:
+        """Remove the file if it was not put in its place. A second call does nothing."""
+        if self._lock.descriptor is not None:
+            if not self._placed:
+                self._path.unlink(missing_ok=True)
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -144,11 +165,7 @@ class NewFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        if not self._placed:
-            self._path.unlink(missing_ok=True)
+        self.discard()
 
 
 class Space:

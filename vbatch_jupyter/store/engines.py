@@ -13,12 +13,14 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vbatch_jupyter.records import EngineState
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.rows import insert
+from vbatch_jupyter.store.sweep import ids_with_rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Engines:
     """
 
     def __init__(self, directory: Path, *, database: Database, clock: Callable[[], float]) -> None:
-        self._directory = directory
+        self.directory = directory
         self._database = database
         self._clock = clock
         self._held: dict[str, FileLock] = {}
@@ -107,21 +109,10 @@ class Engines:
             created_at=int(self._clock()),
         )
         # The lock first: a row without one would be taken for that of a dead process.
-        self._held[record.id] = self._locked(record.id)
+        self._held[record.id] = FileLock.make(self.directory / record.id)
         columns = {**dataclasses.asdict(record), "models": "[]"}
-        names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
-        statement = f"INSERT INTO engine ({names}) VALUES ({values})"  # noqa: S608 - the names are the record's
-        self._database.write(lambda connection: connection.execute(statement, columns).close())
+        self._database.write(lambda connection: insert(connection, "engine", columns))
         return record
-
-    def _locked(self, id: str) -> FileLock:  # noqa: A002 - OpenAI's word
-        path = self._directory / id
-        while True:
-            lock = FileLock(path)
-            # A sweep that saw the file before it was locked may have removed it.
-            if lock.take(wait=True) and path.exists():
-                return lock
-            lock.release()
 
     def update(
         self,
@@ -153,33 +144,31 @@ class Engines:
     def remove(self, id: str) -> None:  # noqa: A002 - OpenAI's word
         """Remove an engine. It is not an error if it does not exist."""
         self._database.write(lambda connection: connection.execute("DELETE FROM engine WHERE id = ?", (id,)).close())
-        (self._directory / id).unlink(missing_ok=True)
+        (self.directory / id).unlink(missing_ok=True)
         if (lock := self._held.pop(id, None)) is not None:
             lock.release()
 
-    def sweep(self) -> list[str]:
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return which of the ids have a row."""
+        return ids_with_rows(self._database, "SELECT id FROM engine WHERE id", ids)
+
+    def expire(self) -> list[str]:
         """Remove the engines of processes that are gone, and their sockets; return their ids."""
         gone = [record for record in self._all() if not self._is_live(record.id)]
         for record in gone:
             _remove_socket(Path(record.socket))
             self.remove(record.id)
-        known = {record.id for record in self._all()}
-        for path in self._directory.iterdir():
-            # A file that nobody locks and no row names: its process was killed before or after its row was there.
-            if path.name not in known:
-                with FileLock(path) as lock:
-                    if lock.take():
-                        path.unlink(missing_ok=True)
         return [record.id for record in gone]
 
     def _all(self) -> list[EngineRecord]:
         return [_record(row) for row in self._database.read("SELECT * FROM engine ORDER BY number")]
 
     def _is_live(self, id: str) -> bool:  # noqa: A002 - OpenAI's word
-        path = self._directory / id
-        if not path.exists():
+        try:
+            lock = FileLock(self.directory / id, os.O_RDONLY)
+        except FileNotFoundError:
             return False
-        with FileLock(path) as lock:
+        with lock:
             # Shared, so that two who look at once do not take each other for the owner.
             return not lock.take(shared=True)
 

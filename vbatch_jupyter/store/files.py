@@ -1,30 +1,32 @@
 """Input, output and error files: immutable, whole, and known to the database.
 
 It promises that a file whose record can be had is on the disk, whole; that a file which an unfinished batch reads is
-not deleted; and that `sweep` removes what killed processes left behind, and nothing else.
+not deleted; and that the sidecars of a file go when the file does.
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError
-from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.file import FileRecord
-from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id
+from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
 from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import MIB, Space, sync_directory
-from vbatch_jupyter.store.incoming import Incoming, sweep_orphans
-from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import Page, file_from_row
+from vbatch_jupyter.store.disk import MIB, Space
+from vbatch_jupyter.store.incoming import Incoming
+from vbatch_jupyter.store.rows import UNFINISHED, Page, file_from_row, insert
+from vbatch_jupyter.store.sweep import ids_with_rows
 
-_FINISHED = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
+Sidecar = Literal["answers", "timings"]
+SIDECARS: tuple[Sidecar, ...] = get_args(Sidecar)
+"""The kinds of files that can be next to an output file, each under its name and its kind: ``file-….answers``."""
 
 
 class Files:
@@ -39,13 +41,12 @@ class Files:
 
     Attributes
     ----------
-    directory, lock_path
-        As above, and the file whose lock is shared by all who are writing a file.
+    directory
+        As above.
     """
 
     def __init__(self, directory: Path, *, database: Database, space: Space, clock: Callable[[], float]) -> None:
         self.directory = directory
-        self.lock_path = directory / ".lock"
         self._database = database
         self._space = space
         self._clock = clock
@@ -63,7 +64,7 @@ class Files:
         StoreFullError
             The disk is full.
         """
-        return Incoming(self.directory, lock_path=self.lock_path, space=self._space, max_bytes=max_bytes)
+        return Incoming(self.directory, space=self._space, max_bytes=max_bytes)
 
     def keep(
         self,
@@ -107,11 +108,11 @@ class Files:
                 expires_at=expires_at,
             )
 
-            def insert(connection: sqlite3.Connection) -> None:
-                insert_file(connection, record)
+            def make(connection: sqlite3.Connection) -> None:
+                insert(connection, "file", dataclasses.asdict(record))
                 also(connection, record)
 
-            self._database.write(insert)
+            self._database.write(make)
             return record
 
         return incoming.keep(self.path(id), row)
@@ -204,6 +205,10 @@ class Files:
             raise NotFoundError("file", id)
         return self.directory / id
 
+    def sidecar(self, id: str, kind: Sidecar) -> Path:  # noqa: A002
+        """Return the path of a sidecar of a file."""
+        return self.directory / f"{id}.{kind}"
+
     def open(self, id: str) -> BinaryIO:  # noqa: A002
         """Open a file's content for reading; deleting the file meanwhile does not disturb the reader.
 
@@ -241,7 +246,7 @@ class Files:
 
         def mark(connection: sqlite3.Connection) -> None:
             reading = connection.execute(
-                f"SELECT id, status FROM batch WHERE input_file_id = ? AND status NOT IN ({_FINISHED})",  # noqa: S608
+                f"SELECT id, status FROM batch WHERE input_file_id = ? AND {UNFINISHED}",  # noqa: S608 - a constant
                 (id,),
             ).fetchall()
             if reading:
@@ -257,33 +262,20 @@ class Files:
                 raise NotFoundError("file", id)
 
         self._database.write(mark)
-        # A kill before this line leaves content without a row, which `sweep` removes.
-        self.path(id).unlink(missing_ok=True)
+        # A kill before these lines leaves content without a row, which the sweep removes.
+        for path in (self.path(id), *(self.sidecar(id, kind) for kind in SIDECARS)):
+            path.unlink(missing_ok=True)
         return record
 
-    @contextlib.contextmanager
-    def publishing(self) -> Iterator[None]:
-        """Keep every process's `sweep` away while content has no row yet."""
-        with FileLock(self.lock_path) as lock:
-            lock.take(shared=True, wait=True)
-            yield
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return which of the ids have a file, and all that batches which have not ended will give to their files."""
+        # In this order: a batch that ends between the two looks has the rows of its files by the second.
+        unfinished = self._database.read(f"SELECT id FROM batch WHERE {UNFINISHED}")  # noqa: S608 - a constant
+        with_rows = ids_with_rows(self._database, "SELECT id FROM file WHERE deleted_at IS NULL AND id", ids)
+        return with_rows | {result_file_id(row["id"], kind) for row in unfinished for kind in ("output", "error")}
 
-    def orphans(self) -> builtins.list[Path]:
-        """Return the contents without a row: what killed processes left behind, and what live ones are writing."""
-        known = {row["id"] for row in self._database.read("SELECT id FROM file WHERE deleted_at IS NULL")}
-        return sorted(path for path in self.directory.iterdir() if path.name not in known and path != self.lock_path)
-
-    def sweep(self) -> builtins.list[str]:
-        """Remove contents without a row and files that have expired; return the names of what was removed.
-
-        While any process is writing a file nothing is removed: what has no row yet may be about to get one.
-        """
-        expired = self._expire()
-        if expired:
-            sync_directory(self.directory)
-        return expired + sweep_orphans(self.directory, lock_path=self.lock_path, orphans=self.orphans)
-
-    def _expire(self) -> builtins.list[str]:
+    def expire(self) -> builtins.list[str]:
+        """Delete the files that have expired, and that no unfinished batch reads; return their ids."""
         expired = []
         for row in self._database.read(
             "SELECT id FROM file WHERE deleted_at IS NULL AND expires_at <= ?", (int(self._clock()),)
@@ -292,19 +284,3 @@ class Files:
             with contextlib.suppress(ConflictError, NotFoundError):
                 expired.append(self.delete(row["id"]).id)
         return expired
-
-
-def insert_file(connection: sqlite3.Connection, record: FileRecord) -> None:
-    """Insert a file's row, within the caller's transaction."""
-    connection.execute(
-        "INSERT INTO file (id, bytes, created_at, filename, purpose, sha256, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.id,
-            record.bytes,
-            record.created_at,
-            record.filename,
-            record.purpose,
-            record.sha256,
-            record.expires_at,
-        ),
-    )

@@ -24,6 +24,7 @@ from vbatch_jupyter.store.locks import FileLock
 from vbatch_jupyter.store.rows import batch_from_row, file_from_row
 from vbatch_jupyter.store.spool import read_segment, segment_epochs, segment_path
 from vbatch_jupyter.store.store import Store
+from vbatch_jupyter.store.sweep import orphans
 
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -80,22 +81,24 @@ def _uploads(store: Store) -> Iterator[str]:
     for row in store.database.read(
         "SELECT upload_part.* FROM upload_part JOIN upload ON upload.id = upload_id WHERE status = 'pending'"
     ):
-        path = store.uploads.path(row["id"])
-        size = path.stat().st_size if path.exists() else None
+        try:
+            size = store.uploads.path(row["id"]).stat().st_size
+        except FileNotFoundError:
+            size = None
         if size != row["bytes"] and store.uploads.get(row["upload_id"]).status == "pending":
             state = "is missing" if size is None else f"has {size:,} bytes"
             yield f"upload {row['upload_id']}: its part {row['id']} {state}, but its row says {row['bytes']:,}"
 
 
 def _orphans(store: Store) -> Iterator[str]:
-    for kind, place in (("file", store.files), ("pending upload", store.uploads)):
-        with FileLock(place.lock_path) as lock:
-            # While a file is being written, content without a row is not an orphan.
-            if lock.take():
-                for path in place.orphans():
-                    yield f"{path}: not a {kind} of the store; the next sweep removes it"
-    for path in store.batches.orphans():
-        yield f"{path}: belongs to no unfinished batch; the next sweep removes it"
+    for owner, place in (
+        ("file", store.files),
+        ("pending upload", store.uploads),
+        ("unfinished batch", store.batches),
+        ("engine", store.engines),
+    ):
+        for path in orphans(place.directory, place.known):
+            yield f"{path}: belongs to no {owner} of the store; the next sweep removes it"
 
 
 def _batches(store: Store) -> Iterator[str]:
@@ -190,8 +193,8 @@ def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
         yield f"its directory {directory} is missing"
         return
     with lock:
-        # An owner is writing: what is half written now is not damage.
-        if not lock.take(shared=True):
+        # An owner is writing, or has ended the batch since its row was read: what is missing now is not damage.
+        if not lock.take(shared=True) or store.batches.get(record.id).status in TERMINAL_STATUSES:
             return
         try:
             requests = len(LineIndex.from_bytes((directory / "index").read_bytes()))

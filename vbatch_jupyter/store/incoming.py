@@ -1,51 +1,24 @@
 """Content that arrives piece by piece: one way into the store for uploads, their parts, and DataFrames.
 
 It promises that nothing of it is visible before `keep` has returned, that all of it is there after, and that no sweep
-takes it away in between.
+removes it in between.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from vbatch_jupyter.errors import TooLargeError
-from vbatch_jupyter.store.disk import MIB, NewFile, Space, sync_directory
-from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.disk import MIB, NewFile, Space
 
 T = TypeVar("T")
 
 _TEMPORARY_PREFIX = ".tmp-"
 _SPACE_CHECK_BYTES = 16 * MIB
-
-
-def sweep_orphans(directory: Path, *, lock_path: Path, orphans: Callable[[], Iterable[Path]]) -> list[str]:
-    """Remove contents that have no row; return their names.
-
-    While any process is writing there nothing is removed: what has no row yet may be about to get one.
-
-    Parameters
-    ----------
-    directory
-        Where they are.
-    lock_path
-        As for `Incoming`.
-    orphans
-        Finds them; called when nobody is writing.
-    """
-    removed = []
-    with FileLock(lock_path) as lock:
-        if lock.take():
-            for path in orphans():
-                path.unlink(missing_ok=True)
-                removed.append(path.name)
-            if removed:
-                sync_directory(directory)
-    return removed
 
 
 class Incoming:
@@ -55,8 +28,6 @@ class Incoming:
     ----------
     directory
         Where it is written, and where it will be kept.
-    lock_path
-        The file whose lock is shared by all who write there, and which keeps the directory's sweep away.
     space
         The store's.
     max_bytes
@@ -68,15 +39,12 @@ class Incoming:
         The disk is full.
     """
 
-    def __init__(self, directory: Path, *, lock_path: Path, space: Space, max_bytes: int | None = None) -> None:
+    def __init__(self, directory: Path, *, space: Space, max_bytes: int | None = None) -> None:
         self._space = space
         self._max_bytes = max_bytes
         self._checked = 0
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(FileLock(lock_path)).take(shared=True, wait=True)
-            space.require(0)
-            self._new = stack.enter_context(NewFile(directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}"))
-            self._stack = stack.pop_all()
+        space.require(0)
+        self._new = NewFile(directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}")
 
     @property
     def size(self) -> int:
@@ -120,7 +88,7 @@ class Incoming:
         StoreFullError
             The disk is full.
         """
-        with self._stack:
+        with self._new:
             self._new.seal()
             self._new.place(path)
             try:
@@ -132,7 +100,7 @@ class Incoming:
 
     def discard(self) -> None:
         """Leave nothing of it; after `keep`, and a second time, it does nothing."""
-        self._stack.close()
+        self._new.discard()
 
     def __enter__(self) -> Self:
         return self

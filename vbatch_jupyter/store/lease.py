@@ -7,11 +7,12 @@ on a file tells at once that an owner has died; the epoch holds where a former o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,28 +24,12 @@ from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import NewFile, Space
-from vbatch_jupyter.store.files import Files, insert_file
+from vbatch_jupyter.store.files import Files, Sidecar
 from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import batch_columns, batch_from_row
-from vbatch_jupyter.store.spool import Spool, SpoolRecord
+from vbatch_jupyter.store.rows import batch_columns, batch_from_row, insert
+from vbatch_jupyter.store.spool import Recovered, Spool, SpoolRecord
 
 DISK_FULL_REASON = "The store's disk is full. The batch continues when there is space."
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recovered:
-    """What former owners of a batch have finished.
-
-    Parameters
-    ----------
-    finished
-        One byte for each request: 0 none, 1 a line of the output file, 2 a line of the error file.
-    counts
-        The same as counts.
-    """
-
-    finished: bytearray
-    counts: RequestCounts
 
 
 class Lease:
@@ -181,9 +166,7 @@ class Lease:
         StoreFullError
             The disk is full.
         """
-        path = self._temporary_path("index")
-        path.unlink(missing_ok=True)
-        with NewFile(path) as new:
+        with self._new_file("index") as new:
             new.write(index.to_bytes())
             new.seal()
             new.place(self._directory / "index")
@@ -217,9 +200,7 @@ class Lease:
             The spool has a line of a request that the batch does not have.
         """
         with self._lock:
-            spool = self._recovered_spool()
-            counts = RequestCounts(len(spool.finished), spool.completed, spool.failed)
-            return Recovered(bytearray(spool.finished), counts)
+            return self._recovered_spool().recovered()
 
     def _recovered_spool(self) -> Spool:
         if self._spool is None:
@@ -310,9 +291,7 @@ class Lease:
         """
         # The floor is for this: finishing gives the spool's room back.
         self._space.require(self._recovered_spool().bytes, keep_floor=False)
-        path = self._temporary_path(kind)
-        path.unlink(missing_ok=True)
-        return NewFile(path)
+        return self._new_file(kind)
 
     def publish(
         self,
@@ -320,6 +299,7 @@ class Lease:
         *,
         output: NewFile | None = None,
         error: NewFile | None = None,
+        sidecars: Mapping[Sidecar, bytes] | None = None,
         counts: RequestCounts | None = None,
         usage: Usage | None = None,
     ) -> BatchRecord:
@@ -334,6 +314,8 @@ class Lease:
             What the batch ends in.
         output, error
             From `new_result_file`; an empty one counts as none, as OpenAI has it.
+        sidecars
+            What is kept next to the first of these files; what there is no room for is left out.
         counts, usage
             For the batch's row.
 
@@ -354,16 +336,19 @@ class Lease:
         def end(connection: sqlite3.Connection) -> BatchRecord:
             row = self._fetch(connection)
             self._check_status(row, status)
+            # Inside the transaction: while it is open nobody can take the batch over, so a former owner that was
+            # stopped for an hour cannot rename its files over those that its successor has published.
+            for sidecar, new in written.items():
+                new.place(self._files.sidecar(result_file_id(self.id, results[0][0]), sidecar), durable=False)
             for kind, new in results:
                 file = self._result_record(kind, new, row["output_expires_after_seconds"])
-                # Inside the transaction: while it is open nobody can take the batch over, so a former owner that
-                # was stopped for an hour cannot rename its file over the one that its successor has published.
                 new.place(self._files.path(file.id))
-                insert_file(connection, file)
+                insert(connection, "file", dataclasses.asdict(file))
                 columns[f"{kind}_file_id"] = file.id
             return self._change(connection, columns)
 
-        with self._files.publishing():
+        with contextlib.ExitStack() as stack:
+            written = self._write_sidecars((results and sidecars) or {}, stack)
             record = self._database.write(end)
         self._remove_directory()
         return record
@@ -380,9 +365,23 @@ class Lease:
             expires_at=None if expires_after_seconds is None else now + expires_after_seconds,
         )
 
-    def _temporary_path(self, name: str) -> Path:
+    def _new_file(self, name: str) -> NewFile:
         # With the epoch in its name: a former owner that still writes does so to a file of its own.
-        return self._directory / f"{name}-{self.epoch:010d}.tmp"
+        path = self._directory / f"{name}-{self.epoch:010d}.tmp"
+        path.unlink(missing_ok=True)
+        return NewFile(path)
+
+    def _write_sidecars(self, contents: Mapping[Sidecar, bytes], stack: contextlib.ExitStack) -> dict[Sidecar, NewFile]:
+        written: dict[Sidecar, NewFile] = {}
+        for kind, content in contents.items():
+            # No sidecar is worth a batch that cannot end.
+            with contextlib.suppress(OSError, StoreFullError):
+                new = stack.enter_context(self._new_file(kind))
+                new.write(content)
+                # Timings have a checksum, which costs less than to wait for the disk.
+                new.seal(durable=kind != "timings")
+                written[kind] = new
+        return written
 
     # --------------------------------------------------------------------------------------------------- the release
 

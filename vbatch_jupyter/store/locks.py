@@ -17,7 +17,14 @@ class FileLock:
     Parameters
     ----------
     path
-        The file, made if it is missing; what is in it is never read or written.
+        The file; made if it is missing, unless ``flags`` say otherwise.
+    flags
+        How it is opened.
+
+    Attributes
+    ----------
+    descriptor
+        The open file; None after the lock was released.
 
     Examples
     --------
@@ -28,11 +35,20 @@ class FileLock:
     (True, False)
     """
 
-    def __init__(self, path: Path) -> None:
-        # O_CLOEXEC: a child that inherited the descriptor would keep the lock after our death.
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
         self._path = path
-        self._descriptor: int | None = os.open(path, flags, 0o600)
+        # O_CLOEXEC: a child that inherited the descriptor would keep the lock after our death.
+        self.descriptor: int | None = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    @classmethod
+    def make(cls, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Self:
+        """Make a file and take its lock, so that no sweep removes it until the lock is released."""
+        while True:
+            lock = cls(path, flags)
+            # A sweep that saw the file before it was locked may have removed it.
+            if lock.take(wait=True) and path.exists():
+                return lock
+            lock.release()
 
     def take(self, *, shared: bool = False, wait: bool = False) -> bool:
         """Take the lock; False if another holds it and ``wait`` is false.
@@ -49,10 +65,10 @@ class FileLock:
         StoreFilesystemError
             The file system has no locks.
         """
-        assert self._descriptor is not None
+        assert self.descriptor is not None
         operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         try:
-            fcntl.flock(self._descriptor, operation)
+            fcntl.flock(self.descriptor, operation)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -65,9 +81,9 @@ class FileLock:
 
     def release(self) -> None:
         """Release the lock. A second call does nothing."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
     def __enter__(self) -> Self:
         return self

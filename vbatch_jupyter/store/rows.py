@@ -13,6 +13,9 @@ from vbatch_jupyter.protocol.file import FileRecord
 
 RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
 
+UNFINISHED = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
+"""The condition for a batch that has not ended, as the index of these batches has it."""
+
 _BATCH_FIELDS = tuple(field.name for field in dataclasses.fields(BatchRecord))
 _FILE_FIELDS = tuple(field.name for field in dataclasses.fields(FileRecord))
 _BOOLEANS = frozenset({"paused", "careful", "fresh"})
@@ -59,6 +62,12 @@ def batch_from_row(row: sqlite3.Row) -> BatchRecord:
     for name in _BOOLEANS:
         fields[name] = bool(row[name])
     return BatchRecord(**fields)
+
+
+def insert(connection: sqlite3.Connection, table: str, columns: Mapping[str, Any]) -> None:
+    """Insert a row, within the caller's transaction."""
+    names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", columns)  # noqa: S608 - our field names
 
 
 def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

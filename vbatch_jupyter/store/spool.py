@@ -12,6 +12,8 @@ ever written whole, each request once; and that both take memory of one line and
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vbatch_jupyter.errors import StoreCorruptError, StoreFullError
+from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.disk import MIB, sync_directory, write_all, writing
 
 NONE, OUTPUT, ERROR = 0, 1, 2
@@ -57,14 +60,32 @@ class SpoolRecord(NamedTuple):
     latency: float | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recovered:
+    """What former owners of a batch have finished.
+
+    Parameters
+    ----------
+    finished
+        One byte for each request: 0 none, 1 a line of the output file, 2 a line of the error file.
+    counts
+        The same as counts.
+    """
+
+    finished: bytearray
+    counts: RequestCounts
+
+
 def segment_path(directory: Path, epoch: int) -> Path:
     """Return the path of a lease's segment."""
     return directory / f"spool-{epoch:010d}"
 
 
 def segment_epochs(directory: Path) -> list[int]:
-    """Return the epochs that have a segment, lowest first."""
-    return sorted(int(match[1]) for path in directory.iterdir() if (match := _SEGMENT.fullmatch(path.name)))
+    """Return the epochs that have a segment, lowest first; none once the batch has ended and its directory is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(int(match[1]) for path in directory.iterdir() if (match := _SEGMENT.fullmatch(path.name)))
+    return []
 
 
 def spool_bytes(directory: Path) -> int:
@@ -137,6 +158,10 @@ class Spool:
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
             self._sizes[epoch] = whole
+
+    def recovered(self) -> Recovered:
+        """Return what is finished, as it is now."""
+        return Recovered(bytearray(self.finished), RequestCounts(len(self.finished), self.completed, self.failed))
 
     def append(self, records: Sequence[SpoolRecord]) -> None:
         """Put a group of lines on the disk, all of it or nothing.

@@ -5,8 +5,8 @@
     vbatch.sqlite3              what changes together: rows of files and batches
     files/file-…                contents of input, output and error files
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
-    answers/file-…              where the answer to each request is in an output file, so that it can be reused
-    timings/batch_…             of a batch that has ended: when each answer came, and how long it took
+    files/file-….answers        where the answer to each request is in an output file, so that it can be reused
+    files/file-….timings        of a batch that has ended: when each answer came, and how long it took
     engines/engine_…            locked by the process that holds the engine, for as long as it lives
     reserve                     room for state on a full disk
 
@@ -31,7 +31,7 @@ from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
 from vbatch_jupyter.store.engines import Engines
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.filesystem import MOUNTINFO, make_private, refuse_network
-from vbatch_jupyter.store.timings import Timings
+from vbatch_jupyter.store.sweep import sweep
 from vbatch_jupyter.store.uploads import Uploads
 
 DATABASE_NAME = "vbatch.sqlite3"
@@ -62,7 +62,7 @@ class Store:
     ----------
     path, clock
         As above.
-    files, batches, answers, timings, engines, space, database
+    files, uploads, batches, answers, engines, space, database
         The store's parts.
 
     Raises
@@ -102,7 +102,7 @@ class Store:
         if must_exist and not holds_store:
             raise StoreError(f"There is no store in {self.path}. Set VBATCH_STORE to its directory.")
         make_private(self.path, holds_store=holds_store)
-        for name in ("files", "uploads", "batches", "answers", "timings", "engines"):
+        for name in ("files", "uploads", "batches", "engines"):
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
@@ -114,8 +114,7 @@ class Store:
         self.batches = Batches(
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
-        self.answers = Answers(self.path / "answers", batches=self.batches, files=self.files)
-        self.timings = Timings(self.path / "timings", batches=self.batches, files=self.files)
+        self.answers = Answers(database=self.database, files=self.files)
         self.engines = Engines(self.path / "engines", database=self.database, clock=self._now)
         self.space.keep_reserve()
         self._swept_at: float | None = None
@@ -164,14 +163,7 @@ class Store:
             return []
         self._swept_at = now
         self.space.keep_reserve()
-        return (
-            self.files.sweep()
-            + self.uploads.sweep()
-            + self.batches.sweep()
-            + self.answers.sweep()
-            + self.timings.sweep()
-            + self.engines.sweep()
-        )
+        return [name for place in (self.files, self.uploads, self.batches, self.engines) for name in sweep(place)]
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError
@@ -19,8 +19,9 @@ from vbatch_jupyter.protocol.upload import PartRecord, UploadRecord
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import MIB, Space
 from vbatch_jupyter.store.files import Files
-from vbatch_jupyter.store.incoming import Incoming, sweep_orphans
-from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.incoming import Incoming
+from vbatch_jupyter.store.rows import insert
+from vbatch_jupyter.store.sweep import ids_with_rows
 
 _UPLOAD_FIELDS = tuple(field.name for field in dataclasses.fields(UploadRecord))
 _PART_FIELDS = tuple(field.name for field in dataclasses.fields(PartRecord))
@@ -38,15 +39,14 @@ class Uploads:
 
     Attributes
     ----------
-    directory, lock_path
-        As above, and the file whose lock is shared by all who are writing or reading parts.
+    directory
+        As above.
     """
 
     def __init__(
         self, directory: Path, *, database: Database, files: Files, space: Space, clock: Callable[[], float]
     ) -> None:
         self.directory = directory
-        self.lock_path = directory / ".lock"
         self._database = database
         self._files = files
         self._space = space
@@ -66,15 +66,7 @@ class Uploads:
             There is no room for its parts and the file that is made of them.
         """
         self._space.require(2 * record.bytes)
-        names, marks = ", ".join(_UPLOAD_FIELDS), ", ".join(f":{name}" for name in _UPLOAD_FIELDS)
-
-        def insert(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                f"INSERT INTO upload ({names}) VALUES ({marks})",  # noqa: S608 - field names
-                dataclasses.asdict(record),
-            )
-
-        self._database.write(insert)
+        self._database.write(lambda connection: insert(connection, "upload", dataclasses.asdict(record)))
         return record
 
     def get(self, id: str) -> UploadRecord:  # noqa: A002 - OpenAI's word
@@ -115,7 +107,7 @@ class Uploads:
             The disk is full.
         """
         _check_pending(self.get(id))
-        return Incoming(self.directory, lock_path=self.lock_path, space=self._space, max_bytes=max_bytes)
+        return Incoming(self.directory, space=self._space, max_bytes=max_bytes)
 
     def keep_part(self, id: str, incoming: Incoming) -> PartRecord:  # noqa: A002
         """Add a part that has arrived; it is on the disk when the call returns.
@@ -132,14 +124,11 @@ class Uploads:
         def row() -> PartRecord:
             record = PartRecord(id=part_id, upload_id=id, bytes=incoming.size, created_at=int(self._clock()))
 
-            def insert(connection: sqlite3.Connection) -> None:
+            def add(connection: sqlite3.Connection) -> None:
                 _check_pending(self.get(id))
-                connection.execute(
-                    "INSERT INTO upload_part (id, upload_id, bytes, created_at) VALUES (?, ?, ?, ?)",
-                    (record.id, record.upload_id, record.bytes, record.created_at),
-                )
+                insert(connection, "upload_part", dataclasses.asdict(record))
 
-            self._database.write(insert)
+            self._database.write(add)
             return record
 
         return incoming.keep(self.path(part_id), row)
@@ -191,8 +180,7 @@ class Uploads:
                 connection.execute("UPDATE upload_part SET position = ? WHERE id = ?", (position, part_id))
             connection.execute("UPDATE upload SET status = 'completed', file_id = ? WHERE id = ?", (file.id, id))
 
-        with FileLock(self.lock_path) as lock, self._files.begin() as incoming:
-            lock.take(shared=True, wait=True)
+        with self._files.begin() as incoming:
             self._space.require(record.bytes)
             self._join(record, part_ids, incoming, md5=md5, first_line=first_line)
             file = self._files.keep(
@@ -215,7 +203,7 @@ class Uploads:
             try:
                 content = self.path(part_id).open("rb")
             except FileNotFoundError:
-                # Cancelled since its status was read; otherwise it is damage, and raised.
+                # Ended since its status was read, and its parts are gone; otherwise it is damage, and raised.
                 _check_pending(self.get(record.id))
                 raise
             with content:
@@ -253,33 +241,22 @@ class Uploads:
         return record
 
     def _remove_parts(self, id: str) -> None:  # noqa: A002
-        # A kill before this line leaves contents that `sweep` removes.
+        # A kill before this line leaves contents that the sweep removes.
         for part in self.parts(id):
             self.path(part.id).unlink(missing_ok=True)
 
-    def orphans(self) -> list[Path]:
-        """Return the contents that belong to no pending upload."""
-        rows = self._database.read(
-            "SELECT upload_part.id FROM upload_part JOIN upload ON upload.id = upload_id WHERE status = 'pending'"
-        )
-        known = {row["id"] for row in rows}
-        return sorted(path for path in self.directory.iterdir() if path.name not in known and path != self.lock_path)
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return which of the ids are parts of pending uploads."""
+        query = "SELECT upload_part.id FROM upload_part JOIN upload ON upload.id = upload_id WHERE status = 'pending'"
+        return ids_with_rows(self._database, f"{query} AND upload_part.id", ids)
 
-    def sweep(self) -> list[str]:
-        """Expire the uploads whose time has passed, and remove contents without an upload; return the contents' names.
-
-        While any process is writing or joining parts nothing is removed.
-        """
-        now = int(self._clock())
-
-        def expire(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE upload SET status = 'expired' WHERE status = 'pending' AND expires_at <= ?", (now,)
-            )
-
-        if self._database.read("SELECT id FROM upload WHERE status = 'pending' AND expires_at <= ?", (now,)):
-            self._database.write(expire)
-        return sweep_orphans(self.directory, lock_path=self.lock_path, orphans=self.orphans)
+    def expire(self) -> list[str]:
+        """Expire the uploads whose time has passed; their rows stay, and the sweep removes their parts."""
+        past, now = "status = 'pending' AND expires_at <= ?", (int(self._clock()),)
+        if self._database.read(f"SELECT id FROM upload WHERE {past}", now):  # noqa: S608 - as above
+            expire = f"UPDATE upload SET status = 'expired' WHERE {past}"  # noqa: S608
+            self._database.write(lambda connection: connection.execute(expire, now).close())
+        return []
 
 
 def _check_pending(record: UploadRecord) -> None:

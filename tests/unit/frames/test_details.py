@@ -67,11 +67,10 @@ def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
     # A session sweeps when it begins, too, and may take what the sweep here then misses.
     session.close()
     with Store(tmp_path / "store") as store:
-        kept = store.path / "timings" / batch.id
+        kept = store.files.sidecar(output_file_id, "timings")
         store.sweep()
         assert kept.exists()
         store.files.delete(output_file_id)
-        assert store.sweep() != []
         assert not kept.exists()
 
 
@@ -125,7 +124,7 @@ def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
 
 def test_timings_that_a_crash_has_torn_count_as_none(session):
     batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
-    kept = session.store.path / "timings" / batch.id
+    kept = session.store.files.sidecar(batch.to_openai().output_file_id, "timings")
     for content in (kept.read_bytes()[:-1], b"", bytes(kept.stat().st_size - 1)):
         kept.write_bytes(content)
         full = batch.results(full=True)

@@ -123,13 +123,3 @@ def test_errors_are_never_taken_again(kernels: Kernels) -> None:
         out = session.run(words("good", "bad"), TEMPLATE)
         assert out["error"].isna().tolist() == [True, False]
     assert engine.requests == 3
-
-
-def test_a_sweep_removes_what_is_kept_of_deleted_files(kernels: Kernels) -> None:
-    session, _ = kernels.start()
-    session.run(words("one"), TEMPLATE)
-    file_id = next(session.batches()).output_file_id
-    assert file_id is not None
-    session.manager.files.delete(file_id)
-    assert file_id in session.store.sweep()
-    assert list((session.store.path / "answers").iterdir()) == []

@@ -105,8 +105,8 @@ def test_i5_what_has_no_row_is_found_and_swept(store, ended):
     (store.files.directory / ("file-" + "0" * 22)).write_bytes(b"x")
     (store.batches.directory / ended.id).mkdir()
     assert check(store) == [
-        f"{store.files.directory}/file-{'0' * 22}: not a file of the store; the next sweep removes it",
-        f"{store.batches.directory / ended.id}: belongs to no unfinished batch; the next sweep removes it",
+        f"{store.files.directory}/file-{'0' * 22}: belongs to no file of the store; the next sweep removes it",
+        f"{store.batches.directory / ended.id}: belongs to no unfinished batch of the store; the next sweep removes it",
     ]
     store.sweep()
     assert check(store) == []

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 
 import pytest
 
-from tests.batches import begin, content, custom_ids, group, hold, is_error, line, make_batch, open_store
-from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreError
+from tests.batches import (
+    assert_every_request_once,
+    begin,
+    content,
+    custom_ids,
+    group,
+    hold,
+    is_error,
+    line,
+    make_batch,
+    open_store,
+)
+from vbatch_jupyter.errors import ConflictError, FencedError, StoreBusyError, StoreCorruptError, StoreError
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.records import Timing
-from vbatch_jupyter.store import SpoolRecord
+from vbatch_jupyter.store import SpoolRecord, timings
+from vbatch_jupyter.store.fsck import check
 
 
 def die(lease):
@@ -164,12 +177,13 @@ def test_when_an_answer_came_outlives_its_owner_and_is_kept_beside_the_batch(sto
         assert list(again.records()) == [mine, reused]
         store.batches.cancel(lease.id)
         lifecycle.finish(store, again)
-    assert store.timings.find(lease.id) == [
+    assert timings.find(store.files, store.batches.get(lease.id)) == [
         Timing(1764000000.25, 0.5),
         Timing(1764000001.5, None),
         Timing(None, None),
     ]
-    assert store.timings.find("batch_0") == []
+    store.files.delete(store.batches.get(lease.id).output_file_id)
+    assert timings.find(store.files, store.batches.get(lease.id)) == []
 
 
 def test_the_first_line_of_a_request_stays_its_line(store):
@@ -330,6 +344,29 @@ def test_publishing_shows_files_status_counts_and_usage_together(store):
     assert (file.purpose, file.filename) == ("batch_output", f"{lease.id}_output.jsonl")
     assert (file.created_at, file.expires_at) == (600, 4200)
     assert list(store.batches.directory.iterdir()) == []
+
+
+def test_a_batch_whose_end_could_not_be_committed_ends_at_the_next_try(tmp_path):
+    path = tmp_path / "store"
+    with open_store(path, busy_seconds=0.01) as store, begin(store, 4) as lease:
+        lease.append(group(lease.id, range(4)))
+        reader = sqlite3.connect(path / "vbatch.sqlite3", isolation_level=None)
+        reader.execute("BEGIN")
+        lease.update(status="finalizing")
+
+        def read_meanwhile(statement):
+            # A reader in the middle of its transaction lets nobody commit, and the transaction is tried again.
+            if statement.startswith("INSERT INTO file"):
+                reader.execute("SELECT * FROM batch").fetchall()
+
+        store.database._connection.set_trace_callback(read_meanwhile)
+        with pytest.raises(StoreBusyError):
+            lifecycle.finish(store, lease)
+        store.database._connection.set_trace_callback(None)
+        reader.close()
+        assert store.sweep() == []
+        assert_every_request_once(store, lifecycle.finish(store, lease), 4)
+        assert check(store) == []
 
 
 def test_an_empty_file_is_no_file(store):

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import tarfile
-from pathlib import Path
+import stat
 
 import pandas as pd
 import pytest
 
 from tests.batches import assert_every_request_once, content, custom_ids, error_codes, open_store
-from tests.fixtures.make_store import BATCHES, CLOCK
+from tests.fixtures.make_store import BATCHES, CLOCK, unpack
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import BadRequestError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store.fsck import check
 
-STORES = sorted(Path(__file__, "../../../fixtures").resolve().glob("store-*.tar.gz"))
 WORDS = pd.DataFrame({"word": ["one", "two", "three"]}, index=[10, 20, 30])
 
 
-@pytest.fixture(params=STORES, ids=lambda path: path.name.partition(".")[0])
-def path(request, tmp_path):
-    with tarfile.open(request.param) as archive:
-        archive.extractall(tmp_path / "store", filter="data")
-    return tmp_path / "store"
+@pytest.fixture
+def path(tmp_path):
+    return unpack(tmp_path / "store")
 
 
 @pytest.fixture
@@ -41,10 +37,6 @@ def ids(session):
     """Give the id of each batch by what it is."""
     oldest_first = list(session.batches())[::-1]
     return dict(zip(BATCHES, (record.id for record in oldest_first), strict=True))
-
-
-def test_there_is_a_store_of_an_earlier_commit():
-    assert STORES
 
 
 def test_its_results_are_read_with_their_timings_and_errors(session, ids):
@@ -70,6 +62,22 @@ def test_its_results_are_read_with_their_timings_and_errors(session, ids):
     record = session.store.batches.get(ids["cancelled with two answers of four"])
     assert error_codes(session.store, record) == {"row-1": "batch_cancelled", "row-2": "batch_cancelled"}
     assert custom_ids(session.store, record.output_file_id) == ["row-0"]
+
+
+def test_its_answers_and_timings_are_next_to_their_output_files_afterwards(path):
+    with open_store(path) as store:
+        ended = dict(zip(BATCHES, reversed(store.batches.list(limit=100).data), strict=True))
+    of_an_engine = (
+        "completed",
+        "completed with one answer taken from the first",
+        "completed with two failures",
+        "retry of it with one failure left",
+    )
+    expected = {f"{ended[name].output_file_id}.{kind}" for name in of_an_engine for kind in ("answers", "timings")}
+    expected.add(f"{ended['cancelled with two answers of four'].output_file_id}.timings")
+    assert {each.name for each in (path / "files").glob("file-*.*")} == expected
+    assert {stat.S_IMODE((path / "files" / name).stat().st_mode) for name in expected} == {0o600}
+    assert sorted(each.name for each in path.iterdir() if each.is_dir()) == ["batches", "engines", "files", "uploads"]
 
 
 def test_its_unfinished_batches_end_with_the_answers_they_had(session, ids):

@@ -91,22 +91,26 @@ def test_a_group_is_on_the_disk_before_it_is_counted(store, events):
 
 def test_the_files_of_a_batch_are_on_the_disk_before_it_ends_and_its_spool_goes_after(store, events):
     with begin(store, 4) as lease:
+        lease.update(answers_key="an engine")
         lease.append(group(lease.id, range(4)))
         directory = f"batches/{lease.id}"
         events.clear()
         lifecycle.finish(store, lease)
     results = {kind: f"files/{result_file_id(lease.id, kind)}" for kind in ("output", "error")}
-    assert events[:10] == [
+    assert events[:13] == [
         "BEGIN IMMEDIATE",
         "COMMIT",
         f"fsync {directory}/output-0000000001.tmp",
         f"fsync {directory}/error-0000000001.tmp",
+        f"fsync {directory}/answers-0000000001.tmp",
         "BEGIN IMMEDIATE",
+        f"rename {directory}/timings-0000000001.tmp {results['output']}.timings",
+        f"rename {directory}/answers-0000000001.tmp {results['output']}.answers",
         f"rename {directory}/output-0000000001.tmp {results['output']}",
         "fsync files",
         f"rename {directory}/error-0000000001.tmp {results['error']}",
         "fsync files",
         "COMMIT",
     ]
-    assert events[10].startswith("rmdir ")
-    assert events[10].endswith(lease.id)
+    assert events[13].startswith("rmdir ")
+    assert events[13].endswith(lease.id)

@@ -35,14 +35,11 @@ def test_everything_in_a_store_is_its_owners_alone(store):
     assert modes == {
         "store": 0o700,
         "files": 0o700,
-        "answers": 0o700,
-        "timings": 0o700,
         "uploads": 0o700,
         "engines": 0o700,
         "batches": 0o700,
         batch.id: 0o700,
         batch.input_file_id: 0o600,
-        ".lock": 0o600,
         "lock": 0o600,
         "vbatch.sqlite3": 0o600,
     }
@@ -115,7 +112,7 @@ def test_a_file_in_the_place_of_the_directory_is_an_error_that_names_the_variabl
 def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path):
     with open_store(tmp_path / "store") as store:
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 99"))
-    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows 2\). Upgrade vbatch-jupyter"):
+    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows 3\). Upgrade vbatch-jupyter"):
         open_store(tmp_path / "store")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batches import begin, content, group, make_batch, open_store
+from tests.batches import assert_every_request_once, begin, content, group, make_batch, open_store
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager, lifecycle
-from vbatch_jupyter.store import lease as store_lease
+from vbatch_jupyter.protocol.ids import result_file_id
 
 HOUR = 3600
 BEGAN = 1_700_000_000
@@ -22,6 +22,10 @@ def clock():
 def store(tmp_path, clock):
     with open_store(tmp_path / "store", clock=lambda: clock[0]) as store:
         yield store
+
+
+def files(store):
+    return sorted(path.name for path in store.files.directory.iterdir())
 
 
 def is_there(get, id_):
@@ -51,14 +55,14 @@ def test_a_batch_and_its_output_go_when_their_time_has_passed_and_others_stay(st
 
 def test_a_batch_that_is_begun_while_the_sweep_looks_round_keeps_its_directory(store, monkeypatch):
     begun = []
-    look = store.batches.unfinished
+    known = store.batches.known
 
-    def look_and_begin():
-        records = look()
+    def look_and_begin(ids):
+        found = known(ids)
         begun.append(begin(store, 2))
-        return records
+        return found
 
-    monkeypatch.setattr(store.batches, "unfinished", look_and_begin)
+    monkeypatch.setattr(store.batches, "known", look_and_begin)
     assert store.sweep() == []
     (lease,) = begun
     with lease:
@@ -66,25 +70,88 @@ def test_a_batch_that_is_begun_while_the_sweep_looks_round_keeps_its_directory(s
         assert lifecycle.finish(store, lease).status == "completed"
 
 
-def test_what_is_kept_of_answers_stays_while_their_batch_is_about_to_end(store, monkeypatch):
-    publish = store_lease.Lease.publish
+@pytest.fixture
+def sweep_within_transactions(store):
+    """Sweep, as another process does, before each row of a file or a part is inserted; list what was removed."""
     swept = []
+    with open_store(store.path, clock=store.clock) as other:
 
-    def sweep_and_publish(lease, *arguments, **keywords):
-        swept.extend(store.sweep())
-        return publish(lease, *arguments, **keywords)
+        def sweep(statement):
+            if statement.startswith(("INSERT INTO file", "INSERT INTO upload_part")):
+                swept.append(other.sweep())
 
-    monkeypatch.setattr(store_lease.Lease, "publish", sweep_and_publish)
-    with begin(store, 2) as lease:
+        store.database._connection.set_trace_callback(sweep)
+        yield swept
+        store.database._connection.set_trace_callback(None)
+
+
+def test_a_file_and_a_part_stay_while_they_have_no_row_yet(store, sweep_within_transactions):
+    manager = Manager(store)
+    file = manager.files.create([b"{}\n"], filename="x", purpose="user_data")
+    upload = manager.uploads.create(bytes=2, filename="x", mime_type="text/plain", purpose="user_data")
+    part = manager.uploads.add_part(upload.id, [b"{}"])
+    _, joined = manager.uploads.complete(upload.id, part_ids=[part.id])
+    assert [content(store, each.id) for each in (file, joined)] == [b"{}\n", b"{}"]
+    assert sweep_within_transactions == [[], [], []]
+
+
+def test_the_files_of_a_batch_and_their_sidecars_stay_while_it_ends(store, sweep_within_transactions):
+    with begin(store, 4) as lease:
         lease.update(answers_key="an engine")
-        lease.append(group(lease.id, range(2)))
+        lease.append(group(lease.id, range(4)))
         ended = lifecycle.finish(store, lease)
-    assert swept == []
-    kept = store.path / "answers" / ended.output_file_id
-    assert kept.exists()
-    store.files.delete(ended.output_file_id)
-    assert store.sweep() == [ended.output_file_id, ended.id]
-    assert not kept.exists()
+    assert sweep_within_transactions == [[], [], []]
+    assert_every_request_once(store, ended, 4)
+    assert files(store) == sorted(
+        [
+            ended.input_file_id,
+            f"{ended.output_file_id}",
+            f"{ended.output_file_id}.answers",
+            f"{ended.output_file_id}.timings",
+            f"{ended.error_file_id}",
+        ]
+    )
+
+
+@pytest.mark.parametrize("how", ["deleted", "expired"])
+def test_the_sidecars_of_a_file_go_with_it(store, clock, how):
+    with begin(store, 4, output_expires_after_seconds=HOUR) as lease:
+        lease.update(answers_key="an engine")
+        lease.append(group(lease.id, range(4)))
+        ended = lifecycle.finish(store, lease)
+    if how == "deleted":
+        store.files.delete(ended.output_file_id)
+        assert files(store) == sorted([ended.input_file_id, f"{ended.error_file_id}"])
+    else:
+        clock[0] += HOUR
+        assert store.sweep() == [ended.output_file_id, ended.error_file_id, ended.id]
+        assert files(store) == [ended.input_file_id]
+    assert store.sweep() == []
+
+
+def test_the_sidecars_of_a_file_that_a_kill_has_deleted_in_part_are_swept(store):
+    output_file_id = result_file_id("batch_0", "output")
+    (store.files.directory / f"{output_file_id}.answers").write_bytes(b"x")
+    (store.files.directory / f"{output_file_id}.timings").write_bytes(b"x")
+    assert store.sweep() == [f"{output_file_id}.answers", f"{output_file_id}.timings"]
+
+
+def test_what_a_killed_owner_gave_to_the_output_stays_until_its_batch_ends_and_is_replaced(store):
+    with begin(store, 2) as lease:
+        path = store.files.path(result_file_id(lease.id, "output"))
+        path.write_bytes(b"of a kill before the commit")
+        assert store.sweep() == []
+        lease.append(group(lease.id, range(2)))
+        assert_every_request_once(store, lifecycle.finish(store, lease), 2)
+
+
+def test_what_one_sweep_removes_another_does_not_trip_over(store, monkeypatch):
+    known = store.files.known
+    (store.files.directory / ".tmp-abc").write_bytes(b"x")
+    with open_store(store.path) as other:
+        monkeypatch.setattr(store.files, "known", lambda ids: (other.sweep(), known(ids))[1])
+        assert store.sweep() == []
+    assert files(store) == []
 
 
 def test_a_running_batch_and_the_expired_file_that_it_reads_stay_until_it_has_ended(store, clock):

@@ -1,0 +1,78 @@
+"""The one rule by which the store's directories are swept: a name whose row is gone goes too.
+
+In this order, so that nothing is lost which another process makes meanwhile:
+
+1. List the directory. What is made after that is not looked at.
+2. Leave what is being written. Whoever makes a file or a directory holds a lock on it until its row is there.
+3. Ask the database, while the lock keeps a new writer away. What has a row stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import sync_directory
+from vbatch_jupyter.store.locks import FileLock
+
+
+class Place(Protocol):
+    """One kind of thing in the store: a directory whose names are the ids of rows.
+
+    Attributes
+    ----------
+    directory
+        Where they are. What follows a dot in a name says what it is of its row: ``file-….answers``.
+    """
+
+    directory: Path
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return which of the ids are still needed."""
+
+    def expire(self) -> list[str]:
+        """Remove the rows whose time has passed; return what to call them."""
+
+
+def sweep(place: Place) -> list[str]:
+    """Remove the rows whose time has passed, then what has no row; return the names."""
+    removed = place.expire()
+    for path in orphans(place.directory, place.known):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(path.name)
+    if removed:
+        sync_directory(place.directory)
+    return removed
+
+
+def orphans(directory: Path, known: Callable[[Iterable[str]], set[str]]) -> Iterator[Path]:
+    """Find what nobody writes and no row needs; each is locked until the next one is asked for."""
+    paths = {path: path.name.partition(".")[0] for path in sorted(directory.iterdir())}
+    needed = known(paths.values())
+    for path, id_ in paths.items():
+        if id_ in needed:
+            continue
+        try:
+            lock = FileLock(path / "lock") if path.is_dir() else FileLock(path, os.O_RDONLY)
+        except OSError:
+            # It is gone since it was listed, or the store has not made it.
+            continue
+        with lock:
+            # Asked again: its writer may have made its row, and gone, since the first time.
+            if lock.take() and id_ not in known([id_]):
+                yield path
+
+
+def ids_with_rows(database: Database, query: str, ids: Iterable[str]) -> set[str]:
+    """Return which of the ids a query finds; it ends with the column that has them."""
+    query = f"{query} IN (SELECT value FROM json_each(?))"  # noqa: S608 - the queries of our four kinds
+    rows = database.read(query, (json.dumps(list(ids)),))
+    return {row["id"] for row in rows}

@@ -1,0 +1,43 @@
+"""What brings a store of an earlier release up to this one, a version at a time.
+
+Each upgrade runs in the transaction that raises the version. A kill in the middle leaves the old version, and the next
+process that opens the store does the whole upgrade again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from vbatch_jupyter.store.disk import sync_directory
+
+
+def _add_origin(connection: sqlite3.Connection, _store: Path) -> None:
+    connection.execute("ALTER TABLE batch ADD COLUMN origin TEXT")
+
+
+def _move_sidecars(connection: sqlite3.Connection, store: Path) -> None:
+    """Put answers and timings, which had directories of their own, next to the file that they are about."""
+    owners = {
+        "answers": "SELECT id, id FROM file WHERE deleted_at IS NULL",
+        "timings": "SELECT batch.id, file.id FROM batch JOIN file ON file.id = coalesce(output_file_id, error_file_id) "
+        "WHERE deleted_at IS NULL",
+    }
+    for kind, query in owners.items():
+        for name, file_id in connection.execute(query).fetchall():
+            old = store / kind / name
+            if old.exists():
+                old.rename(store / "files" / f"{file_id}.{kind}")
+    sync_directory(store / "files")
+    for kind in owners:
+        shutil.rmtree(store / kind, ignore_errors=True)
+    # One lock for a whole directory kept the sweeps away.
+    for directory in ("files", "uploads"):
+        (store / directory / ".lock").unlink(missing_ok=True)
+    sync_directory(store)
+
+
+UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {1: _add_origin, 2: _move_sidecars}
+"""By version, what makes the next one of it; called with the store's directory."""
