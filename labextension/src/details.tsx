@@ -15,19 +15,17 @@ import type { IBatchError, IBatchView } from './types';
 /** One batch. */
 export function BatchDetails(props: {
   view: IBatchView;
-  secondsLeft: number | null;
-  requestsPerSecond: number | null;
   commands: CommandRegistry;
   onClose: () => void;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { view, secondsLeft, requestsPerSecond, commands, onClose, trans } = props;
-  const { batch } = view;
+  const { view, commands, onClose, trans } = props;
+  const { batch, requests_per_second, seconds_left } = view;
   const facts: [string, string | null | undefined][] = [
     [trans.__('status'), statusName(batch.status, trans)],
     [trans.__('waiting'), view.waiting],
-    [trans.__('time left'), secondsLeft === null ? null : duration(secondsLeft)],
-    [trans.__('requests/s'), requestsPerSecond ? rate(requestsPerSecond) : null],
+    [trans.__('time left'), seconds_left ? duration(seconds_left) : null],
+    [trans.__('requests/s'), requests_per_second ? rate(requests_per_second) : null],
     [trans.__('model'), batch.model],
     [trans.__('endpoint'), batch.endpoint],
     [trans.__('origin'), view.origin],

@@ -121,7 +121,6 @@ export function BatchList(props: IListProps): React.ReactElement {
               row={shown.start + index}
               rows={model.total}
               isSelected={view.batch.id === selected}
-              secondsLeft={model.secondsLeft(view.batch)}
               onChoose={() => model.select(view.batch.id)}
               trans={trans}
             />
@@ -137,12 +136,11 @@ function BatchRow(props: {
   row: number;
   rows: number;
   isSelected: boolean;
-  secondsLeft: number | null;
   onChoose: () => void;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { view, row, rows, isSelected, secondsLeft, onChoose, trans } = props;
-  const { batch, origin, waiting } = view;
+  const { view, row, rows, isSelected, onChoose, trans } = props;
+  const { batch, origin, waiting, seconds_left } = view;
   const counts = batch.request_counts;
   return (
     <div
@@ -173,7 +171,7 @@ function BatchRow(props: {
             [batch.model, origin === null ? null : baseName(origin)].filter(Boolean).join(' · ')}
         </div>
         <span className="vb-Left">
-          {secondsLeft !== null && trans.__('%1 left', duration(secondsLeft))}
+          {seconds_left ? trans.__('%1 left', duration(seconds_left)) : null}
         </span>
       </div>
     </div>

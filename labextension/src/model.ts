@@ -5,16 +5,7 @@
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
-import { Rate } from './rate';
-import type {
-  IBatch,
-  IBatchPage,
-  IBatchView,
-  IEngine,
-  IProblem,
-  ServerEvent,
-  Status
-} from './types';
+import type { IBatch, IBatchPage, IBatchView, IEngine, IProblem, ServerEvent, Status } from './types';
 
 const TERMINAL: readonly Status[] = ['completed', 'failed', 'expired', 'cancelled'];
 
@@ -42,13 +33,6 @@ export type Connection =
  * Batches and engines. To draw them, listen to `changed`.
  */
 export class BatchesModel {
-  /**
-   * @param now - A clock in seconds; tests use their own.
-   */
-  constructor(now: () => number = () => performance.now() / 1000) {
-    this._now = now;
-  }
-
   /** Emitted after each change. */
   get changed(): ISignal<this, void> {
     return this._changed;
@@ -122,16 +106,6 @@ export class BatchesModel {
     );
   }
 
-  /** How long a batch will take, or null if it is not known. */
-  secondsLeft(batch: IBatch): number | null {
-    return this._rates.get(batch.id)?.secondsLeft(batch, this._now()) ?? null;
-  }
-
-  /** Requests of a batch that end per second, or null if it is not known. */
-  requestsPerSecond(batch: IBatch): number | null {
-    return this._rates.get(batch.id)?.requestsPerSecond ?? null;
-  }
-
   /** Apply an event of the server. */
   apply(event: ServerEvent): void {
     switch (event.name) {
@@ -194,7 +168,6 @@ export class BatchesModel {
     const { id, created_at } = view.batch;
     const known = this._byId.has(id);
     this._byId.set(id, view);
-    this._see(view.batch);
     if (known) {
       this._batches[this._batches.findIndex(other => other.batch.id === id)] = view;
       return;
@@ -213,16 +186,6 @@ export class BatchesModel {
     this._batches.splice(low, 0, view);
   }
 
-  private _see(batch: IBatch): void {
-    if (hasEnded(batch)) {
-      this._rates.delete(batch.id);
-      return;
-    }
-    const rate = this._rates.get(batch.id) ?? new Rate();
-    rate.see(batch, this._now());
-    this._rates.set(batch.id, rate);
-  }
-
   private _keepEngine(engine: IEngine): void {
     const known = this._engines.some(other => other.id === engine.id);
     this._engines = known
@@ -238,9 +201,7 @@ export class BatchesModel {
   private _engines: IEngine[] = [];
   private _hasMore = true;
   private _isKnown = false;
-  private _now: () => number;
   private _problems: IProblem[] = [];
-  private _rates = new Map<string, Rate>();
   private _selected: string | null = null;
   private _total = 0;
 }

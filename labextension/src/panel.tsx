@@ -99,8 +99,6 @@ function PanelBody(options: IPanelOptions): React.ReactElement {
       {selected !== null && (
         <BatchDetails
           view={selected}
-          secondsLeft={model.secondsLeft(selected.batch)}
-          requestsPerSecond={model.requestsPerSecond(selected.batch)}
           commands={commands}
           onClose={() => model.select(null)}
           trans={trans}

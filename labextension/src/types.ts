@@ -54,6 +54,9 @@ export interface IBatchView {
   batch: IBatch;
   /** Why it is not advancing, in a sentence. */
   waiting: string | null;
+  /** How fast it is and how long it will still take, where the server knows. */
+  requests_per_second: number | null;
+  seconds_left: number | null;
   paused: boolean;
   /** The notebook that made it. */
   origin: string | null;

@@ -60,6 +60,30 @@ test('older batches are asked for when the end is near, and not when there are n
   expect(asked).toBe(1);
 });
 
+test('why a batch waits, its rate and the time left are shown as the server says them', () => {
+  const model = new BatchesModel();
+  const waits = { ...view('a', 2), waiting: "No engine holds the model 'm'." };
+  const runs = { ...view('b', 1), requests_per_second: 12.5, seconds_left: 75 };
+  model.apply({ name: 'snapshot', data: { batches: [waits, runs], engines: [], problems: [] } });
+  const texts = [...listOf(model).querySelectorAll('[role=option]')].map(row => row.textContent);
+  expect(texts[0]).toContain("No engine holds the model 'm'.");
+  expect(texts[0]).not.toContain('left');
+  expect(texts[1]).toContain('1 min 15 s left');
+  const details = [waits, runs].map(
+    one =>
+      draw(
+        <BatchDetails
+          view={one}
+          commands={new CommandRegistry()}
+          onClose={() => undefined}
+          trans={trans}
+        />
+      ).querySelector('dl')?.textContent
+  );
+  expect(details[0]).toContain("waitingNo engine holds the model 'm'.");
+  expect(details[1]).toContain('time left1 min 15 srequests/s13');
+});
+
 test('names of models, notebooks and requests are text', () => {
   const model = new BatchesModel();
   const hostile = { ...view('a', 1), origin: HOSTILE, batch: batch('a', { model: HOSTILE }) };
@@ -83,8 +107,6 @@ test('the errors of a batch that did not validate are listed with their lines', 
   const node = draw(
     <BatchDetails
       view={failed}
-      secondsLeft={null}
-      requestsPerSecond={null}
       commands={new CommandRegistry()}
       onClose={() => undefined}
       trans={trans}

@@ -24,7 +24,14 @@ export function batch(id: string, fields: Partial<IBatch> = {}): IBatch {
 }
 
 export function view(id: string, created_at: number, status: Status = 'in_progress'): IBatchView {
-  return { batch: batch(id, { created_at, status }), waiting: null, paused: false, origin: null };
+  return {
+    batch: batch(id, { created_at, status }),
+    waiting: null,
+    requests_per_second: null,
+    seconds_left: null,
+    paused: false,
+    origin: null
+  };
 }
 
 export function engine(id: string, fields: Partial<IEngine> = {}): IEngine {

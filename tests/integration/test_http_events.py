@@ -63,6 +63,8 @@ def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http
         assert snapshot["batches"][0] == {
             "batch": http.get(f"vbatch/v1/batches/{old.id}").json(),
             "waiting": None,
+            "requests_per_second": None,
+            "seconds_left": None,
             "paused": False,
             "origin": None,
         }

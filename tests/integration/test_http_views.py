@@ -36,6 +36,8 @@ def test_a_batch_says_which_notebook_made_it_and_why_it_waits(http, store):
     assert view == {
         "batch": http.get(f"vbatch/v1/batches/{record.id}").json(),
         "waiting": None,
+        "requests_per_second": None,
+        "seconds_left": None,
         "paused": False,
         "origin": "work/reviews.ipynb",
     }

@@ -26,6 +26,7 @@ from vbatch_jupyter.server.events import Events
 from vbatch_jupyter.server.kernels import EngineKernels
 from vbatch_jupyter.server.metrics import VBatchCollector
 from vbatch_jupyter.server.services import Services
+from vbatch_jupyter.server.views import BatchWatch
 from vbatch_jupyter.server.watch import EngineWatch
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
@@ -105,7 +106,8 @@ async def engine_kernels(store: Store, say: Say) -> AsyncIterator[Owner]:
 @contextlib.asynccontextmanager
 async def events(store: Store, say: Say) -> AsyncIterator[Owner]:
     async with server(store, say) as services:
-        events = Events(services, EngineWatch(services))
+        watch = EngineWatch(services)
+        events = Events(services, watch, BatchWatch(watch))
         await events.listen()
         yield Owner(services.loops[-1], services.store, "version")
         await events.stop()

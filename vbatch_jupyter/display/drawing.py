@@ -39,11 +39,11 @@ def faint(value: object) -> str:
     return f'<span style="color:{_FAINT}">{text(value)}</span>'
 
 
-def heading(batch: BatchRecord) -> str:
-    """Return the heading of a batch: its id, its status, and why it waits."""
-    reason = "" if batch.reason is None else f"<div>{text(batch.reason, most=1_000)}</div>"
+def heading(batch: BatchRecord, waiting: str | None) -> str:
+    """Return which batch it is, its status, and why it waits."""
+    why = "" if waiting is None else f"<div>{text(waiting, most=1_000)}</div>"
     model = faint(batch.model or "")
-    return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{reason}"
+    return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{why}"
 
 
 def problem(error: Exception) -> str:

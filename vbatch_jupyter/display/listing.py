@@ -20,12 +20,15 @@ class BatchList:
     ----------
     records
         The batches to show.
+    waiting
+        Why each of them does not advance; None if nothing is in its way.
     left_out
         How many older ones there are.
     """
 
-    def __init__(self, records: Sequence[BatchRecord], *, left_out: int = 0) -> None:
+    def __init__(self, records: Sequence[BatchRecord], waiting: Sequence[str | None], *, left_out: int = 0) -> None:
         self.records = tuple(records)
+        self.waiting = tuple(waiting)
         self.left_out = left_out
 
     def __len__(self) -> int:
@@ -40,7 +43,7 @@ class BatchList:
     def __repr__(self) -> str:
         if not self.records:
             return "There are no batches in the store yet."
-        rows = [_HEADER, *map(_cells, self.records)]
+        rows = [_HEADER, *map(_cells, self.records, self.waiting)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, *self._rest()])
@@ -50,10 +53,8 @@ class BatchList:
             return f"<p>{html.escape(repr(self))}</p>"
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _HEADER)
         body = "".join(
-            "<tr>"
-            + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in _cells(record))
-            + "</tr>"
-            for record in self.records
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+            for cells in map(_cells, self.records, self.waiting)
         )
         rest = "".join(f"<p>{html.escape(line)}</p>" for line in self._rest())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
@@ -62,7 +63,7 @@ class BatchList:
         return [f"… and {self.left_out:,} older: %vbatch list --all"] if self.left_out else []
 
 
-def _cells(record: BatchRecord) -> tuple[str, ...]:
+def _cells(record: BatchRecord, waiting: str | None) -> tuple[str, ...]:
     counts = record.request_counts
     requests = f"{counts.completed:,}/{counts.total:,}" + (f", {counts.failed:,} failed" if counts.failed else "")
     created = dt.datetime.fromtimestamp(record.created_at, tz=dt.UTC).astimezone()
@@ -72,8 +73,8 @@ def _cells(record: BatchRecord) -> tuple[str, ...]:
         notes.append(f"retry of {before}")
     if record.target is not None:
         notes.append("at a batch service")
-    if record.reason is not None:
-        notes.append(record.reason)
+    if waiting is not None:
+        notes.append(waiting)
     note = " ".join(" · ".join(notes).split())
     return (
         record.id,

@@ -19,6 +19,8 @@ class Snapshot:
         Monotonic seconds.
     batch
         The batch as the store has it.
+    waiting
+        Why it does not advance; None while nothing is in its way.
     engine
         The engine that runs it, if one does.
     answers
@@ -29,6 +31,7 @@ class Snapshot:
 
     time: float
     batch: BatchRecord
+    waiting: str | None = None
     engine: EngineStats | None = None
     answers: tuple[bytes, ...] = ()
     errors: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -6,6 +6,7 @@ trusts the notebook; anywhere else the sentence next to it says what to type.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import itertools
 from collections import Counter
@@ -21,13 +22,16 @@ from vbatch_jupyter.protocol.endpoints import CHAT
 _LINES_READ = 10_000
 
 
-def bundle(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = "") -> dict[str, str]:
-    """Return the summary in both mimetypes.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a batch has come to; it draws itself.
 
     Parameters
     ----------
     batch
         The batch.
+    waiting
+        Why it does not advance.
     errors
         How often each message occurred.
     looked_at
@@ -35,32 +39,35 @@ def bundle(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = ""
 
     Examples
     --------
-    >>> batch = BatchRecord(id="batch_0", endpoint="/v1/embeddings", input_file_id="", created_at=0)
-    >>> bundle(batch, {})["text/plain"]
-    'batch_0 validating'
+    >>> Summary(batch=BatchRecord(id="batch_0", endpoint="/v1/embeddings", input_file_id="", created_at=0))
+    batch_0 validating
     """
-    return {"text/plain": summary_text(batch), "text/html": summary_html(batch, errors, looked_at=looked_at)}
 
+    batch: BatchRecord
+    waiting: str | None = None
+    errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    looked_at: str = ""
 
-def summary_text(batch: BatchRecord) -> str:
-    """Return the summary as one line of text."""
-    snapshot = Snapshot(time=0.0, batch=batch)
-    line = Progress(snapshot, snapshot).line()
-    # The line has only the beginning of the id; a reopened notebook needs the whole id.
-    parts = [batch.id + line[line.index(" ") :], *(f"{value} {name}".strip() for name, value in _figures(batch))]
-    return " · ".join(parts)
+    def __repr__(self) -> str:
+        # In a notebook that is opened again the whole id is needed.
+        line = Progress(Snapshot(time=0.0, batch=self.batch, waiting=self.waiting)).line(whole_id=True)
+        return " · ".join([line, *(f"{value} {name}".strip() for name, value in _figures(self.batch))])
 
+    def _repr_html_(self) -> str:
+        batch = self.batch
+        parts = [drawing.heading(batch, self.waiting), drawing.counts_bar(batch.request_counts)]
+        if pairs := _figures(batch):
+            parts.append(f"<div>{drawing.figures(pairs)}</div>")
+        rejected = Counter(error.message for error in batch.errors)
+        parts.append(drawing.errors_list(rejected or self.errors, looked_at=self.looked_at))
+        counts = batch.request_counts
+        if batch.status in TERMINAL_STATUSES - {"failed"} and counts.completed < counts.total:
+            parts.append(_retry(batch.id))
+        return f'<div style="max-width:720px">{"".join(parts)}</div>'
 
-def summary_html(batch: BatchRecord, errors: Mapping[str, int], *, looked_at: str = "") -> str:
-    """Return the summary as HTML."""
-    parts = [drawing.heading(batch), drawing.counts_bar(batch.request_counts)]
-    if pairs := _figures(batch):
-        parts.append(f"<div>{drawing.figures(pairs)}</div>")
-    rejected = Counter(error.message for error in batch.errors)
-    parts.append(drawing.errors_list(rejected or errors, looked_at=looked_at))
-    if batch.status in TERMINAL_STATUSES - {"failed"} and batch.request_counts.completed < batch.request_counts.total:
-        parts.append(_retry(batch.id))
-    return f'<div style="max-width:720px">{"".join(parts)}</div>'
+    def bundle(self) -> dict[str, str]:
+        """Return it by mimetype."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:

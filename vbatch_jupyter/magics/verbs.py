@@ -177,9 +177,11 @@ class VBatchMagics(Magics):
         Builder(self._session(), self._user_ns(), df=options.df).show()
 
     def _list(self, options: argparse.Namespace) -> BatchList:
-        records = list(self._session().batches())
+        current = self._session()
+        records = list(current.batches())
         shown = records if options.all else records[:_LISTED]
-        return BatchList(shown, left_out=len(records) - len(shown))
+        waiting = [current.manager.batches.waiting(record) for record in shown]
+        return BatchList(shown, waiting, left_out=len(records) - len(shown))
 
     def _run_file(self, options: argparse.Namespace) -> Any:
         current, target = self._session(), self._default("target", options.target)
@@ -286,11 +288,11 @@ def _print_engine(current: session.Session) -> None:
 
 
 def _print_batch(batch: Batch) -> None:
-    record = batch.snapshot().batch
-    print(batch.to_openai().to_json(exclude_unset=False))
-    if record.reason is not None:
-        print(f"reason: {record.reason}")
-    if record.error_file_id is not None:
+    openai = batch.to_openai()
+    print(openai.to_json(exclude_unset=False))
+    if (waiting := batch.waiting) is not None:
+        print(f"waiting: {waiting}")
+    if openai.error_file_id is not None:
         print(batch.errors().to_string(index=False))
 
 

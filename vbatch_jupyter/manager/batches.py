@@ -14,6 +14,7 @@ from vbatch_jupyter.manager.checks import (
     check_metadata,
     check_required,
 )
+from vbatch_jupyter.manager.waiting import needs_engine, why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import PROFILES
@@ -143,6 +144,10 @@ class BatchesManager:
     def retrieve(self, batch_id: str) -> BatchRecord:
         """Return a batch's record; `NotFoundError` if there is none."""
         return self._store.batches.get(batch_id)
+
+    def waiting(self, record: BatchRecord) -> str | None:
+        """Return why a batch does not advance, as `manager.waiting.why_waiting` says."""
+        return why_waiting(record, self._store.engines.live() if needs_engine(record) else ())
 
     def timings(self, batch_id: str) -> Sequence[Timing]:
         """Return when each request's answer came, in the input file's order; nothing if that was not kept."""

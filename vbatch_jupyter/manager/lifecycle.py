@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
 from vbatch_jupyter.errors import (
@@ -22,7 +22,7 @@ from vbatch_jupyter.errors import (
     StoreFullError,
 )
 from vbatch_jupyter.protocol import validation
-from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Usage
+from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
@@ -60,39 +60,6 @@ def is_expired(record: BatchRecord, now: float) -> bool:
     (False, True)
     """
     return record.expires_at is not None and now >= record.expires_at
-
-
-def why_waiting(record: BatchRecord, *, served: Collection[str], notes: Mapping[str, str]) -> str | None:
-    """Return why a batch is not advancing, in a sentence; None while nothing is in its way, and when it has ended.
-
-    Parameters
-    ----------
-    record
-        The batch.
-    served
-        The models that engines hold.
-    notes
-        By model, what is being done about one that no engine holds.
-
-    Examples
-    --------
-    >>> record = BatchRecord(
-    ...     id="batch_0", endpoint="/v1/embeddings", input_file_id="", created_at=0, model="m", status="in_progress"
-    ... )
-    >>> why_waiting(record, served=["m"], notes={})
-    >>> why_waiting(record, served=[], notes={})
-    "No engine holds the model 'm': load it in a notebook with %vbatch load."
-    """
-    if record.status in TERMINAL_STATUSES:
-        return None
-    if record.reason is not None:
-        return record.reason
-    if record.target is not None:
-        return None
-    if record.status == "in_progress" and record.model is not None and record.model not in served:
-        default = f"No engine has the model '{record.model}' loaded. Load it in a notebook with %vbatch load."
-        return notes.get(record.model, default)
-    return None
 
 
 def validate(store: Store, lease: Lease) -> BatchRecord:

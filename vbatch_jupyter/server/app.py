@@ -31,6 +31,7 @@ from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels, arguments_of
 from vbatch_jupyter.server.metrics import VBatchCollector
 from vbatch_jupyter.server.services import SERVICES_KEY, Services
+from vbatch_jupyter.server.views import BATCH_WATCH_KEY, BatchWatch
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 from vbatch_jupyter.store import Store
 
@@ -125,7 +126,8 @@ class VBatch(ExtensionApp):
             say=self.log.warning,
         )
         self._engines = EngineWatch(self._services)
-        self._events = Events(self._services, self._engines)
+        self.settings[BATCH_WATCH_KEY] = batches = BatchWatch(self._engines)
+        self._events = Events(self._services, self._engines, batches)
         self.settings[SERVICES_KEY] = self._services
         self.settings[PAGES_KEY] = LinePages(self._services)
         self.settings[WATCH_KEY] = self._engines

@@ -19,7 +19,7 @@ from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.services import Services
-from vbatch_jupyter.server.views import BatchView, served_by
+from vbatch_jupyter.server.views import BatchView, BatchWatch
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
 EVENTS_KEY = "vbatch_events"
@@ -76,11 +76,14 @@ class Events:
         Give the store.
     engines
         Know the engines.
+    batches
+        Say what is shown of a batch.
     """
 
-    def __init__(self, services: Services, engines: EngineWatch) -> None:
+    def __init__(self, services: Services, engines: EngineWatch, batches: BatchWatch) -> None:
         self._services = services
         self._engines = engines
+        self._shown_batches = batches
         self._listeners: set[Listener] = set()
         self._seen: dict[str, View] = {}
         self._loop = services.new_loop("events")
@@ -140,7 +143,7 @@ class Events:
 
     async def _look(self) -> None:
         engines = await self._engines.look()
-        batches = await self._services.call(lambda: self._batches(served_by(engines)))
+        batches = await self._services.call(lambda: self._batches(engines))
         seen: dict[str, View] = {**batches, **{engine.id: engine for engine in engines}}
         changed = [view for id_, view in seen.items() if view != self._seen.get(id_)]
         # Batches that are only too old to be shown have not gone.
@@ -153,19 +156,16 @@ class Events:
         for id_ in gone:
             self._tell("engine_gone", {"id": id_})
 
-    def _batches(self, served: set[str]) -> dict[str, View]:
+    def _batches(self, engines: list[EngineView]) -> dict[str, View]:
         recent = self._services.store.batches.list(limit=_RECENT_BATCHES).data
         older = [record for record in self._services.store.batches.unfinished() if record not in recent]
-        notes = self._engines.notes
-        records = (*recent, *reversed(older))
-        views: dict[str, View] = {record.id: BatchView.of(record, served=served, notes=notes) for record in records}
+        records = {record.id: record for record in (*recent, *reversed(older))}
         # One that was shown only because it had not ended is told once more.
         for id_, view in self._seen.items():
-            if id_ not in views and isinstance(view, BatchView) and view.record.status not in TERMINAL_STATUSES:
+            if id_ not in records and isinstance(view, BatchView) and view.record.status not in TERMINAL_STATUSES:
                 with contextlib.suppress(NotFoundError):
-                    ended = self._services.store.batches.get(id_)
-                    views[id_] = BatchView.of(ended, served=served, notes=notes)
-        return views
+                    records[id_] = self._services.store.batches.get(id_)
+        return {view.record.id: view for view in self._shown_batches.look(list(records.values()), engines)}
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
         event = encoded(name, data)

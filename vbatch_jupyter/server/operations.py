@@ -272,9 +272,11 @@ SCHEMAS: Mapping[str, Schema] = {
         ),
     ),
     "BatchView": _object(
-        ("batch", "waiting", "paused", "origin"),
+        ("batch", "waiting", "requests_per_second", "seconds_left", "paused", "origin"),
         batch=ref("Batch"),
         waiting=_ID_OR_NULL,
+        requests_per_second={"type": ["number", "null"]},
+        seconds_left={"type": ["integer", "null"]},
         paused={"type": "boolean"},
         origin=_ID_OR_NULL,
     ),

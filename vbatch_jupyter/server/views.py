@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Self
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
 
 from tornado import web
 
-from vbatch_jupyter.manager.lifecycle import why_waiting
+from vbatch_jupyter.manager.time_left import Pace
+from vbatch_jupyter.manager.waiting import why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineView, EngineWatch
+
+BATCH_WATCH_KEY = "vbatch_batch_watch"
+"""Where the server's settings have the `BatchWatch`."""
 
 MAX_LIMIT = 1000
 """The most batches of a page."""
@@ -26,36 +32,64 @@ class BatchView:
     record
         The batch.
     waiting
-        Why it is not advancing.
+        Why it does not advance.
+    requests_per_second, seconds_left
+        How fast it is and how long it will still take, as far as that is known; the time in whole seconds.
     """
 
     record: BatchRecord
     waiting: str | None
-
-    @classmethod
-    def of(cls, record: BatchRecord, *, served: Collection[str], notes: Mapping[str, str]) -> Self:
-        """Return a batch's view; the parameters are those of `why_waiting`."""
-        return cls(record, why_waiting(record, served=served, notes=notes))
+    requests_per_second: float | None = None
+    seconds_left: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what an answer has."""
         return {
             "batch": self.record.to_openai().model_dump(mode="json"),
             "waiting": self.waiting,
+            "requests_per_second": self.requests_per_second,
+            "seconds_left": self.seconds_left,
             "paused": self.record.paused,
             "origin": self.record.origin,
         }
 
 
-def served_by(engines: Iterable[EngineView]) -> set[str]:
-    """Return the models that engines hold.
+class BatchWatch:
+    """What the server tells of batches besides OpenAI's object: why one waits, and how long it will take.
 
-    Examples
-    --------
-    >>> sorted(served_by([EngineView("1", None, ("a", "b"), "ready"), EngineView("2", None, ("c",), "loading")]))
-    ['a', 'b']
+    Parameters
+    ----------
+    watch
+        Knows the engines.
     """
-    return {model for engine in engines if engine.state == "ready" for model in engine.models}
+
+    def __init__(self, watch: EngineWatch) -> None:
+        self._watch = watch
+        self._paces: dict[str, Pace] = {}
+
+    def view(self, record: BatchRecord, engines: Sequence[EngineView]) -> BatchView:
+        """Return a batch's view; its pace is as it was last looked at."""
+        waiting = why_waiting(record, engines, notes=self._watch.notes)
+        pace = self._paces.get(record.id)
+        if pace is None or record.status != "in_progress" or waiting is not None:
+            return BatchView(record, waiting)
+        rate, seconds = pace.requests_per_second, pace.seconds_left
+        return BatchView(record, waiting, rate and round(rate, 1), None if seconds is None else math.ceil(seconds))
+
+    def look(self, records: Sequence[BatchRecord], engines: Sequence[EngineView]) -> list[BatchView]:
+        """Take in a look at all batches that are shown, and return their views."""
+        now = time.monotonic()
+        running = {record.id: record for record in records if record.status == "in_progress"}
+        self._paces = {id_: self._paces.get(id_) or Pace() for id_ in running}
+        for id_, record in running.items():
+            waits = why_waiting(record, engines) is not None
+            self._paces[id_].see(record, time=now, running=_running(record, engines), waits=waits)
+        return [self.view(record, engines) for record in records]
+
+
+def _running(record: BatchRecord, engines: Sequence[EngineView]) -> int:
+    figures = (engine.stats for engine in engines if record.model in engine.models and record.target is None)
+    return sum(int(stats.get("running", 0)) for stats in figures if stats is not None)
 
 
 class BatchViewsHandler(VBatchHandler):
@@ -68,14 +102,14 @@ class BatchViewsHandler(VBatchHandler):
         """Return a page of all batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.within("limit", 100, MAX_LIMIT)
         watch: EngineWatch = self.settings[WATCH_KEY]
-        served = served_by(await watch.look())
-        self.send(await self.services.call(lambda: self._page(after, limit, served)))
+        engines = await watch.look()
+        self.send(await self.services.call(lambda: self._page(after, limit, engines)))
 
-    def _page(self, after: str | None, limit: int, served: Collection[str]) -> dict[str, Any]:
-        watch: EngineWatch = self.settings[WATCH_KEY]
+    def _page(self, after: str | None, limit: int, engines: Sequence[EngineView]) -> dict[str, Any]:
+        shown: BatchWatch = self.settings[BATCH_WATCH_KEY]
         batches = self.services.store.batches
         page, total = batches.list(after=after, limit=limit), batches.count()
-        views = [BatchView.of(record, served=served, notes=watch.notes).to_json() for record in page.data]
+        views = [shown.view(record, engines).to_json() for record in page.data]
         return {"object": "list", "data": views, "total": total, "has_more": page.has_more}
 
 

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from vbatch_jupyter.errors import ConflictError
+from vbatch_jupyter.records import EngineState
 from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.store import EngineRecord
@@ -40,7 +41,7 @@ class EngineView:
     id: str
     name: str | None
     models: tuple[str, ...]
-    state: str
+    state: EngineState
     kernel_id: str | None = None
     pid: int | None = None
     stats: Mapping[str, Any] | None = None

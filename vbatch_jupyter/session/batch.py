@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.summary import Summary, count_errors
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
@@ -80,7 +81,8 @@ class Batch:
         self._record()  # an unknown id is an error here, not later
 
     def __repr__(self) -> str:
-        return Progress(*[self.snapshot()] * 2).line().replace(self.id[:10] + "…", self.id, 1)
+        record = self._record()
+        return repr(Summary(batch=record, waiting=self._manager.batches.waiting(record)))
 
     # ------------------------------------------------------------------------------------------------- how it is drawn
 
@@ -90,17 +92,14 @@ class Batch:
 
     def summary(self) -> dict[str, str]:
         """Return its status by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
-        from vbatch_jupyter.display.summary import bundle, count_errors
-
         record = self._record()
-        if record.error_file_id is None:
-            return bundle(record, {})
-        try:
-            with self._manager.files.content(record.error_file_id) as lines:
+        waiting = self._manager.batches.waiting(record)
+        if record.error_file_id is not None:
+            # It may have been deleted, or have expired.
+            with contextlib.suppress(NotFoundError), self._manager.files.content(record.error_file_id) as lines:
                 errors, looked_at = count_errors(lines)
-        except NotFoundError:  # it was deleted, or has expired
-            return bundle(record, {})
-        return bundle(record, errors, looked_at=looked_at)
+                return Summary(batch=record, waiting=waiting, errors=errors, looked_at=looked_at).bundle()
+        return Summary(batch=record, waiting=waiting).bundle()
 
     def _ipython_display_(self) -> None:
         from vbatch_jupyter.widgets.frontend import cell_number
@@ -132,6 +131,11 @@ class Batch:
         """How many requests it has, and how many have completed and failed."""
         return self._record().request_counts
 
+    @property
+    def waiting(self) -> str | None:
+        """Why it does not advance, in a sentence; None while nothing is in its way, and when it has ended."""
+        return self._manager.batches.waiting(self._record())
+
     def to_openai(self) -> Any:
         """Return OpenAI's object of the batch."""
         return self._record().to_openai()
@@ -145,6 +149,7 @@ class Batch:
         return Snapshot(
             time=time.monotonic(),
             batch=record,
+            waiting=self._manager.batches.waiting(record),
             engine=engine,
             answers=latest.answers() if latest else (),
             errors=latest.errors() if latest else {},

@@ -41,14 +41,14 @@ def follow(
     KeyboardInterrupt
         At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
     """
-    first = batch.snapshot()
+    progress = Progress(batch.snapshot())
     live = batch.live()
     has_line = live is None and style != "none"
 
     def show(now: Snapshot) -> None:
         say_notices()
         if has_line:
-            line.draw(Progress(first, now).line(with_engine=True))
+            line.draw(progress.see(now).line(with_engine=True))
 
     try:
         batch.wait(show=show)
@@ -70,7 +70,7 @@ def follow(
     if live is not None:
         live.finish()
     elif has_line:
-        line.end(Progress(first, batch.snapshot()).line())
+        line.end(progress.see(batch.snapshot()).line())
 
 
 def _await_shutdown() -> None:

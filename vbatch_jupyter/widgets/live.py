@@ -73,7 +73,7 @@ class Live:
         self._snapshot = snapshot
         self._cancel = cancel
         self._on_end = on_end
-        self._first = snapshot()
+        self._progress = Progress(snapshot())
         self._rates = Rates()
         self._has_generated = False
         self._head, self._answers, self._errors = (html() for _ in range(3))
@@ -82,7 +82,7 @@ class Live:
         self.box = ipywidgets.VBox([self._head, self._answers, self._errors, self._button])
         self.loop = Loop("live widget", say=self._show_problem)
         self._thread = threading.Thread(target=self._run, name=f"vbatch-live-{batch_id[-8:]}", daemon=True)
-        self._draw(self._first)
+        self._draw(self._progress.now)
 
     def start(self) -> None:
         """Begin to redraw."""
@@ -135,20 +135,18 @@ class Live:
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def _draw(self, now: Snapshot) -> None:
-        batch = now.batch
-        endpoint = ENDPOINTS.get(batch.endpoint, CHAT)
-        self._head.value = self._head_of(now)
+        endpoint = ENDPOINTS.get(now.batch.endpoint, CHAT)
+        self._head.value = self._head_of(self._progress.see(now))
         self._answers.value = drawing.answers_list(_said(endpoint, line) for line in now.answers)
         self._errors.value = drawing.errors_list(now.errors)
-        self._button.is_enabled = batch.status in _CANCELLABLE
+        self._button.is_enabled = now.batch.status in _CANCELLABLE
 
-    def _head_of(self, now: Snapshot) -> str:
-        batch, engine = now.batch, now.engine
-        progress = Progress(self._first, now)
+    def _head_of(self, progress: Progress) -> str:
+        batch, engine = progress.now.batch, progress.now.engine
         pairs = []
-        if seconds := progress.seconds_left:
+        if seconds := progress.pace.seconds_left:
             pairs.append(("left", duration(seconds)))
-        if rate := progress.requests_per_second:
+        if rate := progress.pace.requests_per_second:
             pairs.append(("requests/s", f"{rate:,.1f}"))
         if engine is not None:
             pairs += [
@@ -160,18 +158,19 @@ class Live:
                 ("prefix cache hit rate", f"{engine.prefix_cache_hit_rate:.0%}"),
             ]
         parts = [
-            drawing.heading(batch),
+            drawing.heading(batch, progress.now.waiting),
             drawing.counts_bar(batch.request_counts),
             f"<div>{drawing.figures(pairs)}</div>",
-            self._rate_line(now, progress),
+            self._rate_line(progress),
         ]
         return f'<div style="max-width:720px">{"".join(parts)}</div>'
 
-    def _rate_line(self, now: Snapshot, progress: Progress) -> str:
-        generated = now.engine.generation_tokens_per_second if now.engine else 0.0
+    def _rate_line(self, progress: Progress) -> str:
+        engine = progress.now.engine
+        generated = engine.generation_tokens_per_second if engine else 0.0
         self._has_generated = self._has_generated or generated > 0
         # Embeddings generate no tokens, and a batch service does not report them.
-        self._rates.add(generated if self._has_generated else progress.requests_per_second or 0.0)
+        self._rates.add(generated if self._has_generated else progress.pace.requests_per_second or 0.0)
         return drawing.rate_line(self._rates.values, "generation tokens/s" if self._has_generated else "requests/s")
 
 

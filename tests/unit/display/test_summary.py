@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.display import summary
-from vbatch_jupyter.display.summary import bundle, count_errors, summary_html, summary_text
+from vbatch_jupyter.display.summary import Summary, count_errors
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.lines import error_body, output_line, unexecuted_line
 
@@ -56,36 +57,40 @@ class Page(html.parser.HTMLParser):
             self.text += data + " "
 
 
+def html_of(batch: BatchRecord, errors: Mapping[str, int] = {}) -> str:
+    return Summary(batch=batch, errors=errors)._repr_html_()
+
+
 def test_the_text_has_the_whole_id_the_counts_and_the_figures():
-    assert summary_text(RECORD) == (
+    assert repr(Summary(batch=RECORD)) == (
         "batch_1a2b completed 988/1,000 completed, 12 failed · 200 generation tokens/s · 1 min 0 s · 30,000 "
         "prompt tokens · 12,000 generation tokens"
     )
 
 
 def test_the_html_says_the_same_draws_the_bar_and_groups_the_errors():
-    page = Page(summary_html(RECORD, {"too long": 3, "no such model": 9}))
+    page = Page(html_of(RECORD, {"too long": 3, "no such model": 9}))
     said = " ".join(page.text.split())
     for part in ("completed m batch_1a2b", "988 completed, 12 failed, 0 left", "200 generation tokens/s", "1 min"):
         assert part in said
     assert said.index("9 no such model") < said.index("3 too long")
     assert "%vbatch retry batch_1a2b" in said
-    assert "width:98.80%" in summary_html(RECORD, {})
-    assert "width:1.20%" in summary_html(RECORD, {})
+    assert "width:98.80%" in html_of(RECORD)
+    assert "width:1.20%" in html_of(RECORD)
 
 
 def test_a_batch_without_failures_offers_no_retry_and_runs_no_script():
     counts = RequestCounts(total=2, completed=2)
-    page = Page(summary_html(dataclasses.replace(RECORD, request_counts=counts), {}))
+    page = Page(html_of(dataclasses.replace(RECORD, request_counts=counts)))
     assert "retry" not in page.text
     assert page.script == ""
 
 
-@pytest.mark.parametrize("field", ["id", "model", "reason"])
+@pytest.mark.parametrize("field", ["id", "model", "waiting"])
 def test_what_others_wrote_is_shown_as_text(field):
     fields: dict[str, Any] = {field: HOSTILE}
-    record = dataclasses.replace(RECORD, **fields)
-    page = Page(summary_html(record, {HOSTILE: 1}))
+    batch = dataclasses.replace(RECORD, **fields) if field != "waiting" else RECORD
+    page = Page(Summary(batch=batch, waiting=HOSTILE, errors={HOSTILE: 1})._repr_html_())
     assert "img" not in page.tags
     assert page.text.count(HOSTILE) >= 2
     assert HOSTILE not in page.script
@@ -94,15 +99,15 @@ def test_what_others_wrote_is_shown_as_text(field):
 def test_a_batch_that_failed_validation_shows_its_reasons():
     errors = tuple(BatchError("invalid_url", f"Bad {HOSTILE}", line=line) for line in (1, 2))
     record = dataclasses.replace(RECORD, status="failed", errors=errors, usage=None, request_counts=RequestCounts())
-    page = Page(summary_html(record, {}))
+    page = Page(html_of(record))
     assert f"2 Bad {HOSTILE}" in " ".join(page.text.split())
     assert "img" not in page.tags
 
 
 def test_a_batch_that_still_runs_has_no_duration():
     record = dataclasses.replace(RECORD, status="in_progress", completed_at=None, usage=None)
-    assert summary_text(record) == "batch_1a2b in_progress 988/1,000 completed, 12 failed"
-    assert "retry" not in summary_html(record, {})
+    assert repr(Summary(batch=record)) == "batch_1a2b in_progress 988/1,000 completed, 12 failed"
+    assert "retry" not in html_of(record)
 
 
 def refused(message: str) -> bytes:
@@ -119,7 +124,7 @@ def test_errors_are_counted_by_message_and_a_long_file_is_read_in_part(monkeypat
 
 
 def test_both_mimetypes_come_together():
-    assert bundle(RECORD, {}) == {"text/plain": summary_text(RECORD), "text/html": summary_html(RECORD, {})}
+    assert Summary(batch=RECORD).bundle() == {"text/plain": repr(Summary(batch=RECORD)), "text/html": html_of(RECORD)}
 
 
 def test_a_batch_draws_itself(tmp_path):
