@@ -89,7 +89,7 @@ def run_batch(engine: Engine, rounds: Rounds) -> None:
     from vllm.entrypoints.launchers import run_batch as launcher
 
     asked, answered = Path(engine.place, "in.jsonl"), Path(engine.place, "out.jsonl")
-    # 0.33 reads the file before it starts; engine/vllm/contract.py has both signatures, and the newer one was not run.
+    # 0.33 reads the file before it starts; engine/vllm/contract.toml has both signatures, the newer one was not run.
     takes_file = "input_file" in inspect.signature(launcher.run_batch).parameters
     build, run = launcher.build_endpoint_registry, launcher.run_batch
     built: list[Any] = []

@@ -1,7 +1,7 @@
 """Compare what is known of vLLM with a release, which is downloaded and unpacked, and not installed.
 
 ``python tools/compare_vllm.py 0.33.0``, or ``make vllm-next VERSION=0.33.0``, prints what the release lacks of
-``vbatch_jupyter/engine/vllm/contract.py``, and which body keys it has that ``protocol/endpoints.py`` does not have, or
+``engine/vllm/contract.toml``, and which body keys it has that ``protocol/endpoints.py`` does not have, or
 the other way round. Nothing of it is run: a name that is there may mean something else.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vbatch_jupyter.engine.vllm import installed
-from vbatch_jupyter.engine.vllm.contract import CONTRACT, ELSEWHERE, TAB, Touch, Use
+from vbatch_jupyter.engine.vllm.contract import CONTRACT, ELSEWHERE, Touch, Use
 from vbatch_jupyter.engine.vllm.serve_flags import serve_flags
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
@@ -31,7 +31,7 @@ REQUESTS = {
 }
 """The models of the bodies, by endpoint."""
 
-Read = Callable[[Touch], str | None]
+Read = Callable[[str], str | None]
 """Returns the source of a module; None where there is none."""
 
 
@@ -45,11 +45,11 @@ def missing(use: Use, read: Read) -> list[str]:
     read
         Returns the sources.
     """
-    return [name for touch in use.touches if touch.module.startswith("vllm") for name in _missing_of(touch, read)]
+    return [name for touch in use.touches if touch.module.startswith("vllm.") for name in _missing_of(touch, read)]
 
 
 def _missing_of(touch: Touch, read: Read) -> Iterator[str]:
-    if (source := read(touch)) is None:
+    if (source := read(touch.module)) is None:
         yield touch.module
         return
     tree = ast.parse(source)
@@ -125,7 +125,7 @@ def body_keys(module: str, name: str, read: Read) -> set[str]:
     read
         Returns the sources.
     """
-    tree = ast.parse(read(Touch(module)) or "")
+    tree = ast.parse(read(module) or "")
     keys: set[str] = set()
     for known, node in _names(tree.body):
         if known != name:
@@ -178,7 +178,7 @@ def report(read: Read) -> Iterator[str]:
     read
         Returns the sources.
     """
-    for use in (*CONTRACT.values(), *ELSEWHERE):
+    for use in (*CONTRACT.values(), *ELSEWHERE.values()):
         for name in missing(use, read):
             yield f"missing: {name}, needed to {use.purpose}; without it {use.without or 'no engine can be loaded.'}"
 
@@ -206,9 +206,9 @@ def main() -> int:
     read = functools.partial(installed.source, vllm=vllm)
     lines, flags = list(report(read)), serve_flags(vllm)
     if not flags:
-        lines.append(f"missing: flags, needed to {TAB.purpose}; without them {TAB.without}")
+        lines.append(f"missing: flags, needed to {CONTRACT['tab'].purpose}; without them {CONTRACT['tab'].without}")
     print(*lines, *new_keys(read), sep="\n")
-    touches = [touch for use in (*CONTRACT.values(), *ELSEWHERE) for touch in use.touches]
+    touches = [touch for use in (*CONTRACT.values(), *ELSEWHERE.values()) for touch in use.touches]
     names = sum(len(touch.names) + len(touch.texts) for touch in touches)
     print(f"vLLM {version}: {names} names and texts of {len(touches)} modules compared, {len(lines)} missing;", end=" ")
     print(f"Tab would offer {len(flags)} flags. Nothing was run.")

@@ -15,7 +15,7 @@ from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 # one class for each way to write the input.
 LIST_KEYS = """
 import json, typing
-from vbatch_jupyter.engine.vllm import contract, installed
+from vbatch_jupyter.engine.vllm import installed
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
@@ -28,7 +28,7 @@ requests = {
     "/v1/responses": (ResponsesRequest,),
 }
 keys = {path: sorted(set().union(*(one.model_fields for one in classes))) for path, classes in requests.items()}
-parser = installed.load(contract.FLAGS).make_arg_parser(FlexibleArgumentParser(add_help=False))
+parser = installed.load("vllm.entrypoints.common.cli_args").make_arg_parser(FlexibleArgumentParser(add_help=False))
 flags = list(parser._option_string_actions)
 print("KEYS", json.dumps({**keys, "flags": flags}))
 """

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import vbatch_jupyter
-from vbatch_jupyter.engine.vllm.contract import CONTRACT, ELSEWHERE, REQUIREMENT, VERSIONS
+from vbatch_jupyter.engine.vllm.contract import CONTRACT, ELSEWHERE, MOVED, REQUIREMENT, VERSIONS
 
 PACKAGE = Path(vbatch_jupyter.__file__).parent
 FOLDER = PACKAGE / "engine" / "vllm"
-TOUCHES = [touch for use in (*CONTRACT.values(), *ELSEWHERE) for touch in use.touches]
-MODULES = {name for touch in TOUCHES for name in (touch.module, touch.before)} - {""}
+TOUCHES = [touch for use in (*CONTRACT.values(), *ELSEWHERE.values()) for touch in use.touches]
+MODULES = {touch.module for touch in TOUCHES} | {*MOVED.values()}
 NAMES = {(touch.module, name.partition("(")[0]) for touch in TOUCHES for name in touch.names}
 WORDS = {part for _, name in NAMES for part in name.split(".")} | {text for touch in TOUCHES for text in touch.texts}
 

@@ -15,7 +15,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from vbatch_jupyter.engine.vllm import contract, installed
+from vbatch_jupyter.engine.vllm import installed
 from vbatch_jupyter.errors import EngineArgumentError
 
 MAX_MODEL_LEN = 8192
@@ -45,7 +45,7 @@ def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
     EngineArgumentError
         A flag that ``vllm serve`` does not have, or a value that it refuses; the message names it.
     """
-    cli_args = installed.load(contract.FLAGS)
+    cli_args = installed.load("vllm.entrypoints.common.cli_args")
     parser = cli_args.make_arg_parser(_Parser(add_help=False))
     given = {_option(flag) for flag in flags if flag.startswith("-")}
     filled = [word for option, words in _defaults().items() if option not in given for word in words]
@@ -88,7 +88,7 @@ def _defaults() -> dict[str, list[str]]:
         # with 32 they run up to 1.9 times as fast. A prompt of 8,000 tokens that is like no other takes 1 % longer
         # (benchmarks/block_size.py).
         defaults["--block-size"] = ["--block-size", "32"]
-        if not installed.missing(contract.BFLOAT16) and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
+        if not installed.missing("bfloat16") and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
             # Without the instructions bfloat16 is emulated: measured at a fifth of float32's speed.
             defaults["--dtype"] = ["--dtype", "float32"]
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from vbatch_jupyter.engine.vllm.contract import CONTRACT, REQUIREMENT, VERSIONS, Touch, Use
+from vbatch_jupyter.engine.vllm.contract import CONTRACT, MOVED, REQUIREMENT, VERSIONS
 from vbatch_jupyter.errors import EngineLoadError
 
 
@@ -33,8 +33,8 @@ def check() -> list[str]:
     notes = []
     if ".".join(version.split(".")[:2]) not in VERSIONS:
         notes.append(f"vLLM {version} has not been tried with vbatch-jupyter, which is made for {working}.")
-    for use in CONTRACT.values():
-        if not (name := missing(use)):
+    for part, use in CONTRACT.items():
+        if not (name := missing(part)):
             continue
         if use.without is None:
             raise EngineLoadError(
@@ -46,13 +46,19 @@ def check() -> list[str]:
 
 
 @functools.cache
-def missing(use: Use) -> str:
-    """Name the first thing of a use that the vLLM that is installed does not have; empty where it has all."""
-    for touch in use.touches:
+def missing(part: str) -> str:
+    """Return the first name of a part of the contract that the vLLM that is installed does not have; empty if none.
+
+    Parameters
+    ----------
+    part
+        Such as ``"scheduler"``.
+    """
+    for touch in CONTRACT[part].touches:
         try:
-            module = load(touch)
+            module = load(touch.module)
         except ImportError as error:
-            if use.without is None and not _is_part(touch.before or touch.module, error.name):
+            if CONTRACT[part].without is None and not _is_part(MOVED.get(touch.module, touch.module), error.name):
                 raise
             return touch.module
         for name in touch.names:
@@ -65,14 +71,14 @@ def missing(use: Use) -> str:
     return ""
 
 
-def load(touch: Touch) -> ModuleType:
-    """Import a module of vLLM under the name that it has in the version that is installed."""
+def load(module: str) -> ModuleType:
+    """Import a module of the contract under the name that it has in the version that is installed."""
     try:
-        return importlib.import_module(touch.module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if not touch.before or not _is_part(touch.module, error.name):
+        if module not in MOVED or not _is_part(module, error.name):
             raise
-        return importlib.import_module(touch.before)
+        return importlib.import_module(MOVED[module])
 
 
 def folder() -> Path | None:
@@ -81,17 +87,17 @@ def folder() -> Path | None:
     return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
 
 
-def source(touch: Touch, vllm: Path) -> str | None:
+def source(module: str, vllm: Path) -> str | None:
     """Read the source of a module without importing it; None if there is no such module.
 
     Parameters
     ----------
-    touch
-        Names the module.
+    module
+        A name of the contract.
     vllm
         The package's folder.
     """
-    for name in filter(None, (touch.module, touch.before)):
+    for name in (module, MOVED.get(module, module)):
         path = vllm.joinpath(*name.split(".")[1:])
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():

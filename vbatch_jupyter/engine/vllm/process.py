@@ -119,7 +119,7 @@ def import_vllm(log_path: Path) -> list[str]:
             raise EngineLoadError(_import_message(error)) from error
         for note in notes:
             logging.getLogger("vllm.vbatch").warning(note)
-    if not installed.missing(contract.LIMITS):
+    if not installed.missing("limits"):
         from vllm import envs
 
         # vLLM reads its variables again for each request, when this process's environment has been restored.
@@ -169,7 +169,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     engine_args = bounded_engine_args(arguments)
     # This usage has the defaults for throughput; that of run-batch would run 128 sequences at once, whatever the GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.LLM_CLASS)
-    if not installed.missing(contract.SCHEDULER):
+    if not installed.missing("scheduler"):
         from vbatch_jupyter.engine.vllm import scheduler
 
         scheduler.put_into(config.scheduler_config)
@@ -178,7 +178,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
     llm = AsyncLLM.from_vllm_config(
         vllm_config=config,
         usage_context=UsageContext.LLM_CLASS,
-        stat_loggers=None if installed.missing(contract.FIGURES) else [stat_logger_factory(counters)],
+        stat_loggers=None if installed.missing("figures") else [stat_logger_factory(counters)],
         enable_log_requests=engine_args.enable_log_requests,
         disable_log_stats=False,
     )
@@ -192,7 +192,7 @@ async def build_app(built: Built) -> Application:
 
     from vbatch_jupyter.engine.vllm.routes import RenderingExecutor
 
-    if not installed.missing(contract.RENDERING):
+    if not installed.missing("rendering"):
         executor = built.llm.renderer._executor  # noqa: SLF001 - made to be swapped, but not by us
         executor._inner = RenderingExecutor(executor._inner)  # noqa: SLF001
     with _quiet():
@@ -205,7 +205,7 @@ async def build_app(built: Built) -> Application:
 
 def routes_of(app: Application) -> Routes | None:
     """Return the functions behind the routes of an engine's OpenAI layer; None if they are not as expected."""
-    if installed.missing(contract.FAST_ROUTES):
+    if installed.missing("fast_routes"):
         return None
     from vbatch_jupyter.engine.vllm.routes import Routes
 
@@ -225,7 +225,7 @@ def keep_memory() -> None:
 
 def release_memory() -> None:
     """Free what a stopped engine has left in this process: tens of megabytes each time."""
-    for touch in contract.CACHES.touches:
+    for touch in contract.CONTRACT["caches"].touches:
         for value in list(vars(sys.modules.get(touch.module, object)).values()):
             # By its type: transformers has stand-ins that raise when anything is asked of them.
             if type(value) is _LRU_CACHE:

@@ -7,7 +7,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from vbatch_jupyter.engine.vllm import contract, installed
+from vbatch_jupyter.engine.vllm import installed
+from vbatch_jupyter.engine.vllm.contract import CONTRACT
 
 
 @functools.cache
@@ -21,7 +22,7 @@ def serve_flags(vllm: Path | None = None) -> tuple[str, ...]:
     """
     if (folder := vllm or installed.folder()) is None:
         return ()
-    sources = [installed.source(touch, folder) or "" for touch in contract.TAB.touches]
+    sources = [installed.source(touch.module, folder) or "" for touch in CONTRACT["tab"].touches]
     return tuple(sorted({flag for source in sources for flag in _flags_in(source)}))
 
 
