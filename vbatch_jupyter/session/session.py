@@ -146,7 +146,8 @@ class Session:
             raise
         line.end(f"{', '.join(engine.served_model_names)}: ready in {time.monotonic() - begun:.0f} s")
         self._presence.publish()
-        self._notices.extend(engine.notes)
+        for note in engine.notes:
+            self._say(note)
         self._say_notices()
         return engine
 
