@@ -128,7 +128,7 @@ class Loop:
         self._step_ended = threading.Condition()
 
     def report(self) -> dict[str, Any]:
-        """Return how the loop is doing, as JSON: its name, how often a step has failed, and its problem."""
+        """Return the state of the loop as JSON: its name, how often a step has failed, and its problem."""
         problem = self.last_problem
         return {
             "loop": self.name,

@@ -40,7 +40,7 @@ def faint(value: object) -> str:
 
 
 def heading(batch: BatchRecord, waiting: str | None) -> str:
-    """Return which batch it is, its status, and why it waits."""
+    """Return the heading of a batch: its id, its status, and why it waits."""
     why = "" if waiting is None else f"<div>{text(waiting, most=1_000)}</div>"
     model = faint(batch.model or "")
     return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{why}"

@@ -21,7 +21,7 @@ class BatchList:
     records
         The batches to show.
     waiting
-        Why each of them does not advance; None if nothing is in its way.
+        Why each of them does not advance; None if it advances.
     left_out
         How many older ones there are.
     """

@@ -11,7 +11,7 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 
 
 class Progress:
-    """What the looks at one batch say together.
+    """The progress of one batch over several snapshots.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ class Progress:
         self.see(first)
 
     def see(self, now: Snapshot) -> Self:
-        """Take in the next snapshot."""
+        """Add the next snapshot."""
         self.now = now
         running = now.engine.running if now.engine else 0
         self.pace.see(now.batch, time=now.time, running=running, waits=now.waiting is not None)
         return self
 
     def line(self, *, with_engine: bool = False, whole_id: bool = False) -> str:
-        """Return it as one line of text; why the batch waits comes last.
+        """Return it as one line of text, with the reason at the end if the batch waits.
 
         Parameters
         ----------
         with_engine
-            Whether it also says what the engine is doing.
+            Whether to add the engine's figures.
         whole_id
-            Whether it has the batch's whole id, and not only the beginning.
+            Whether to write the batch's whole id, and not only its beginning.
         """
         batch = self.now.batch
         counts = batch.request_counts
@@ -76,7 +76,7 @@ class Progress:
             parts += [part for part in (self._rate(), self._time_left()) if part]
             parts += self._engine_figures() if with_engine else []
         if self.now.waiting is not None:
-            # It may quote an engine's message, and this is one line.
+            # The reason may quote an engine's message, and this must be one line.
             parts.append(" ".join(self.now.waiting.split()))
         return " · ".join(parts)
 

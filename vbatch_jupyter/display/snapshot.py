@@ -20,7 +20,7 @@ class Snapshot:
     batch
         The batch as the store has it.
     waiting
-        Why it does not advance; None while nothing is in its way.
+        Why it does not advance; None if it advances.
     engine
         The engine that runs it, if one does.
     answers

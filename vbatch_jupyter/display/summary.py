@@ -24,7 +24,7 @@ _LINES_READ = 10_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a batch has come to; it draws itself.
+    """The summary of a batch, which draws itself.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Summary:
     looked_at: str = ""
 
     def __repr__(self) -> str:
-        # In a notebook that is opened again the whole id is needed.
+        # A reopened notebook needs the whole id.
         line = Progress(Snapshot(time=0.0, batch=self.batch, waiting=self.waiting)).line(whole_id=True)
         return " · ".join([line, *(f"{value} {name}".strip() for name, value in _figures(self.batch))])
 
@@ -66,7 +66,7 @@ class Summary:
         return f'<div style="max-width:720px">{"".join(parts)}</div>'
 
     def bundle(self) -> dict[str, str]:
-        """Return it by mimetype."""
+        """Return the summary by mimetype."""
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 

@@ -75,9 +75,9 @@ class Engine(abc.ABC):
     counts_tokens
         Whether `tokenize` works.
     loops
-        What it runs again and again.
+        The loops of the engine.
     notes
-        What it has to do without, a sentence each; known once it has started.
+        What is missing with this engine, one sentence each; known when it has started.
     """
 
     served_model_names: Sequence[str] = ()

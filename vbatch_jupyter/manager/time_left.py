@@ -1,4 +1,4 @@
-"""How fast a batch advances and how long it will still take, from looks at it; every face asks here."""
+"""How fast a batch advances and how long it will still take; every face asks here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Look(NamedTuple):
 
 
 class Pace:
-    """What was seen of one batch in the last minute.
+    """The observations of one batch in the last minute.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class Pace:
         self._batch: BatchRecord | None = None
 
     def see(self, batch: BatchRecord, *, time: float, running: int = 0, waits: bool = False) -> None:
-        """Take in one look at the batch.
+        """Add an observation.
 
         Parameters
         ----------
@@ -52,16 +52,16 @@ class Pace:
         """
         counts = batch.request_counts
         ended = counts.completed + counts.failed
-        # A request that runs counts as half of one: at the first answer of a batch hundreds are nearly answered.
+        # A running request counts as half: at the first answer of a batch, hundreds are nearly finished.
         look = _Look(time, ended, ended + min(running, counts.left) / 2)
         self._batch, looks = batch, self._looks
-        # How fast it was before it stood still, or before a recovery took answers back, says nothing of what comes.
+        # The speed before a pause, or before a recovery took answers back, says nothing about the future.
         if looks and (waits or ended < looks[-1].ended or time - looks[-1].time > _WINDOW_SECONDS):
             looks.clear()
         if len(looks) > 1 and looks[-1].ended == looks[-2].ended == ended:
             looks.pop()
         looks.append(look)
-        # Where requests take longer than the window, the last one that ended is still in it.
+        # If requests take longer than the window, the last one that ended is still in it.
         while len(looks) > 2 and looks[1].time <= time - _WINDOW_SECONDS and looks[1].ended < ended:  # noqa: PLR2004
             del looks[0]
 

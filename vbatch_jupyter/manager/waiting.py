@@ -11,7 +11,7 @@ from vbatch_jupyter.records import EngineState
 
 
 class Holder(Protocol):
-    """An engine, as far as it says which models it holds."""
+    """The part of an engine's row that is needed here."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -23,14 +23,14 @@ class Holder(Protocol):
 
 
 def needs_engine(record: BatchRecord) -> bool:
-    """Return whether nothing but an engine that holds its model can advance a batch."""
+    """Return whether a batch can only advance on an engine with its model."""
     return record.status == "in_progress" and record.reason is None and record.target is None
 
 
 def why_waiting(
     record: BatchRecord, engines: Iterable[Holder], *, notes: Mapping[str, str] = MappingProxyType({})
 ) -> str | None:
-    """Return why a batch does not advance; None if nothing is in its way or it has ended.
+    """Return why a batch does not advance; None if it advances or has ended.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def why_waiting(
     engines
         The engines of all processes on the store.
     notes
-        By model, what a Jupyter server does about one that no engine holds.
+        By model, what a Jupyter server is doing to start an engine for it.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def why_waiting(
     if not needs_engine(record):
         return None if record.status in TERMINAL_STATUSES else record.reason
     if record.model is None:
-        return "Its requests name several models, and an engine here serves one: split its input file by model."
+        return "Its requests name several models, but an engine has only one. Split the input file by model."
     states = {engine.state for engine in engines if record.model in engine.models}
     if "ready" in states:
         return None

@@ -61,7 +61,7 @@ class VBatchCollector(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Return how the loops are doing, and what was gathered last."""
+        """Return the figures of the loops, and the figures gathered last."""
         self._asked_at = time.monotonic()
         gathered = self._metrics if self._asked_at - self._gathered_at < _STALE_SECONDS else []
         return [*loop_metrics(self._engines.loops()), *gathered]
@@ -111,7 +111,7 @@ def loop_metrics(loops: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     Parameters
     ----------
     loops
-        How they are doing; those of the server have no kernel.
+        The states of the loops; those of the server have no kernel.
     """
     labels = ["loop", "kernel_id"]
     problems = CounterMetricFamily("vbatch_loop_problems", "Steps of a loop that have failed.", labels=labels)

@@ -34,7 +34,7 @@ class BatchView:
     waiting
         Why it does not advance.
     requests_per_second, seconds_left
-        How fast it is and how long it will still take, as far as that is known; the time in whole seconds.
+        How fast it is and how long it will still take, if known; the time in whole seconds.
     """
 
     record: BatchRecord
@@ -55,7 +55,7 @@ class BatchView:
 
 
 class BatchWatch:
-    """What the server tells of batches besides OpenAI's object: why one waits, and how long it will take.
+    """What the server reports about batches besides OpenAI's object: why one waits, and how long it will take.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class BatchWatch:
         self._paces: dict[str, Pace] = {}
 
     def view(self, record: BatchRecord, engines: Sequence[EngineView]) -> BatchView:
-        """Return a batch's view; its pace is as it was last looked at."""
+        """Return a batch's view, with the pace when it was last read."""
         waiting = why_waiting(record, engines, notes=self._watch.notes)
         pace = self._paces.get(record.id)
         if pace is None or record.status != "in_progress" or waiting is not None:
@@ -77,7 +77,7 @@ class BatchWatch:
         return BatchView(record, waiting, rate and round(rate, 1), None if seconds is None else math.ceil(seconds))
 
     def look(self, records: Sequence[BatchRecord], engines: Sequence[EngineView]) -> list[BatchView]:
-        """Take in a look at all batches that are shown, and return their views."""
+        """Read all batches that are shown, and return their views."""
         now = time.monotonic()
         running = {record.id: record for record in records if record.status == "in_progress"}
         self._paces = {id_: self._paces.get(id_) or Pace() for id_ in running}

@@ -108,7 +108,7 @@ class EngineWatch:
         return [*views, *(view for view in self.planned if view.name not in names)]
 
     async def _figures(self, record: EngineRecord) -> tuple[Mapping[str, Any] | None, list[dict[str, Any]]]:
-        """Return an engine's figures, and how the loops of its process are doing."""
+        """Return an engine's figures, and the states of the loops of its process."""
         response = await self._get(record, "/stats")
         if response is None:
             return None, []
@@ -117,7 +117,7 @@ class EngineWatch:
         return (stats if record.state == "ready" else None), loops
 
     def loops(self) -> list[dict[str, Any]]:
-        """Return how the loops of the server are doing, and those of the kernels at the last look."""
+        """Return the states of the server's loops, and of the kernels' loops when they were last read."""
         return [*({**loop.report(), "kernel_id": None} for loop in self._services.loops), *self._kernel_loops]
 
     def problems(self) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ class Batch:
 
     @property
     def waiting(self) -> str | None:
-        """Why it does not advance, in a sentence; None while nothing is in its way, and when it has ended."""
+        """Why it does not advance, in a sentence; None if it advances or has ended."""
         return self._manager.batches.waiting(self._record())
 
     def to_openai(self) -> Any:

@@ -125,7 +125,7 @@ class Session:
         return self._loader.engine
 
     def loops(self) -> Sequence[Loop]:
-        """Return all loops of this process, which tell their problems; from any thread."""
+        """Return all loops of this process; from any thread."""
         live = sys.modules.get("vbatch_jupyter.widgets.live")
         return (*self._own_loops, *(self.engine.loops if self.engine else ()), *(live.loops() if live else ()))
 

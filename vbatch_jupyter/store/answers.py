@@ -28,7 +28,7 @@ class _Header(msgspec.Struct):
 
 
 def pack(index: LineIndex, output_offsets: array[int]) -> bytes:
-    """Return what is kept of the answers of a batch.
+    """Return what to keep about the answers of a batch.
 
     Parameters
     ----------

@@ -280,7 +280,7 @@ class Batches:
         return self._database.write(take)
 
     def known(self, ids: Iterable[str]) -> set[str]:
-        """Return which of the ids are batches that have not ended; only these have a directory."""
+        """Return which of the ids are batches that have not ended; only they have a directory."""
         return ids_with_rows(self._database, f"SELECT id FROM batch WHERE {UNFINISHED} AND id", ids)  # noqa: S608
 
     def expire(self) -> builtins.list[str]:

@@ -64,7 +64,7 @@ def sync_directory(path: Path) -> None:
 class NewFile:
     """A file that is not in its place yet; leaving its block removes it if it was not put there.
 
-    Until then it is locked, which tells a sweep that it is being written.
+    Until then it is locked, so that a sweep sees that it is being written.
 
     Parameters
     ----------

@@ -315,7 +315,7 @@ class Lease:
         output, error
             From `new_result_file`; an empty one counts as none, as OpenAI has it.
         sidecars
-            What is kept next to the first of these files; what there is no room for is left out.
+            What to keep next to the first of these files; left out if the disk is full.
         counts, usage
             For the batch's row.
 
@@ -374,7 +374,7 @@ class Lease:
     def _write_sidecars(self, contents: Mapping[Sidecar, bytes], stack: contextlib.ExitStack) -> dict[Sidecar, NewFile]:
         written: dict[Sidecar, NewFile] = {}
         for kind, content in contents.items():
-            # No sidecar is worth a batch that cannot end.
+            # A problem with a sidecar must not keep a batch from ending.
             with contextlib.suppress(OSError, StoreFullError):
                 new = stack.enter_context(self._new_file(kind))
                 new.write(content)

@@ -27,7 +27,7 @@ class Place(Protocol):
     Attributes
     ----------
     directory
-        Where they are. What follows a dot in a name says what it is of its row: ``file-….answers``.
+        The directory. What follows a dot in a name is its kind: ``file-….answers``.
     """
 
     directory: Path
@@ -36,11 +36,11 @@ class Place(Protocol):
         """Return which of the ids are still needed."""
 
     def expire(self) -> list[str]:
-        """Remove the rows whose time has passed; return what to call them."""
+        """Remove the expired rows; return their names."""
 
 
 def sweep(place: Place) -> list[str]:
-    """Remove the rows whose time has passed, then what has no row; return the names."""
+    """Remove the expired rows, then what has no row; return the names."""
     removed = place.expire()
     for path in orphans(place.directory, place.known):
         if path.is_dir():
@@ -54,7 +54,7 @@ def sweep(place: Place) -> list[str]:
 
 
 def orphans(directory: Path, known: Callable[[Iterable[str]], set[str]]) -> Iterator[Path]:
-    """Find what nobody writes and no row needs; each is locked until the next one is asked for."""
+    """Yield what no process writes and no row needs; each is locked until the next one."""
     paths = {path: path.name.partition(".")[0] for path in sorted(directory.iterdir())}
     needed = known(paths.values())
     for path, id_ in paths.items():
@@ -72,7 +72,7 @@ def orphans(directory: Path, known: Callable[[Iterable[str]], set[str]]) -> Iter
 
 
 def ids_with_rows(database: Database, query: str, ids: Iterable[str]) -> set[str]:
-    """Return which of the ids a query finds; it ends with the column that has them."""
+    """Return which of the ids a query finds; the query ends with the name of their column."""
     query = f"{query} IN (SELECT value FROM json_each(?))"  # noqa: S608 - the queries of our four kinds
     rows = database.read(query, (json.dumps(list(ids)),))
     return {row["id"] for row in rows}

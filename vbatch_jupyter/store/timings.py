@@ -20,7 +20,7 @@ _CHECKSUM = struct.Struct("<I")
 
 
 def pack(finished_at: array[float], latencies: array[float]) -> bytes:
-    """Return what is kept of the timings of a batch.
+    """Return what to keep about the timings of a batch.
 
     Parameters
     ----------

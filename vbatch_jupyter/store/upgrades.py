@@ -1,4 +1,4 @@
-"""What brings a store of an earlier release up to this one, a version at a time.
+"""Upgrades a store of an earlier release to this one, one version at a time.
 
 Each upgrade runs in the transaction that raises the version. A kill in the middle leaves the old version, and the next
 process that opens the store does the whole upgrade again.
@@ -40,4 +40,4 @@ def _move_sidecars(connection: sqlite3.Connection, store: Path) -> None:
 
 
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {1: _add_origin, 2: _move_sidecars}
-"""By version, what makes the next one of it; called with the store's directory."""
+"""For each version, the function that upgrades to the next one; called with the store's directory."""

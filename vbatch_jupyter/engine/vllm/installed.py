@@ -20,7 +20,7 @@ def check() -> list[str]:
     Returns
     -------
     list of str
-        A sentence for each use that has to do without something.
+        A sentence for each use that lacks something.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def check() -> list[str]:
 
 @functools.cache
 def missing(part: str) -> str:
-    """Return the first name of a part of the contract that the vLLM that is installed does not have; empty if none.
+    """Return the first name of a part of the contract that the installed vLLM does not have; empty if it has all.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def missing(part: str) -> str:
 
 
 def load(module: str) -> ModuleType:
-    """Import a module of the contract under the name that it has in the version that is installed."""
+    """Import a module of the contract under its name in the installed version."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -104,7 +104,7 @@ def import_vllm(log_path: Path) -> list[str]:
     Returns
     -------
     list of str
-        A sentence for each thing that has to be done without with this vLLM.
+        A sentence for each thing that this vLLM lacks.
 
     Raises
     ------

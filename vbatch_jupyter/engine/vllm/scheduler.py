@@ -155,7 +155,7 @@ def _put_one_back(scheduler: Scheduler) -> bool:
     # vLLM's own choice: of the least important the youngest, which has the least to lose.
     victim = max(victims, key=lambda request: (request.priority, request.arrival_time))
     # As where vLLM resets its prefix cache: it may run again in the very step that is planned now, and then must be
-    # told to the worker as new, and nothing that is still under way may count. In this order no request is lost where
+    # told to the worker as new, and nothing that is still under way may count. In this order no request is lost if
     # one of these raises.
     scheduler.prev_step_scheduled_req_ids.discard(victim.request_id)
     scheduler._preempt_request(victim, time.monotonic(), drop_stale_output=True)
