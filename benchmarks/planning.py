@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbatch_jupyter.frames.render import render_requests
+from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.frames.render import requests_of
 from vbatch_jupyter.planning.plan import plan
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -98,9 +99,8 @@ def _table(rows: int) -> pd.DataFrame:
 
 
 def _rendered(table: pd.DataFrame, *, reorder_fields: bool = False) -> list[str]:
-    template = "{{ row | tojson }}"
-    lines = render_requests(table, template, endpoint="completions", model="m", reorder_fields=reorder_fields)
-    return [json.loads(line)["body"]["prompt"] for line in lines]
+    ask = Ask.of("{{ row | tojson }}", endpoint="completions", model="m", reorder_fields=reorder_fields)
+    return [json.loads(line)["body"]["prompt"] for line in requests_of(table, ask).lines]
 
 
 def _workloads() -> Iterator[tuple[str, list[str]]]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -196,10 +197,10 @@ def again_seconds(directory: Path) -> tuple[float, int]:
     try:
         session.load("echo")
         df = pd.DataFrame({"n": range(_AGAIN_ROWS)})
-        session.run(df, "Answer question {{ n }}.", max_tokens=1)
+        session.run(df, Ask.of("Answer question {{ n }}.", max_tokens=1))
         asked = engine.requests
         begun = time.perf_counter()
-        out = session.run(df, "Answer question {{ n }}.", max_tokens=1)
+        out = session.run(df, Ask.of("Answer question {{ n }}.", max_tokens=1))
         seconds = time.perf_counter() - begun
     finally:
         session.close()

@@ -130,6 +130,8 @@ def measure_frame(checkout: Path) -> dict[str, Any]:
     )
     session_class = getattr(importlib.import_module(f"{PACKAGE}.{place}"), name)
     engine_class = importlib.import_module(f"{PACKAGE}.{echo}").EchoEngine
+    has_asks = importlib.util.find_spec(f"{PACKAGE}.frames.ask") is not None
+    asked = importlib.import_module(f"{PACKAGE}.frames.ask").Ask.of if has_asks else str
     folder = str(checkout / PACKAGE) + os.sep
     passed: list[str] = []
     modules: set[str] = set()
@@ -150,14 +152,14 @@ def measure_frame(checkout: Path) -> dict[str, Any]:
         try:
             session.progress = "none"
             session.load("echo")
-            session.run(df, "Warm {{ text }}")
+            session.run(df, asked("Warm {{ text }}"))
             changes = []
             # Waiting looks at the store again and again: of some runs the shortest has the fewest of these looks.
             for number in range(9):
                 passed.clear()
                 modules.clear()
                 sys.setprofile(watch)
-                session.run(df, f"{number} {{{{ text }}}}")
+                session.run(df, asked(f"{number} {{{{ text }}}}"))
                 sys.setprofile(None)
                 modules |= set(passed)
                 changes.append(sum(one != other for one, other in itertools.pairwise(passed)))

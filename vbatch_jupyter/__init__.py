@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vbatch_jupyter.estimate.report import DryRun
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.session.batch import Batch
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 __all__ = [
     "attach",
@@ -131,11 +134,11 @@ def submit(
     EngineNotLoadedError
         No engine is loaded, and ``model`` is not given.
     """
+    from vbatch_jupyter.frames.ask import Ask
     from vbatch_jupyter.session.session import current
 
-    return current().submit(
-        df,
-        template,
+    ask = Ask(
+        template=template,
         system=system,
         schema=schema,
         endpoint=endpoint,
@@ -146,10 +149,23 @@ def submit(
         sample=sample,
         fresh=fresh,
         reorder_fields=reorder_fields,
-        **body,
+        body=body,
     )
+    return current().submit(df, ask)
 
 
+def _asks_as_submit_does(function: F) -> F:
+    """Let `help` and Tab show the arguments of `submit` for a function that takes the same."""
+    signature = inspect.signature(submit).replace(return_annotation=function.__annotations__["return"])
+    documented = str(submit.__doc__).partition("    df\n")[2].partition("\n\n    Raises")[0]
+    function.__doc__ = str(function.__doc__).replace(
+        "    df, template, **options\n        As for `submit`.", "    df\n" + documented
+    )
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return function
+
+
+@_asks_as_submit_does
 def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
     """Return what a batch would ask, compute and cost, without running anything.
 
@@ -169,12 +185,14 @@ def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
     EngineNotLoadedError
         No engine is loaded, and ``model`` is not given.
     """
+    from vbatch_jupyter.frames.ask import Ask
     from vbatch_jupyter.session.dry_run import dry_run
     from vbatch_jupyter.session.session import current
 
-    return dry_run(current(), df, template, **options)
+    return dry_run(current(), df, Ask.of(template, **options))
 
 
+@_asks_as_submit_does
 def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
     """Run a DataFrame as a batch, show its progress, and return the result.
 
@@ -197,9 +215,10 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
         The engine died and could not be loaded again. Finished answers are kept; the batch continues on the next
         engine.
     """
+    from vbatch_jupyter.frames.ask import Ask
     from vbatch_jupyter.session.session import current
 
-    return current().run(df, template, **options)
+    return current().run(df, Ask.of(template, **options))
 
 
 def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word

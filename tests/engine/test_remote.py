@@ -22,6 +22,7 @@ import pytest
 
 from tests.batches import open_store
 from tests.servers import free_port, wait_until_up
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.session.session import Session
 
@@ -114,19 +115,19 @@ def test_a_vllm_server_is_the_engine_and_two_behind_a_proxy_share_the_work(tiny_
         alone = f"http://127.0.0.1:{ports[0]}/v1"
         engine = session.load(alone, ["--url", alone])
         assert (engine.served_model_names, engine.counts_tokens) == (("tiny",), True)
-        first = session.run(frame, **prompt)
+        first = session.run(frame, Ask.of(**prompt))
         assert first["error"].isna().all()
         assert list(map(answered, ports)) == [ROWS, 0]
         body = CHAT.body("Say something about 7.", model="tiny")
         batch = session.attach(next(session.batches()).id)
         counted = batch.results(full=True)["prompt_tokens"]
         assert session.tokenize(CHAT, body) == counted[7]
-        refused = session.run(frame.head(1), "Hi.", max_tokens=100_000)["error"][0]
+        refused = session.run(frame.head(1), Ask.of("Hi.", max_tokens=100_000))["error"][0]
         assert "max_tokens" in refused or "context length" in refused
 
         both = f"http://127.0.0.1:{proxy.port}/v1"
         session.load(both, ["--url", both, "--max-num-seqs", "32"])
-        second = session.run(frame, **prompt)
+        second = session.run(frame, Ask.of(**prompt))
         assert list(second["response"]) == list(first["response"])
         done = list(map(answered, ports))
         assert done[1] > 10

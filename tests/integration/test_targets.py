@@ -20,6 +20,7 @@ from tests.servers import JupyterServer
 from tests.services import EchoKernel, Fault, FaultyProxy, end
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.store.fsck import check
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def assert_store_is_sound_and_has_no_key(folder: Path, service: JupyterServer) -
 
 def test_a_frame_comes_back_from_several_batches_as_the_same_frame_in_order(session, service, folder):
     df = frame()
-    batch = session.submit(df, "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(df, Ask.of("Say {{ n }}", target="ours", model="echo"))
     assert_answered(batch.results())
     assert (batch.status, batch.request_counts.completed, batch.request_counts.total) == ("completed", ROWS, ROWS)
     totals = [counts.total for remote in remote_batches(service, batch.id) if (counts := remote.request_counts)]
@@ -132,7 +133,7 @@ def test_a_frame_comes_back_from_several_batches_as_the_same_frame_in_order(sess
 
 def test_failed_rows_are_rows_and_a_retry_runs_at_the_same_service(session, service):
     df = pd.DataFrame({"text": ["a", "refuse me", "b"]})
-    batch = session.submit(df, "{{ text }}", target="ours", model="echo")
+    batch = session.submit(df, Ask.of("{{ text }}", target="ours", model="echo"))
     out = batch.results()
     assert list(out["response"].fillna("")) == ["a", "", "b"]
     assert "refused" in out["error"].iloc[1]
@@ -161,7 +162,7 @@ def test_failed_rows_are_rows_and_a_retry_runs_at_the_same_service(session, serv
 )
 def test_faults_of_the_service_cost_time_and_neither_a_row_nor_a_second_batch(session, service, proxy, faults):
     proxy.faults = faults
-    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     assert_answered(batch.wait(120).results())
     assert proxy.happened()
     assert parts_at(service, batch.id) == ["0", "1", "2"]
@@ -169,7 +170,7 @@ def test_faults_of_the_service_cost_time_and_neither_a_row_nor_a_second_batch(se
 
 def test_the_service_is_killed_in_the_middle_of_a_batch(session, service, proxy):
     proxy.faults = [Fault(r"GET .*/content$", hook=service.kill)]
-    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     try:
         until = time.monotonic() + 60
         while "did not answer" not in (session.attach(batch.id).snapshot().batch.reason or ""):
@@ -211,7 +212,7 @@ def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_
 
 
 def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
-    batch = session.submit(pd.DataFrame({"n": range(30)}), "Say {{ n }}", target="ours", model="no such model")
+    batch = session.submit(pd.DataFrame({"n": range(30)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
     until = time.monotonic() + 60
     while parts_at(service, batch.id) != ["0", "1", "2"]:
         assert time.monotonic() < until
@@ -225,7 +226,7 @@ def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
 
 
 def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, service):
-    batch = session.submit(pd.DataFrame({"n": range(3)}), "Say {{ n }}", target="ours", model="no such model")
+    batch = session.submit(pd.DataFrame({"n": range(3)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
     until = time.monotonic() + 60
     while not (remotes := remote_batches(service, batch.id)):
         assert time.monotonic() < until
@@ -236,7 +237,7 @@ def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, ser
 
 
 def test_what_has_expired_at_the_service_has_expired_here(session, service):
-    batch = session.submit(pd.DataFrame({"n": range(12)}), "Say {{ n }}", target="ours", model="no such model")
+    batch = session.submit(pd.DataFrame({"n": range(12)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
     until = time.monotonic() + 60
     while parts_at(service, batch.id) != ["0", "1"]:
         assert time.monotonic() < until
@@ -260,7 +261,7 @@ def test_a_service_that_loses_the_input_file_gets_it_again(session, service, pro
                 client.files.delete(file.id)
 
     proxy.faults = [Fault(CREATE, 500, hook=lose)]
-    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     assert_answered(batch.wait(60).results())
     attempts = {
         ((remote.metadata or {})["vbatch_part"], (remote.metadata or {})["vbatch_attempt"], remote.status)
@@ -350,9 +351,9 @@ def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(session, t
 def test_without_the_key_nothing_is_made_and_a_batch_that_is_there_waits_for_it(session, monkeypatch, service):
     monkeypatch.delenv(KEY)
     with pytest.raises(BadRequestError, match="Set the environment variable OURS_API_KEY"):
-        session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+        session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     monkeypatch.setenv(KEY, "a wrong key")
-    batch = session.submit(frame(), "Say {{ n }}", target="ours", model="echo")
+    batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     until = time.monotonic() + 60
     while "(status 401)" not in (reason := session.attach(batch.id).snapshot().batch.reason or ""):
         assert time.monotonic() < until

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
@@ -17,43 +19,40 @@ class VBatchAccessor:
         The frame.
     """
 
-    _submit: ClassVar[Callable[..., Any]]
-    _run: ClassVar[Callable[..., Any]]
-    _dry_run: ClassVar[Callable[..., Any]]
-
     def __init__(self, df: pd.DataFrame) -> None:
         self._df = df
 
-    def submit(self, template: str, **options: Any) -> Any:
-        """Make a batch and return at once. Takes the same arguments as `vbatch_jupyter.submit`."""
-        return type(self)._submit(self._df, template, **options)  # noqa: SLF001 - its own class
 
-    def run(self, template: str, **options: Any) -> Any:
-        """Run this DataFrame as a batch and return the result. Takes the same arguments as `vbatch_jupyter.run`."""
-        return type(self)._run(self._df, template, **options)  # noqa: SLF001 - its own class
-
-    def dry_run(self, template: str, **options: Any) -> Any:
-        """Return what a batch of this frame would ask, compute and cost. Takes the same arguments as `run`."""
-        return type(self)._dry_run(self._df, template, **options)  # noqa: SLF001 - its own class
-
-
-def register(*, submit: Callable[..., Any], run: Callable[..., Any], dry_run: Callable[..., Any]) -> None:
+def register(**functions: Callable[..., Any]) -> None:
     """Add ``vbatch`` to every DataFrame.
 
     Parameters
     ----------
-    submit, run, dry_run
-        Called as ``submit(df, template, **options)``; they are passed in, because this room must not import them.
+    **functions
+        Its methods by name, such as `vbatch_jupyter.submit`; each is called with the frame and the method's arguments.
 
     Examples
     --------
-    >>> register(submit=lambda df, template: len(df), run=print, dry_run=print)
+    >>> register(submit=lambda df, template: len(df))
     >>> pd.DataFrame({"a": [1, 2]}).vbatch.submit("{{ a }}")
     2
     """
-    VBatchAccessor._submit = staticmethod(submit)  # noqa: SLF001
-    VBatchAccessor._run = staticmethod(run)  # noqa: SLF001
-    VBatchAccessor._dry_run = staticmethod(dry_run)  # noqa: SLF001
+    for name, function in functions.items():
+        setattr(VBatchAccessor, name, _method(function))
     # pandas warns when a name is registered again, which a reloaded extension does.
     if getattr(pd.DataFrame, "vbatch", None) is not VBatchAccessor:
         pd.api.extensions.register_dataframe_accessor("vbatch")(VBatchAccessor)
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of a function whose first argument is the frame; `help` and Tab show the others."""
+
+    @functools.wraps(function)
+    def method(self: VBatchAccessor, *arguments: Any, **options: Any) -> Any:
+        return function(self._df, *arguments, **options)
+
+    signature = inspect.signature(function)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [own, *list(signature.parameters.values())[1:]]
+    method.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return method

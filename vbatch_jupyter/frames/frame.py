@@ -7,7 +7,7 @@ it is gone, and what is needed to build the result.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.cells import is_missing
 from vbatch_jupyter.frames.columns import column_position
 from vbatch_jupyter.frames.schema import Schema, fields, json_schema, parser
@@ -161,28 +162,24 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         raise FrameError(f"{message} To get the answers by position, call results() without a DataFrame.", param="df")
 
 
-def describe(
-    df: pd.DataFrame,
-    *,
-    endpoint: str,
-    output: str = "response",
-    schema: Schema | None = None,
-    custom_id: Hashable | None = None,
-    body: Mapping[str, Any] | None = None,
-) -> FrameDescription:
+def describe(df: pd.DataFrame, ask: Ask, endpoint: str) -> FrameDescription:
     """Describe a frame for its batch, after checking that its result can be built.
 
     Parameters
     ----------
-    df, endpoint, output, schema, custom_id, body
-        As for `render_requests` and `results`; the endpoint is a path.
+    df
+        The rows that are asked about.
+    ask
+        What is asked.
+    endpoint
+        The endpoint's path.
 
     Raises
     ------
     FrameError
         A column of the result is in the frame already, or ``schema`` and ``n`` are given together.
     """
-    body = body or {}
+    body, schema = ask.body, ask.schema
     if schema is not None:
         parser(schema)
         if body.get("n") not in (None, 1):
@@ -191,14 +188,14 @@ def describe(
     if "message.output_text.logprobs" in (body.get("include") or ()) or body.get("top_logprobs"):
         requested["logprobs"] = True
     extras = tuple(name for name in EXTRAS if requested[name])
-    check_output(df, output, schema, extras)
+    check_output(df, ask.output, schema, extras)
     return FrameDescription(
         fingerprint=fingerprint(df),
         rows=len(df),
         endpoint=endpoint,
-        output=output,
+        output=ask.output,
         schema=None if schema is None else json_schema(schema),
-        custom_id=None if custom_id is None else column_position(df, custom_id),
+        custom_id=None if ask.custom_id is None else column_position(df, ask.custom_id),
         extras=extras,
     )
 
@@ -292,6 +289,6 @@ def _stable_text(value: object) -> str:
         return "{" + ",".join(f"{_stable_text(key)}:{_stable_text(cell)}" for key, cell in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}[{','.join(map(_stable_text, value))}]"
-    if is_missing(value):
+    if not isinstance(value, (str, int)) and is_missing(value):
         return "missing"
     return f"{type(value).__name__}:{value!a}"

@@ -14,6 +14,7 @@ responses      ``input``                                         ``instructions`
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,12 @@ import msgspec
 import numpy as np
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.cells import cells_of, is_missing
 from vbatch_jupyter.frames.columns import column_position
 from vbatch_jupyter.frames.field_order import Orders, field_orders
-from vbatch_jupyter.frames.frame import check_frame, describe_row
+from vbatch_jupyter.frames.frame import FrameDescription, describe, describe_row, sampled
+from vbatch_jupyter.frames.schema import response_format
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -43,52 +46,44 @@ _ROWS_AT_ONCE = 8_192
 """Rows whose cells are held as Python objects at one time."""
 
 
-def render_requests(
-    df: pd.DataFrame,
-    template: str | Template,
-    *,
-    endpoint: str = "chat",
-    model: str,
-    system: str | None = None,
-    response_format: Mapping[str, Any] | None = None,
-    custom_id: Hashable | None = None,
-    body: Mapping[str, Any] | None = None,
-    variables: Mapping[str, object] | None = None,
-    reorder_fields: bool = False,
-) -> Iterator[bytes]:
-    r"""Write one line of an input file for every row, in order.
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """The requests of a frame's rows; everything that can be wrong but a row's own prompt has been checked.
 
-    All arguments are checked before this returns. The rows are rendered while the lines are read, a few thousand at a
-    time. A row that cannot be rendered raises then, so complete the input file before you make a batch of it. An
-    empty frame gives no line.
+    Parameters
+    ----------
+    df
+        The rows that are asked about.
+    ask
+        What is asked.
+    description
+        What a batch keeps of the frame.
+    lines
+        One line of the input file for each row, in order. The rows are rendered while the lines are read, a few
+        thousand at a time. A row that cannot be rendered raises then, so complete the input file before you make a
+        batch of it.
+    """
+
+    df: pd.DataFrame
+    ask: Ask
+    description: FrameDescription
+    lines: Iterator[bytes]
+
+
+def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
+    r"""Check what is asked of a frame, and make the requests of its rows.
 
     Parameters
     ----------
     df
         The frame; it is not changed.
-    template
-        The prompt's template.
-    endpoint
-        ``"chat"``, ``"completions"``, ``"embeddings"``, ``"responses"``, or the path of one of them.
-    model
-        Goes into every body.
-    system
-        The system prompt; see the module.
-    response_format
-        As `schema.response_format` gives it.
-    custom_id
-        Label of the column whose text names the requests; ``row-0``, ``row-1``, … by position without it.
-    body
-        Other parameters of every body, such as ``{"temperature": 0}``.
-    variables
-        What the template may use besides columns; see `Template`.
-    reorder_fields
-        Order the fields of ``row`` so that prompts share long beginnings; see `field_order`.
+    ask
+        What is asked; it names the model.
 
     Raises
     ------
     TemplateError
-        The template does not parse, names an unknown column, or fails for a row.
+        The template does not parse, or names an unknown column.
     FrameError
         Another argument does not fit the frame or the endpoint.
     BadRequestError
@@ -98,19 +93,18 @@ def render_requests(
     --------
     >>> import pandas as pd
     >>> df = pd.DataFrame({"text": ["good", None]})
-    >>> for line in render_requests(df, "Is it {{ text }}?", model="m", endpoint="completions"):
-    ...     print(line.decode(), end="")
+    >>> ask = Ask.of("Is it {{ text }}?", model="m", endpoint="completions")
+    >>> print(b"".join(requests_of(df, ask).lines).decode(), end="")
     {"custom_id":"row-0","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it good?"}}
     {"custom_id":"row-1","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"Is it ?"}}
     """
-    check_frame(df)
-    sent_to = endpoint_of(endpoint)
-    if not isinstance(template, Template):
-        template = Template(template, df.columns, variables=variables)
-    orders = _field_orders(df, template) if reorder_fields else None
-    names = custom_ids(df, custom_id)
-    build = _body_builder(sent_to, model=model, system=system, response_format=response_format, body=body or {})
-    return _lines(df, template, names, sent_to.path, build, orders=orders)
+    df = sampled(df, ask.sample)
+    endpoint = endpoint_of(ask.endpoint)
+    template = Template(ask.template, df.columns)
+    orders = _field_orders(df, template) if ask.reorder_fields else None
+    names = custom_ids(df, ask.custom_id)
+    lines = _lines(df, template, names, endpoint.path, _body_builder(endpoint, ask), orders=orders)
+    return Requests(df, ask, describe(df, ask, endpoint.path), lines)
 
 
 def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
@@ -190,22 +184,21 @@ def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
     return field_orders([cells_of(df.iloc[:, at], df.columns[at]) for at in places], names) if names else None
 
 
-def _body_builder(
-    endpoint: Endpoint,
-    *,
-    model: str,
-    system: str | None,
-    response_format: Mapping[str, Any] | None,
-    body: Mapping[str, Any],
-) -> Callable[[str], dict[str, Any]]:
+def _body_builder(endpoint: Endpoint, ask: Ask) -> Callable[[str], dict[str, Any]]:
     """Return a function from a prompt to its request's body, after checking everything else in the body."""
-    endpoint.check_keys(body)
+    endpoint.check_keys(ask.body)
     for taken in ("model", endpoint.prompt_key, "stream"):
-        if taken in body:
+        if taken in ask.body:
             reason = "a batch does not stream" if taken == "stream" else "it comes from the DataFrame and the arguments"
             raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
+    if ask.model is None:
+        raise FrameError("Name the model that shall answer: model=.", param="model")
     build = functools.partial(
-        endpoint.body, model=model, system=system, response_format=response_format, rest=_plain_body(body)
+        endpoint.body,
+        model=ask.model,
+        system=ask.system,
+        response_format=None if ask.schema is None else response_format(ask.schema),
+        rest=_plain_body(ask.body),
     )
     try:
         build("")

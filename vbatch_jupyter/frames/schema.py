@@ -67,6 +67,21 @@ def is_model(schema: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(schema, type) and hasattr(schema, "model_json_schema")
 
 
+def schemas_among(names: Mapping[str, object]) -> list[str]:
+    """List the names that stand for a schema, the latest first; those that begin with an underscore are left out.
+
+    Examples
+    --------
+    >>> schemas_among({"pi": 3.14, "MOOD": {"type": "object", "properties": {}}})
+    ['MOOD']
+    """
+    return [
+        name
+        for name, value in reversed(list(names.items()))
+        if not name.startswith("_") and (is_model(value) or (isinstance(value, dict) and "properties" in value))
+    ]
+
+
 def json_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON schema of a pydantic model class, or a copy of the one that is passed.
 

@@ -305,7 +305,7 @@ def _is_row(node: nodes.Node) -> bool:
 
 
 def _finalize(value: Any) -> Any:
-    return "" if is_missing(value) else value
+    return "" if type(value) is not str and is_missing(value) else value
 
 
 def _is_none(value: object) -> bool:

@@ -17,6 +17,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 
 from vbatch_jupyter.engine.vllm.serve_flags import serve_flags
 from vbatch_jupyter.errors import VBatchError
+from vbatch_jupyter.frames.schema import schemas_among
 from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
@@ -118,7 +119,7 @@ class Completer:
             "target": _targets,
             "endpoint": lambda: [endpoint.name for endpoint in ENDPOINTS.values()],
             "custom_id": lambda: self._columns(words),
-            "schema": self._schemas,
+            "schema": lambda: schemas_among(self._shell.user_ns),
         }
         # IPython completes files itself, and a text or a number cannot be completed.
         return values.get(action.dest, tuple)()
@@ -126,9 +127,6 @@ class Completer:
     def _columns(self, words: Iterable[str]) -> Iterable[str]:
         df = self._frame(words)
         return () if df is None else [label for label in df.columns if isinstance(label, str)]
-
-    def _schemas(self) -> Iterable[str]:
-        return [name for name, value in self._shell.user_ns.items() if _is_schema(name, value)]
 
     def _frames(self) -> Sequence[str]:
         from vbatch_jupyter.frames.frame import frames_among
@@ -183,8 +181,3 @@ def _models(*, can_load: bool) -> Iterable[str]:
         served = session.current().served_model_names()
     names = (record.model for record in _batches() if record.model is not None)
     return dict.fromkeys([*served, *(DEMO_MODELS if can_load else ()), *names])
-
-
-def _is_schema(name: str, value: object) -> bool:
-    is_model = isinstance(value, type) and hasattr(value, "model_json_schema")
-    return not name.startswith("_") and (is_model or (isinstance(value, dict) and "properties" in value))

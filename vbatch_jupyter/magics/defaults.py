@@ -9,30 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.frames.ask import offered
 from vbatch_jupyter.magics.grammar import near_misses
 from vbatch_jupyter.targets.configuration import configured_tables
+from vbatch_jupyter.widgets.frontend import ProgressStyle
 
+_KINDS: dict[str, Any] = {
+    **{name: option.type for name, option in offered("trait").items()},
+    # How a cell waits for its batch.
+    "background": bool,
+    "progress": ProgressStyle,
+}
 
-class Defaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The defaults that can be set; their names are those of the flags and of the traits of the magics."""
-
-    background: bool | None = None
-    endpoint: str | None = None
-    fresh: bool | None = None
-    max_tokens: int | None = None
-    model: str | None = None
-    output: str | None = None
-    progress: Literal["auto", "widget", "text", "none"] | None = None
-    sample: int | None = None
-    seed: int | None = None
-    system: str | None = None
-    target: str | None = None
-    temperature: float | None = None
+Defaults = msgspec.defstruct(
+    "Defaults",
+    [(name, kind | None, None) for name, kind in sorted(_KINDS.items())],
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+)
+"""The defaults that can be set; their names are those of the flags, and of the traits of the magics."""
 
 
 def from_files(folder: Path | None = None) -> dict[str, Any]:

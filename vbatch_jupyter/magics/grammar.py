@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
+from vbatch_jupyter.frames.ask import Option, offered
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that raises IPython's UsageError, which is shown without a traceback, and names near misses."""
@@ -85,13 +87,14 @@ def line_parser() -> argparse.ArgumentParser:
         added.add_argument("-f", "--full", action="store_true", help="with tokens, latency and which rows were reused")
         _add_out(added)
     run = verb("run", "run an input file (JSON lines) as a batch", "file")
-    _add_place(run)
+    _add_options(run, {"target": offered("flag")["target"]})
+    _add_background(run)
     _add_out(run)
     export = verb("export", "write the input file of a DataFrame's batch without running it", "df", "file")
     export.add_argument(
         "-p", "--prompt", required=True, metavar="TEXT", help="the template, or a variable with the template"
     )
-    _add_request(export)
+    _add_options(export, {name: option for name, option in offered("flag").items() if not option.of_run})
     check = verb("check", "check what a batch service would refuse or ignore in an input file", "file")
     check.add_argument("-t", "--target", default="openai", metavar="T", help="openai, parasail, or one of your own")
     environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
@@ -111,10 +114,9 @@ def cell_parser() -> argparse.ArgumentParser:
     parser.add_argument("df", help="name of the DataFrame")
     parser.add_argument("--dry-run", action="store_true", help="show what it would ask, compute and cost")
     parser.add_argument("--export", metavar="FILE", help="write the input file without running it")
-    parser.add_argument("--fresh", action=argparse.BooleanOptionalAction, help="ask the engine even for known answers")
-    _add_place(parser)
+    _add_background(parser)
     _add_out(parser)
-    _add_request(parser)
+    _add_options(parser, offered("flag"))
     return parser
 
 
@@ -124,28 +126,29 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
+def _add_background(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--background", action=argparse.BooleanOptionalAction, help="return at once; -o then gets the batch"
     )
-    parser.add_argument("-t", "--target", metavar="T", help="run it at a batch service, such as parasail")
 
 
-def _add_request(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-s", "--system", metavar="TEXT", help="the system prompt")
-    parser.add_argument("--schema", metavar="NAME", help="variable with a pydantic model class or a JSON schema")
-    parser.add_argument("-n", "--sample", type=int, metavar="N", help="run only the first N rows")
-    parser.add_argument("--endpoint", help="chat (the default), completions, embeddings or responses")
-    parser.add_argument("-m", "--model", help="the model's name; the loaded engine's by default")
-    parser.add_argument("--output", metavar="COLUMN", help="name of the response column; response by default")
-    parser.add_argument("--custom-id", metavar="COLUMN", help="column whose values name the requests")
-    parser.add_argument(
-        "--reorder-fields", action="store_true", help="in {{ row }}, put fields that many rows share first"
-    )
-    parser.add_argument("--max-tokens", type=int, metavar="N")
-    parser.add_argument("--temperature", type=float, metavar="T")
-    parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--body", type=_body, default={}, metavar="JSON", help="other parameters of each request")
+def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, Option]) -> None:
+    for name, option in options.items():
+        value: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        if option.type is not bool:
+            value = {"type": _body if option.type is dict else option.type, "metavar": option.metavar}
+        parser.add_argument(*flags_of(name, option), help=option.help, **value)
+
+
+def flags_of(name: str, option: Option) -> list[str]:
+    """Return the flags of an option, the long one last.
+
+    Examples
+    --------
+    >>> flags_of("sample", offered("flag")["sample"]), flags_of("max_tokens", offered("flag")["max_tokens"])
+    (['-n', '--sample'], ['--max-tokens'])
+    """
+    return [*([f"-{option.short}"] if option.short else []), "--" + name.replace("_", "-")]
 
 
 def verb_parsers() -> Mapping[str, argparse.ArgumentParser]:

@@ -11,10 +11,11 @@ from typing import Any, TypeVar, cast
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
-from traitlets import Bool, Enum, Float, Integer, Unicode
+from traitlets import Bool, Enum, Float, Instance, Integer, Unicode
 
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError
+from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
 from vbatch_jupyter.magics import defaults, environment
 from vbatch_jupyter.magics.grammar import (
     HelpShownError,
@@ -27,6 +28,7 @@ from vbatch_jupyter.magics.grammar import (
     words_of,
 )
 from vbatch_jupyter.protocol.check import Summary, check
+from vbatch_jupyter.protocol.endpoints import endpoint_of
 from vbatch_jupyter.session import session
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.targets.configuration import rules_of
@@ -36,15 +38,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LISTED = 100
 _FINDINGS = 100
-_BODY_FLAGS = ("max_tokens", "temperature", "seed")
+_TRAITS = {str: Unicode, int: Integer, float: Float, bool: Bool}
 
-_OF_ENDPOINT = {
-    "chat": ("system", *_BODY_FLAGS),
-    "completions": _BODY_FLAGS,
-    "responses": ("system", "temperature"),
-    "embeddings": (),
-}
-"""Which defaults apply to the requests of an endpoint; flags always apply."""
+
+def _trait(option: Option) -> Any:
+    said: dict[str, Any] = {"allow_none": True, "help": f"{option.help[0].upper()}{option.help[1:]}."}
+    # A Dict would be empty where nothing is set.
+    trait = Instance(dict, **said) if option.type is dict else _TRAITS[option.type](None, **said)
+    return trait.tag(config=True)
+
+
+def _takes(endpoint: str, name: str) -> bool:
+    """Return whether a default applies to the requests of an endpoint; flags always apply."""
+    known = endpoint_of(endpoint)
+    if name in ("system", "schema"):
+        return known.takes_system if name == "system" else known.takes_schema
+    option = OPTIONS.get(name)
+    return name in known.openai_keys if option is None or option.of_body else True
 
 
 def _as_one_sentence(run: F) -> F:
@@ -70,19 +80,10 @@ class VBatchMagics(Magics):
     """The magics of vbatch-jupyter. Each setting is the default of the flag with that name."""
 
     background = Bool(None, allow_none=True, help="Whether %%vbatch and %vbatch run return at once.").tag(config=True)
-    endpoint = Unicode(None, allow_none=True, help="chat, completions, embeddings or responses.").tag(config=True)
-    fresh = Bool(None, allow_none=True, help="Whether to ask the engine even if an answer is known.").tag(config=True)
-    max_tokens = Integer(None, allow_none=True, help="The limit of an answer, in tokens.").tag(config=True)
-    model = Unicode(None, allow_none=True, help="The model's name; the loaded engine's by default.").tag(config=True)
-    output = Unicode(None, allow_none=True, help="Name of the response column.").tag(config=True)
     progress = Enum(PROGRESS_STYLES, None, allow_none=True, help="How to show a batch while a cell waits for it.").tag(
         config=True
     )
-    sample = Integer(None, allow_none=True, help="Run only this many rows, the first ones.").tag(config=True)
-    seed = Integer(None, allow_none=True, help="The seed for sampling.").tag(config=True)
-    system = Unicode(None, allow_none=True, help="The system prompt.").tag(config=True)
-    target = Unicode(None, allow_none=True, help="The batch service that runs the batch.").tag(config=True)
-    temperature = Float(None, allow_none=True, help="The temperature for sampling.").tag(config=True)
+    locals().update({name: _trait(option) for name, option in offered("trait").items()})
 
     _in_files: Mapping[str, Any] | None = None
     """The defaults in files, as the current cell has read them."""
@@ -129,40 +130,36 @@ class VBatchMagics(Magics):
     def _run_cell(self, options: argparse.Namespace, cell: str) -> Any:
         if options.export is not None:
             return self._write(options, cell, options.export)
-        current, df = self._session(), self._named(options.df, "DataFrame")
-        arguments = self._arguments(options)
-        arguments["target"] = self._default("target", options.target)
-        arguments["fresh"] = bool(self._default("fresh", options.fresh))
+        current, df, ask = self._session(), self._named(options.df, "DataFrame"), self._ask(options, cell)
         if options.dry_run:
             from vbatch_jupyter.session.dry_run import dry_run
 
-            return self._out(options.out, dry_run(current, df, cell, **arguments))
+            return self._out(options.out, dry_run(current, df, ask))
         if self._default("background", options.background):
-            return self._out(options.out, current.submit(df, cell, **arguments))
-        return self._out(options.out, current.run(df, cell, **arguments))
+            return self._out(options.out, current.submit(df, ask))
+        return self._out(options.out, current.run(df, ask))
 
-    def _arguments(self, options: argparse.Namespace) -> dict[str, Any]:
-        """Return the arguments of every request, from flags and defaults."""
-        endpoint = self._default("endpoint", options.endpoint) or "chat"
-        said = {name: getattr(options, name) for name in ("system", *_BODY_FLAGS)}
-        said |= {name: self._default(name, said[name]) for name in _OF_ENDPOINT.get(endpoint, ())}
-        arguments = {
-            "system": said.pop("system"),
-            "schema": None if options.schema is None else self._named(options.schema, "schema"),
-            "endpoint": endpoint,
-            "model": self._default("model", options.model),
-            "output": self._default("output", options.output) or "response",
-            "custom_id": options.custom_id,
-            "sample": self._default("sample", options.sample),
-            "reorder_fields": options.reorder_fields,
+    def _ask(self, options: argparse.Namespace, template: str) -> Ask:
+        """Return what flags and defaults ask; defaults that do not apply to the endpoint are left out."""
+        said: dict[str, Any] = {name: getattr(options, name, None) for name in offered("flag")}
+        endpoint = self._default("endpoint", said["endpoint"]) or Ask.endpoint
+        asked = {
+            name: self._default(name, value) if name in offered("trait") and _takes(endpoint, name) else value
+            for name, value in said.items()
+            if name != "body"
         }
+        if asked["schema"] is not None:
+            asked["schema"] = self._named(asked["schema"], "schema")
+        of_body = {name: asked.pop(name) for name, option in OPTIONS.items() if option.of_body}
+        flag = said["body"] or {}
         # --body overrides a default, but must not repeat a flag.
-        taken = {"df", "template", "target", "fresh", *arguments}
-        taken |= {name for name in _BODY_FLAGS if getattr(options, name) is not None}
-        if twice := sorted(taken & options.body.keys()):
-            flag = "--" + twice[0].replace("_", "-")
-            raise UsageError(f"{twice[0]!r} is both in --body and in another flag. See {flag} in %%vbatch -h.")
-        return {**arguments, **{name: value for name, value in said.items() if value is not None}, **options.body}
+        taken = {"df", "template", *asked, *(name for name in of_body if said[name] is not None)}
+        if twice := sorted(taken & flag.keys()):
+            named = "--" + twice[0].replace("_", "-")
+            raise UsageError(f"{twice[0]!r} is both in --body and in another flag. See {named} in %%vbatch -h.")
+        default = {name: value for name, value in (self._default("body", None) or {}).items() if _takes(endpoint, name)}
+        body = default | {name: value for name, value in of_body.items() if value is not None} | flag
+        return Ask(template=template, body=body, **{name: value for name, value in asked.items() if value is not None})
 
     # ------------------------------------------------------------------------------------------------------ the verbs
 
@@ -202,22 +199,15 @@ class VBatchMagics(Magics):
         self._write(options, names[prompt] if isinstance(names.get(prompt), str) else prompt, options.file)
 
     def _write(self, options: argparse.Namespace, template: str, name: str) -> None:
-        from vbatch_jupyter.frames.batches import requests_of
-        from vbatch_jupyter.frames.frame import sampled
-
-        arguments = self._arguments(options)
-        df = sampled(self._named(options.df, "DataFrame"), arguments.pop("sample"))
-        if arguments["model"] is None:
-            arguments["model"] = self._session().default_model(None)
-        lines, _ = requests_of(df, template, **arguments)
+        requests = self._session().requests_of(self._named(options.df, "DataFrame"), self._ask(options, template))
         path = Path(name).expanduser()
         try:
             # Rendered whole before the file is touched: a row that cannot be rendered leaves what was there.
-            written = b"".join(lines)
+            written = b"".join(requests.lines)
             path.write_bytes(written)
         except OSError as error:
             raise BadRequestError(f"The file {path} cannot be written: {error.strerror}.", param="file") from error
-        print(f"Wrote {len(df):,} requests to {path}. To run them: %vbatch run {path}")
+        print(f"Wrote {len(requests.df):,} requests to {path}. To run them: %vbatch run {path}")
 
     # ---------------------------------------------------------------------------------------------------- what is known
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.estimate.measure import estimate
@@ -15,28 +15,20 @@ from vbatch_jupyter.session.session import Session
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vbatch_jupyter.frames.ask import Ask
+
 _LOOKED_AT_BATCHES = 20
 
 
-def dry_run(
-    session: Session,
-    df: pd.DataFrame,
-    template: str,
-    *,
-    model: str | None = None,
-    target: str | None = None,
-    sample: int | None = None,
-    fresh: bool = False,
-    **options: Any,
-) -> DryRun:
+def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
     """Find out what a batch of a frame would do; nothing is run, and nothing is written into the store.
 
     Parameters
     ----------
     session
         Whose engine counts the tokens, and whose store knows answers and rates.
-    df, template, model, target, sample, fresh, **options
-        As for `vbatch_jupyter.submit`.
+    df, ask
+        The frame, and what is asked of its rows.
 
     Raises
     ------
@@ -45,32 +37,28 @@ def dry_run(
     EngineNotLoadedError
         No engine is loaded, and ``model`` is not given.
     """
-    from vbatch_jupyter.frames import batches as frame_batches
-    from vbatch_jupyter.frames.frame import sampled
-
-    df = sampled(df, sample)
-    name = model or session.default_model(target)
-    lines, description = frame_batches.requests_of(df, template, model=name, **options)
-    if not len(df):
+    requests = session.requests_of(df, ask)
+    if not len(requests.df):
         raise FrameError("The DataFrame has no rows, so there is nothing to run.", param="df")
-    engine = session.engine if session.engine and name in session.engine.served_model_names else None
+    model = str(requests.ask.model)
+    engine = session.engine if session.engine and model in session.engine.served_model_names else None
 
     def find_known(index: LineIndex, read: Callable[[int], bytes], finished: bytearray) -> int:
-        if engine is None or fresh:
+        if engine is None or ask.fresh:
             return 0
         return sum(1 for _ in session.store.answers.find(engine.answers_key, index, read, finished))
 
     return estimate(
-        lines,
-        model=name,
-        endpoint=description.endpoint,
-        target=target,
+        requests.lines,
+        model=model,
+        endpoint=requests.description.endpoint,
+        target=ask.target,
         find_known=find_known,
         # A service has its own tokenizer; the tokenizer of the engine here is the best estimate.
         count_tokens=session.count_tokens
-        if (engine or (target and session.engine)) and session.counts_tokens
+        if (engine or (ask.target and session.engine)) and session.counts_tokens
         else None,
-        rate=measured_rate(session, name),
+        rate=measured_rate(session, model),
     )
 
 

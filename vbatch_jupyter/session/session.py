@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import atexit
 import collections
+import dataclasses
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vbatch_jupyter.frames.ask import Ask
+    from vbatch_jupyter.frames.render import Requests
     from vbatch_jupyter.frames.schema import Schema
 
 _CLOSE_SECONDS = 20.0
@@ -235,53 +238,31 @@ class Session:
                 return
             after = page.data[-1].id
 
-    def submit(
-        self,
-        df: pd.DataFrame,
-        template: str,
-        *,
-        system: str | None = None,
-        schema: Schema | None = None,
-        endpoint: str = "chat",
-        model: str | None = None,
-        target: str | None = None,
-        output: str = "response",
-        custom_id: Hashable | None = None,
-        sample: int | None = None,
-        fresh: bool = False,
-        reorder_fields: bool = False,
-        **body: Any,
-    ) -> Batch:
-        """Make a batch of a frame; `vbatch_jupyter.submit` says what the arguments mean."""
-        from vbatch_jupyter.frames import batches as frame_batches
-        from vbatch_jupyter.frames.frame import sampled
+    def requests_of(self, df: pd.DataFrame, ask: Ask) -> Requests:
+        """Check what is asked of a frame and make its requests; the engine's model answers where the ask names none."""
+        from vbatch_jupyter.frames.render import requests_of
 
-        df = sampled(df, sample)
-        service = None if target is None else reachable_target(target)
-        lines, description = frame_batches.requests_of(
-            df,
-            template,
-            model=model or self.default_model(target),
-            system=system,
-            schema=schema,
-            endpoint=endpoint,
-            output=output,
-            custom_id=custom_id,
-            reorder_fields=reorder_fields,
-            **body,
-        )
-        if not len(df):
+        return requests_of(df, dataclasses.replace(ask, model=ask.model or self._default_model(ask.target)))
+
+    def submit(self, df: pd.DataFrame, ask: Ask) -> Batch:
+        """Make a batch of a frame; `vbatch_jupyter.submit` says more."""
+        requests = self.requests_of(df, ask)
+        if not len(requests.df):
             raise FrameError("The DataFrame has no rows, so there is no batch to submit.", param="df")
+        return self._submit(requests)
+
+    def _submit(self, requests: Requests) -> Batch:
+        ask, description = requests.ask, requests.description
         record = self._create(
-            lines,
+            requests.lines,
             "dataframe.jsonl",
             endpoint=description.endpoint,
-            target=service,
-            fresh=fresh,
+            target=None if ask.target is None else reachable_target(ask.target),
+            fresh=ask.fresh,
             frame=description.to_json(),
         )
         # A copy: if the frame is sorted or filled in place meanwhile, the answers must still match their rows.
-        return self._batch(record.id, df=df.copy(), schema=schema)
+        return self._batch(record.id, df=requests.df.copy(), schema=ask.schema)
 
     def submit_file(self, path: Path, *, target: str | None = None) -> Batch:
         """Make a batch of an input file.
@@ -326,24 +307,31 @@ class Session:
             fields |= {"profile": target.profile, "target": msgspec.json.encode(target).decode()}
         return self.manager.batches.create(input_file_id=file.id, endpoint=endpoint, **fields)
 
-    def default_model(self, target: str | None) -> str:
-        """Return the model of a batch that does not name one."""
+    def _default_model(self, target: str | None) -> str:
         if target is not None and self.engine is None:
             raise FrameError(f"Name the model for {target} with model=.", param="model")
         return self.loaded_engine().served_model_names[0]
 
-    def run(self, df: pd.DataFrame, template: str, *, sample: int | None = None, **options: Any) -> pd.DataFrame:
-        """Send a frame through a batch and return its result; the arguments are those of `submit`."""
-        from vbatch_jupyter.frames import batches as frame_batches
-        from vbatch_jupyter.frames.frame import sampled
+    def run(self, df: pd.DataFrame, ask: Ask) -> pd.DataFrame:
+        """Send a frame through a batch and return its result; `vbatch_jupyter.run` says more."""
+        if ask.target is None:
+            self._refuse_other_model(ask.model)
+        requests = self.requests_of(df, ask)
+        if len(requests.df):
+            return self.follow(self._submit(requests)).results()
+        from vbatch_jupyter.frames.results import results
 
-        if options.get("target") is None:
-            self._refuse_other_model(options.get("model"))
-        df = sampled(df, sample)
-        if not len(df):
-            model = options.get("model") or self.default_model(options.get("target"))
-            return frame_batches.empty_result(df, template, **{**options, "model": model})
-        return self.follow(self.submit(df, template, **options)).results()
+        # No batch is made of no rows; what is wrong has been an error all the same.
+        known = requests.description
+        return results(
+            [],
+            rows=0,
+            df=requests.df,
+            output=known.output,
+            schema=ask.schema,
+            endpoint=known.endpoint,
+            extras=known.extras,
+        )
 
     def _refuse_other_model(self, model: str | None) -> None:
         engine = self.loaded_engine()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -13,6 +15,8 @@ from IPython.display import display
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import FrameError, VBatchError
+from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
+from vbatch_jupyter.frames.schema import schemas_among
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint, endpoint_of
 from vbatch_jupyter.widgets.cell_text import cell_text
 from vbatch_jupyter.widgets.copy_button import CopyButton
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HERE = "the engine here"
-_ENDPOINTS = tuple(endpoint.name for endpoint in ENDPOINTS.values())
+_FIRST = ("target", "model", "endpoint")
 _ROWS_SEEN = 3
 _SAMPLE = 5
 _ROWS_SHOWN = 10
@@ -40,7 +44,7 @@ class _Batch(Protocol):
 
 
 class _Session(Protocol):
-    def submit(self, df: pd.DataFrame, template: str, **options: Any) -> _Batch: ...
+    def submit(self, df: pd.DataFrame, ask: Ask) -> _Batch: ...
     def served_model_names(self) -> Sequence[str]: ...
     def target_names(self) -> Sequence[str]: ...
     def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None: ...
@@ -75,29 +79,16 @@ class Builder:
         if not frames:
             raise FrameError("The notebook has no DataFrame to build a batch from.", param="df")
         self._make(frames, df or frames[0])
-        for field in self._fields:
+        for field in (self._frame, *self._fields.values(), self._out):
             field.observe(self._changed, names="value")
         self._frame.observe(lambda _: self._offer_columns(), names="value")
         self._offer_columns()
         self._changed()
 
     def _make(self, frames: Sequence[str], df: str) -> None:
-        served = list(self._session.served_model_names())
-        text = functools.partial(ipywidgets.Textarea, layout=_WIDE, continuous_update=True)
         self._frame = ipywidgets.Dropdown(description="DataFrame", options=frames, value=df)
-        self._target = ipywidgets.Dropdown(description="runs at", options=[_HERE, *self._session.target_names()])
-        self._model = ipywidgets.Combobox(description="model", options=served, value=served[0] if served else "")
-        self._endpoint = ipywidgets.Dropdown(description="endpoint", options=_ENDPOINTS)
-        self._system = text(description="system", rows=2)
-        self._template = text(description="prompt", rows=5, placeholder="{{ column }} is the row's value")
-        self._max_tokens = ipywidgets.Text(description="max_tokens", placeholder="the model's own")
-        self._temperature = ipywidgets.Text(description="temperature", placeholder="the model's own")
-        self._seed = ipywidgets.Text(description="seed", placeholder="none")
+        self._fields = {name: self._field(name, option) for name, option in offered("builder").items()}
         self._out = ipywidgets.Text(description="result in", value="out")
-        self._fields = (
-            *(self._frame, self._target, self._model, self._endpoint, self._system, self._template),
-            *(self._max_tokens, self._temperature, self._seed, self._out),
-        )
         self._columns = ipywidgets.HBox(layout=ipywidgets.Layout(flex_flow="row wrap"))
         self._preview = ipywidgets.HTML()
         self._sample = ipywidgets.Button(description=f"Run a sample of {_SAMPLE}")
@@ -107,14 +98,16 @@ class Builder:
         self._cell = ipywidgets.Textarea(description="as a cell", layout=_WIDE, rows=4)
         self._copy = CopyButton()
         self._result = ipywidgets.VBox()
-        row = ipywidgets.HBox
+        row = functools.partial(ipywidgets.HBox, layout=self._columns.layout)
+        texts = [self._fields[name] for name, option in offered("builder").items() if option.has_lines]
+        first = [self._fields[name] for name in _FIRST]
+        others = [field for field in self._fields.values() if field not in (*texts, *first)]
         self.box = ipywidgets.VBox(
             [
-                row([self._frame, self._target, self._model, self._endpoint], layout=self._columns.layout),
+                row([self._frame, *first]),
                 self._columns,
-                self._system,
-                self._template,
-                row([self._max_tokens, self._temperature, self._seed], layout=self._columns.layout),
+                *texts,
+                row(others),
                 self._preview,
                 row([self._sample, self._all, self._out]),
                 self._result,
@@ -122,6 +115,23 @@ class Builder:
                 self._copy,
             ]
         )
+
+    def _field(self, name: str, option: Option) -> ipywidgets.DOMWidget:
+        described = {"description": option.label or name, "tooltip": option.help}
+        if option.type is bool:
+            return ipywidgets.Checkbox(**described, indent=False)
+        if name in ("endpoint", "target"):
+            names = [endpoint.name for endpoint in ENDPOINTS.values()]
+            choices = names if name == "endpoint" else [_HERE, *self._session.target_names()]
+            return ipywidgets.Dropdown(**described, options=choices)
+        described["placeholder"] = option.help
+        if name in ("model", "schema"):
+            known = schemas_among(self._names) if name == "schema" else list(self._session.served_model_names())
+            chosen = known[0] if known and name == "model" else ""
+            return ipywidgets.Combobox(**described, options=known, value=chosen)
+        if option.has_lines:
+            return ipywidgets.Textarea(**described, layout=_WIDE, rows=5 if name == "template" else 2)
+        return ipywidgets.Text(**described)
 
     def show(self) -> None:
         """Display it under the cell that runs."""
@@ -138,17 +148,23 @@ class Builder:
         return cast("pd.DataFrame", df)
 
     def _options(self) -> dict[str, Any]:
-        """Return the options of `submit` that are set. Raises an error if a number is not valid."""
-        chosen = {
-            "endpoint": None if self._endpoint.value == _ENDPOINTS[0] else self._endpoint.value,
-            "model": self._model.value.strip() or None,
-            "target": None if self._target.value == _HERE else self._target.value,
-            "system": self._system.value or None,
-            "max_tokens": _number(self._max_tokens, int),
-            "temperature": _number(self._temperature, float),
-            "seed": _number(self._seed, int),
+        """Return the options that are set, as the flags have them; a value that cannot be read is an error."""
+        unset = ("", _HERE, False, Ask.endpoint)
+        values = {name: field.value for name, field in self._fields.items() if name != "template"}
+        return {
+            name: _value(name, OPTIONS[name], value)
+            for name, value in values.items()
+            if (value.strip() if isinstance(value, str) else value) not in unset
         }
-        return {name: value for name, value in chosen.items() if value is not None}
+
+    def _ask(self, options: Mapping[str, Any], *, sample: int | None = None) -> Ask:
+        fields = {name: value for name, value in options.items() if not OPTIONS[name].of_body}
+        if "schema" in fields:
+            if fields["schema"] not in self._names:
+                raise FrameError(f"There is no variable {fields['schema']!r} to use as the schema.", param="schema")
+            fields["schema"] = self._names[fields["schema"]]
+        body = {name: value for name, value in options.items() if OPTIONS[name].of_body} | fields.pop("body", {})
+        return Ask(template=self._fields["template"].value, sample=sample, body=body, **fields)
 
     def _offer_columns(self) -> None:
         from vbatch_jupyter.frames.columns import placeholder
@@ -162,34 +178,32 @@ class Builder:
 
     def _insert(self, words: str, _: object) -> None:
         # The front end does not tell where the cursor is.
-        before = self._template.value
-        self._template.value = before + (" " if before and not before[-1].isspace() else "") + words
+        template = self._fields["template"]
+        before = template.value
+        template.value = before + (" " if before and not before[-1].isspace() else "") + words
 
     # -------------------------------------------------------------------------------------------------- what it sends
 
     def _changed(self, _: object = None) -> None:
+        template = self._fields["template"].value
         try:
             options = self._options()
             if not self._out.value.isidentifier():
                 raise FrameError(f"{self._out.value!r} is not a valid variable name.")
-            self._preview.value = self._rendered(options)
-            self._copy.text = self._cell.value = cell_text(
-                self._frame.value, self._template.value, options, out=self._out.value
-            )
-            is_ready = bool(self._template.value.strip())
+            self._preview.value = self._rendered(self._ask(options, sample=_ROWS_SEEN))
+            self._copy.text = self._cell.value = cell_text(self._frame.value, template, options, out=self._out.value)
+            is_ready = bool(template.strip())
         except VBatchError as error:
             self._preview.value = drawing.problem(error)
             is_ready = False
         self._sample.disabled = self._all.disabled = not is_ready
 
-    def _rendered(self, options: Mapping[str, Any]) -> str:
-        from vbatch_jupyter.frames.batches import requests_of
+    def _rendered(self, ask: Ask) -> str:
+        from vbatch_jupyter.frames.render import requests_of
         from vbatch_jupyter.protocol.lines import parse_request_line
 
-        body = {name: value for name, value in options.items() if name != "target"}
-        lines, _ = requests_of(self._df.iloc[:_ROWS_SEEN], self._template.value, **{"model": "", **body})
         parts = []
-        for line in lines:
+        for line in requests_of(self._df, dataclasses.replace(ask, model=ask.model or "")).lines:
             request = parse_request_line(line.rstrip(b"\n"))
             endpoint, content = endpoint_of(request.url), msgspec.json.decode(request.body)
             tokens = self._session.tokenize(endpoint, content)
@@ -201,7 +215,7 @@ class Builder:
 
     def _run(self, *, sample: int | None) -> None:
         try:
-            batch = self._session.submit(self._df, self._template.value, sample=sample, **self._options())
+            batch = self._session.submit(self._df, self._ask(self._options(), sample=sample))
         except VBatchError as error:
             self._result.children = (html(drawing.problem(error)),)
             return
@@ -226,10 +240,15 @@ class Builder:
         live.close()
 
 
-def _number(field: ipywidgets.Text, kind: type[int | float]) -> int | float | None:
-    if not (text := field.value.strip()):
-        return None
+def _value(name: str, option: Option, value: Any) -> Any:
+    """Read a field of the builder."""
+    if option.type in (str, bool):
+        return value.strip() if option.type is str and not option.has_lines else value
     try:
-        return kind(text)
+        read = json.loads(value) if option.type is dict else option.type(value)
     except ValueError as error:
-        raise FrameError(f"{field.description} must be a number, not {text!r}.") from error
+        kind = "a JSON object" if option.type is dict else "a number"
+        raise FrameError(f"{name} must be {kind}, not {value!r}.", param=name) from error
+    if not isinstance(read, option.type):
+        raise FrameError(f"{name} must be a JSON object, not {value!r}.", param=name)
+    return read

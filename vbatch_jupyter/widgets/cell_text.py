@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-_FLAGS = ("endpoint", "model", "target", "system", "max_tokens", "temperature", "seed")
+from vbatch_jupyter.frames.ask import Option, offered
 
 
 def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -> str:
@@ -19,7 +20,8 @@ def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -
     template
         The prompt.
     options
-        The options of `submit`; those that are not set are left out.
+        What else is asked, as the flags have it: a schema is the name of its variable, and ``body`` a dict. Those that
+        are not set are left out.
     out
         Name of the variable for the result.
 
@@ -28,12 +30,26 @@ def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -
     >>> print(cell_text("df", "Say {{ n }}", {"system": "Be brief.", "max_tokens": 8}, out="out"))
     %%vbatch df -o out --system 'Be brief.' --max-tokens 8
     Say {{ n }}
-    >>> print(cell_text("df", "Say {{ n }}", {"system": "Be brief.\nBe kind."}, out="out"))
-    out = df.vbatch.run('Say {{ n }}', system='Be brief.\nBe kind.')
+    >>> print(cell_text("df", "Say {{ n }}", {"system": "Be brief.\nBe kind.", "schema": "Mood"}, out="out"))
+    out = df.vbatch.run('Say {{ n }}', system='Be brief.\nBe kind.', schema=Mood)
     """
-    chosen = {name: options[name] for name in _FLAGS if options.get(name) is not None}
+    chosen = {name: options[name] for name in offered("flag") if options.get(name) is not None}
     if any("\n" in str(value) for value in chosen.values()):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
-        return f"{out} = {df}.vbatch.run({template!r}, {arguments})"
-    flags = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in chosen.items())
+        body = chosen.pop("body", {})
+        arguments = [f"{name}={_as_python(offered('flag')[name], value)}" for name, value in chosen.items()]
+        arguments += [f"**{body!r}"] if body else []
+        return f"{out} = {df}.vbatch.run({', '.join([repr(template), *arguments])})"
+    flags = "".join(
+        f" --{name.replace('_', '-')}{_as_word(value)}" for name, value in chosen.items() if value is not False
+    )
     return f"%%vbatch {df} -o {out}{flags}\n{template}"
+
+
+def _as_python(option: Option, value: object) -> str:
+    return str(value) if option.names_variable else repr(value)
+
+
+def _as_word(value: object) -> str:
+    if value is True:
+        return ""
+    return " " + shlex.quote(json.dumps(value) if isinstance(value, dict) else str(value))

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.display.plots import draw
 from vbatch_jupyter.errors import ConflictError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.records import Timing
 
 
@@ -29,7 +30,7 @@ def titles(figure) -> list[str]:
 
 def test_a_batch_draws_its_throughput_latencies_lengths_and_errors(session, tmp_path):
     texts = [*["one two"] * 6, *["three"] * 2, "refuse me", "refuse me too"]
-    batch = session.submit(pd.DataFrame({"text": texts}), "{{ text }}").wait(10)
+    batch = session.submit(pd.DataFrame({"text": texts}), Ask.of("{{ text }}")).wait(10)
     figure = batch.plot()
     assert titles(figure) == ["Throughput", "Latency", "Length of the answers", "Errors: 2 of 10 (20.0%)"]
     over_time, by_latency, by_length, by_error = figure.axes
@@ -50,11 +51,11 @@ def test_a_batch_draws_its_throughput_latencies_lengths_and_errors(session, tmp_
 
 def test_a_batch_that_runs_is_not_drawn_and_one_that_was_all_reused_says_what_is_missing(session, tmp_path):
     df = pd.DataFrame({"text": ["a", "b"]})
-    batch = session.submit(df, "{{ text }}")
+    batch = session.submit(df, Ask.of("{{ text }}"))
     with pytest.raises(ConflictError, match="has ended"):
         batch.plot()
     batch.wait(10)
-    figure = session.submit(df, "{{ text }}").wait(10).plot()
+    figure = session.submit(df, Ask.of("{{ text }}")).wait(10).plot()
     words = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert "no time was measured" in words
     assert "no latency was measured" in words

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.display import summary
 from vbatch_jupyter.display.summary import Summary, count_errors
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.lines import error_body, output_line, unexecuted_line
 
@@ -129,7 +130,7 @@ def test_both_mimetypes_come_together():
 
 def test_a_batch_draws_itself(tmp_path):
     session = open_session(tmp_path, refusing="refuse")
-    batch = session.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), "{{ text }}").wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), Ask.of("{{ text }}")).wait(10)
     drawn = batch._repr_mimebundle_()
     assert drawn["text/plain"].startswith(f"{batch.id} completed 1/2 completed, 1 failed · ")
     assert "This request is refused, as it asked to be." in Page(drawn["text/html"]).text

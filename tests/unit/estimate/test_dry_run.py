@@ -9,6 +9,7 @@ import vbatch_jupyter as vb
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
 from vbatch_jupyter.estimate import measure as preview
+from vbatch_jupyter.frames.ask import Ask
 
 
 @pytest.fixture
@@ -41,21 +42,21 @@ def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_save
     document = "word " * 100
     df = pd.DataFrame({"text": ["a", "b", "b", "c"]})
     template = document + "{{ text }}"
-    session.run(df[:1], template, temperature=0)
+    session.run(df[:1], Ask.of(template, temperature=0))
     dry = vb.dry_run(df, template, temperature=0)
     assert (dry.total, dry.reused, dry.duplicates, dry.to_run) == (4, 1, 1, 2)
     assert dry.shared_prefix == pytest.approx(500 / 1002)
     assert vb.dry_run(df, template, temperature=0, fresh=True).reused == 0
     before = session.engine.requests
-    session.run(df, template, temperature=0)
+    session.run(df, Ask.of(template, temperature=0))
     assert session.engine.requests - before == dry.to_run
 
 
 def test_the_time_comes_from_the_newest_batch_that_was_measured(session):
     df = pd.DataFrame({"text": ["a b c d"] * 3})
     assert vb.dry_run(df, "{{ text }}").seconds is None
-    batch = session.submit(df, "{{ text }}").wait(10)
-    session.submit(df, "{{ text }}").wait(10)  # all reused: nothing was measured
+    batch = session.submit(df, Ask.of("{{ text }}")).wait(10)
+    session.submit(df, Ask.of("{{ text }}")).wait(10)  # all reused: nothing was measured
     dry = vb.dry_run(df, "{{ text }}", fresh=True)
     assert dry.rate is not None
     assert dry.rate.batch_id == batch.id

@@ -8,12 +8,13 @@ import pytest
 
 import vbatch_jupyter as vb
 from vbatch_jupyter.errors import FrameError, NotFoundError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.comparison import compare
 
 
 def test_two_prompts_stand_side_by_side_on_the_frames_index(session):
     df = pd.DataFrame({"text": ["A", "b", "c"]}, index=["x", "y", "z"])
-    one, two = session.submit(df, "{{ text }}"), session.submit(df, "{{ text | lower }}")
+    one, two = session.submit(df, Ask.of("{{ text }}")), session.submit(df, Ask.of("{{ text | lower }}"))
     out = vb.compare(one, two)
     assert list(out.columns) == ["text", "a", "b", "changed"]
     assert list(out.index) == ["x", "y", "z"]
@@ -25,7 +26,7 @@ def test_two_prompts_stand_side_by_side_on_the_frames_index(session):
 
 def test_batches_are_named_by_id_and_have_their_rows_by_custom_id_then(session):
     df = pd.DataFrame({"text": ["A", "b"]})
-    one, two = session.submit(df, "{{ text }}"), session.submit(df, "{{ text | lower }}")
+    one, two = session.submit(df, Ask.of("{{ text }}")), session.submit(df, Ask.of("{{ text | lower }}"))
     out = vb.compare(one.id, two.id, names=("plain", "lower"))
     assert list(out.columns) == ["custom_id", "plain", "lower", "changed"]
     assert out["custom_id"].tolist() == ["row-0", "row-1"]
@@ -35,7 +36,7 @@ def test_batches_are_named_by_id_and_have_their_rows_by_custom_id_then(session):
 
 def test_an_error_on_one_side_is_a_change_and_has_its_column(session):
     df = pd.DataFrame({"text": ["me", "you"]})
-    out = vb.compare(session.submit(df, "{{ text }}"), session.submit(df, "refuse {{ text }}"))
+    out = vb.compare(session.submit(df, Ask.of("{{ text }}")), session.submit(df, Ask.of("refuse {{ text }}")))
     assert list(out.columns) == ["text", "a", "b", "b_error", "changed"]
     assert out["changed"].tolist() == [True, True]
     assert out["b_error"].isna().tolist() == [False, True]
@@ -44,25 +45,25 @@ def test_an_error_on_one_side_is_a_change_and_has_its_column(session):
 def test_a_schemas_fields_have_two_columns_each(session):
     schema = {"type": "object", "properties": {"stars": {"type": "integer"}, "why": {"type": "string"}}}
     df = pd.DataFrame({"given": [1, 2]})
-    one = session.submit(df, '{"stars": {{ given }}, "why": "x"}', schema=schema, output="mood")
-    two = session.submit(df, '{"stars": 2, "why": "x"}', schema=schema)
+    one = session.submit(df, Ask.of('{"stars": {{ given }}, "why": "x"}', schema=schema, output="mood"))
+    two = session.submit(df, Ask.of('{"stars": 2, "why": "x"}', schema=schema))
     out = vb.compare(one, two)
     assert list(out.columns) == ["given", "stars_a", "stars_b", "why_a", "why_b", "changed"]
     assert out["changed"].tolist() == [True, False]
     assert str(out["stars_a"].dtype) == "Int64"
-    text = session.submit(df, "{{ given }}")
+    text = session.submit(df, Ask.of("{{ given }}"))
     with pytest.raises(FrameError, match="no column of answers in common: 'stars', 'why' against 'response'"):
         vb.compare(one, text)
 
 
 def test_a_sample_is_compared_with_the_whole_and_other_frames_are_refused(session):
     df = pd.DataFrame({"text": ["a", "b", "c"], "id": ["p", "q", "r"]})
-    whole = session.submit(df, "{{ text }}")
-    assert vb.compare(whole, session.submit(df, "{{ text }}", sample=2))["text"].tolist() == ["a", "b"]
-    other = session.submit(df[::-1], "{{ text }}")
+    whole = session.submit(df, Ask.of("{{ text }}"))
+    assert vb.compare(whole, session.submit(df, Ask.of("{{ text }}", sample=2)))["text"].tolist() == ["a", "b"]
+    other = session.submit(df[::-1], Ask.of("{{ text }}"))
     with pytest.raises(FrameError, match=r"different DataFrames.*custom_id="):
         vb.compare(whole, other)
-    named, reversed_ = (session.submit(frame, "{{ text }}", custom_id="id") for frame in (df, df[::-1]))
+    named, reversed_ = (session.submit(frame, Ask.of("{{ text }}", custom_id="id")) for frame in (df, df[::-1]))
     assert vb.compare(named, reversed_)["changed"].tolist() == [False, False, False]
     with pytest.raises(FrameError, match="no row in common"):
         vb.compare(whole, named)
@@ -70,7 +71,7 @@ def test_a_sample_is_compared_with_the_whole_and_other_frames_are_refused(sessio
 
 def test_a_column_that_is_there_already_is_not_overwritten(session):
     df = pd.DataFrame({"a": ["x"]})
-    batch = session.submit(df, "{{ a }}")
+    batch = session.submit(df, Ask.of("{{ a }}"))
     with pytest.raises(FrameError, match=r"already has a column 'a'.*names="):
         vb.compare(batch, batch)
     assert list(vb.compare(batch, batch, names=("one", "two")).columns) == ["a", "one", "two", "changed"]

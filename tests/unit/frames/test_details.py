@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.unit.session_surface import open_session
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.details import detail_of
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.records import Timing
@@ -29,7 +30,7 @@ def line(body: object, status: int = 200) -> bytes:
 
 def test_a_full_result_has_the_figures_of_each_request_after_its_error(session):
     df = pd.DataFrame({"text": ["one two", "refuse me", "three"]}, index=["x", "y", "z"])
-    batch = session.submit(df, "{{ text }}")
+    batch = session.submit(df, Ask.of("{{ text }}"))
     out = batch.results(full=True)
     assert list(out.columns) == ["text", "response", "error", *FULL]
     assert list(out.index) == ["x", "y", "z"]
@@ -45,11 +46,11 @@ def test_a_full_result_has_the_figures_of_each_request_after_its_error(session):
 
 def test_a_full_result_says_which_rows_were_reused(session):
     df = pd.DataFrame({"text": ["a", "b", "b"], "n": [1, 2, 3]})
-    first = session.submit(df, "{{ text }}", temperature=0, output="said").results(full=True)
+    first = session.submit(df, Ask.of("{{ text }}", temperature=0, output="said")).results(full=True)
     assert first["said_reused"].tolist() == [False, False, True]
     assert first["said_latency"].isna().tolist() == [False, False, True]
     changed = df.assign(text=["a", "new", "b"])
-    again = session.submit(changed, "{{ text }}", temperature=0).results(full=True)
+    again = session.submit(changed, Ask.of("{{ text }}", temperature=0)).results(full=True)
     assert again["reused"].tolist() == [True, False, True]
     assert again["latency"].isna().tolist() == [True, False, True]
     assert again["completion_tokens"].tolist() == [1, 1, 1]
@@ -58,7 +59,7 @@ def test_a_full_result_says_which_rows_were_reused(session):
 
 def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
     session = open_session(tmp_path, latency_seconds=0.1)
-    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}")).wait(10)
     session.close()
     session = open_session(tmp_path, load=False)
     again = session.attach(batch.id)
@@ -75,7 +76,7 @@ def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
 
 
 def test_a_retry_has_the_figures_of_the_batch_that_answered(session):
-    batch = session.submit(pd.DataFrame({"text": ["a", "refuse me"]}), "{{ text }}").wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", "refuse me"]}), Ask.of("{{ text }}")).wait(10)
     session.engine._refusing = None
     full = batch.retry().results(full=True)
     assert full["status_code"].tolist() == [200, 200]
@@ -84,7 +85,7 @@ def test_a_retry_has_the_figures_of_the_batch_that_answered(session):
 
 
 def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(session):
-    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other").cancel().wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="other")).cancel().wait(10)
     full = batch.results(full=True)
     assert full[FULL[:6]].isna().all(axis=None)
     assert full["error"].str.contains("cancelled").all()
@@ -123,7 +124,7 @@ def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
 
 
 def test_timings_that_a_crash_has_torn_count_as_none(session):
-    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}").wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}")).wait(10)
     kept = session.store.files.sidecar(batch.to_openai().output_file_id, "timings")
     for content in (kept.read_bytes()[:-1], b"", bytes(kept.stat().st_size - 1)):
         kept.write_bytes(content)

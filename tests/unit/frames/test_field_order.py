@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.field_order import field_orders
-from vbatch_jupyter.frames.render import render_requests
+from vbatch_jupyter.frames.render import requests_of
 
 ROWS = st.integers(1, 4).flatmap(lambda fields: st.lists(st.lists(st.integers(0, 3), min_size=fields, max_size=fields)))
 
 
 def prompts(df, template="{{ row | tojson }}", **options):
-    lines = render_requests(df, template, endpoint="completions", model="m", **options)
+    lines = requests_of(df, Ask.of(template, endpoint="completions", model="m", **options)).lines
     return [json.loads(line)["body"]["prompt"] for line in lines]
 
 

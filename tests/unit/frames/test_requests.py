@@ -11,15 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
-from vbatch_jupyter.frames.render import custom_ids, render_requests
+from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.frames.render import custom_ids, requests_of
 from vbatch_jupyter.frames.schema import response_format
 from vbatch_jupyter.protocol.lines import parse_request_line
 
 MOOD = {"type": "object", "properties": {"good": {"type": "boolean"}}}
 
 
-def lines(df, template="{{ text }}", **options):
-    rendered = list(render_requests(df, template, **{"model": "m", **options}))
+def render(df, template="{{ text }}", **fields):
+    return requests_of(df, Ask(template=template, **{"model": "m", **fields})).lines
+
+
+def lines(df, template="{{ text }}", **fields):
+    rendered = list(render(df, template, **fields))
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in rendered)
     return [json.loads(line) for line in rendered]
 
@@ -31,7 +36,7 @@ def prompts(df, template="{{ text }}"):
 @given(st.lists(st.text(), max_size=5))
 def test_any_text_survives_the_way_into_a_line(texts):
     df = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
-    read = [parse_request_line(line) for line in render_requests(df, "<{{ text }}>", model="m")]
+    read = [parse_request_line(line) for line in render(df, "<{{ text }}>")]
     assert [json.loads(bytes(line.body))["messages"][0]["content"] for line in read] == [f"<{text}>" for text in texts]
 
 
@@ -58,8 +63,8 @@ def test_each_endpoint_gets_its_own_body():
 def test_a_schema_goes_where_the_endpoint_wants_it():
     df = pd.DataFrame({"text": ["hi"]})
     sent = response_format(MOOD)
-    assert lines(df, response_format=sent)[0]["body"]["response_format"] == sent
-    in_responses = lines(df, endpoint="responses", response_format=sent, body={"text": {"verbosity": "low"}})[0]["body"]
+    assert lines(df, schema=MOOD)[0]["body"]["response_format"] == sent
+    in_responses = lines(df, endpoint="responses", schema=MOOD, body={"text": {"verbosity": "low"}})[0]["body"]
     assert in_responses["text"] == {"verbosity": "low", "format": {"type": "json_schema", **sent["json_schema"]}}
 
 
@@ -91,7 +96,7 @@ def test_an_empty_frame_gives_no_line_and_is_checked_all_the_same():
     empty = pd.DataFrame({"text": []})
     assert lines(empty) == []
     with pytest.raises(TemplateError, match="Unknown column 'txt' in the template; did you mean 'text'"):
-        render_requests(empty, "{{ txt }}", model="m")
+        render(empty, "{{ txt }}")
 
 
 def test_a_template_without_columns_gives_one_line_a_row():
@@ -135,7 +140,7 @@ def test_rows_beyond_the_first_chunk_keep_their_place():
 
 def test_a_row_that_cannot_be_rendered_is_named_by_position_label_and_line():
     df = pd.DataFrame({"n": [1, 0]}, index=["x", "y"])
-    rendered = render_requests(df, "One over n:\n{{ 1 / n }}", model="m")
+    rendered = render(df, "One over n:\n{{ 1 / n }}")
     with pytest.raises(TemplateError) as caught:
         list(rendered)
     assert caught.value.message == (
@@ -146,23 +151,23 @@ def test_a_row_that_cannot_be_rendered_is_named_by_position_label_and_line():
 def test_a_row_beyond_the_first_chunk_is_named_by_its_position_in_the_frame():
     df = pd.DataFrame({"n": [1] * 9_000 + [0]})
     with pytest.raises(TemplateError, match=r"for row 9000, line 1 of the template: division by zero\.$"):
-        list(render_requests(df, "{{ 1 / n }}", model="m"))
+        list(render(df, "{{ 1 / n }}"))
 
 
 def test_an_escape_from_the_sandbox_names_the_row():
-    rendered = render_requests(pd.DataFrame({"a": ["x"]}), "{{ a.__class__ }}", model="m")
+    rendered = render(pd.DataFrame({"a": ["x"]}), "{{ a.__class__ }}")
     with pytest.raises(TemplateError, match=r"row 0, line 1 of the template: access to attribute '__class__'.*unsafe"):
         list(rendered)
 
 
 def test_a_lone_surrogate_is_an_error_that_names_the_row():
     with pytest.raises(FrameError, match=r"^The prompt of row 1 cannot be sent: .*surrogates not allowed"):
-        list(render_requests(pd.DataFrame({"text": pd.Series(["a", "\ud800"], dtype=object)}), "{{ text }}", model="m"))
+        list(render(pd.DataFrame({"text": pd.Series(["a", "\ud800"], dtype=object)}), "{{ text }}"))
 
 
 def test_lines_are_rendered_while_they_are_taken():
     df = pd.DataFrame({"n": [1, 0]})
-    assert len(list(itertools.islice(render_requests(df, "{{ 1 / n }}", model="m"), 1))) == 1
+    assert len(list(itertools.islice(render(df, "{{ 1 / n }}"), 1))) == 1
 
 
 def test_a_column_names_the_requests():
@@ -184,7 +189,7 @@ def test_a_column_names_the_requests():
 def test_a_column_that_cannot_name_the_requests_is_refused_before_the_first_line(values, message):
     df = pd.DataFrame({"text": ["x"] * 3, "id": pd.Series(values, dtype=object)})
     with pytest.raises(FrameError) as caught:
-        render_requests(df, "{{ text }}", model="m", custom_id="id")
+        render(df, "{{ text }}", custom_id="id")
     assert caught.value.message == f"The column 'id' cannot be the custom_id: {message}"
     assert caught.value.param == "custom_id"
 
@@ -205,14 +210,14 @@ def test_an_unknown_custom_id_column_names_near_misses():
             {"endpoint": "embeddings", "system": "s"},
             "system= works with chat and responses; put the text into the template.",
         ),
-        ({"endpoint": "embeddings", "response_format": {}}, "schema= needs an endpoint that generates text."),
+        ({"endpoint": "embeddings", "schema": MOOD}, "schema= needs an endpoint that generates text."),
         (
             {"body": {"messages": []}},
             "'messages' cannot be set in the body: it comes from the DataFrame and the arguments.",
         ),
         ({"body": {"stream": True}}, "'stream' cannot be set in the body: a batch does not stream."),
         (
-            {"body": {"response_format": {}}, "response_format": response_format(MOOD)},
+            {"body": {"response_format": {}}, "schema": MOOD},
             "schema= and response_format= are the same thing; leave one out.",
         ),
         (
@@ -227,13 +232,13 @@ def test_an_unknown_custom_id_column_names_near_misses():
 )
 def test_what_does_not_fit_the_endpoint_is_refused_before_the_first_line(options, message):
     with pytest.raises(FrameError) as caught:
-        render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", **options)
+        render(pd.DataFrame({"text": ["a"]}), "{{ text }}", **options)
     assert caught.value.message == message
 
 
 def test_a_body_key_that_nobody_knows_is_refused_before_the_first_line():
     with pytest.raises(BadRequestError, match="temperatur"):
-        render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", body={"temperatur": 0})
+        render(pd.DataFrame({"text": ["a"]}), "{{ text }}", body={"temperatur": 0})
 
 
 def test_numbers_of_numpy_are_numbers_in_the_body_and_the_body_is_not_changed():
@@ -245,14 +250,14 @@ def test_numbers_of_numpy_are_numbers_in_the_body_and_the_body_is_not_changed():
 
 def test_a_whole_number_is_written_in_one_way_and_what_is_nested_as_it_came():
     body = {"temperature": 0.0, "top_p": 0.5, "frequency_penalty": -1.0, "seed": 7, "tools": [{"minimum": 1.0}]}
-    (line,) = render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", body=body)
+    (line,) = render(pd.DataFrame({"text": ["a"]}), "{{ text }}", body=body)
     assert b'"temperature":0,"top_p":0.5,"frequency_penalty":-1,"seed":7,"tools":[{"minimum":1.0}]' in line
-    (line,) = render_requests(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="m", body={"top_k": 1e300})
+    (line,) = render(pd.DataFrame({"text": ["a"]}), "{{ text }}", body={"top_k": 1e300})
     assert b'"top_k":1e300' in line.replace(b"e+", b"e")
 
 
 def test_what_is_no_frame_is_told_how_to_become_one():
     with pytest.raises(FrameError, match=r'^A Series is not a DataFrame; pass series\.to_frame\("review"\)\.$'):
-        render_requests(pd.Series(["a"], name="review"), "{{ a }}", model="m")  # type: ignore[arg-type]
+        render(pd.Series(["a"], name="review"), "{{ a }}")
     with pytest.raises(FrameError, match=r"^A list is not a pandas DataFrame; convert it first\.$"):
-        render_requests([], "{{ a }}", model="m")  # type: ignore[arg-type]
+        render([], "{{ a }}")

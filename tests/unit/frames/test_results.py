@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.frame import FrameDescription, describe
 from vbatch_jupyter.frames.render import custom_ids
 from vbatch_jupyter.frames.results import results
@@ -353,10 +354,10 @@ def test_an_answer_stands_above_an_error_and_the_last_answer_above_the_first(see
 def test_columns_that_are_there_already_are_named_with_the_way_out():
     df = pd.DataFrame({"response": [1], "x_good": [2]})
     with pytest.raises(FrameError) as caught:
-        describe(df, endpoint=CHAT)
+        describe(df, Ask(template=""), CHAT)
     assert caught.value.message == "The DataFrame already has a column 'response'; choose other names with output=."
     with pytest.raises(FrameError, match="already has a column 'x_good'"):
-        describe(df, endpoint=CHAT, output="x", schema=Review)
+        describe(df, Ask(template="", output="x", schema=Review), CHAT)
     out = results([said(0, '{"good": true, "stars": 1}')], rows=1, df=df, output="y", schema=Review)
     assert list(out.columns) == ["response", "x_good", "y_good", "y_stars", "y_score", "y_why", "y_author", "y_error"]
 
@@ -365,7 +366,7 @@ def test_a_field_that_is_called_error_is_refused():
     schema = {"type": "object", "properties": {"error": {"type": "string"}}}
     for output in ("response", "x"):
         with pytest.raises(FrameError) as caught:
-            describe(pd.DataFrame({"a": [1]}), endpoint=CHAT, output=output, schema=schema)
+            describe(pd.DataFrame({"a": [1]}), Ask(template="", output=output, schema=schema), CHAT)
         assert caught.value.message == "The schema's field 'error' is also a column of the result; rename it."
 
 
@@ -383,7 +384,7 @@ def test_lines_of_another_batch_are_refused():
 def test_a_description_survives_the_kernel():
     df = pd.DataFrame({"text": ["a", "b"], "ticket": [1, 2]}, index=["p", "q"])
     body = {"tools": [{}], "logprobs": True}
-    made = describe(df, endpoint=CHAT, output="x", schema=Review, custom_id="ticket", body=body)
+    made = describe(df, Ask(template="", output="x", schema=Review, custom_id="ticket", body=body), CHAT)
     read = FrameDescription.from_json(made.to_json())
     assert read == made
     assert (read.rows, read.output, read.custom_id, read.extras) == (2, "x", 1, ("tool_calls", "logprobs"))
@@ -397,5 +398,5 @@ def test_a_description_survives_the_kernel():
 
 def test_schema_and_n_are_refused_together():
     with pytest.raises(FrameError, match=r"^schema= makes one column per field, so n= must be 1\.$"):
-        describe(pd.DataFrame({"a": [1]}), endpoint=CHAT, schema=Review, body={"n": 2})
-    assert describe(pd.DataFrame({"a": [1]}), endpoint=CHAT, schema=Review, body={"n": 1}).extras == ()
+        describe(pd.DataFrame({"a": [1]}), Ask(template="", schema=Review, body={"n": 2}), CHAT)
+    assert describe(pd.DataFrame({"a": [1]}), Ask(template="", schema=Review, body={"n": 1}), CHAT).extras == ()

@@ -15,6 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.engine.flags import RemoteFlags
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.magics.grammar import line_parser
 from vbatch_jupyter.session.batch import Batch
 
@@ -258,10 +259,10 @@ def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, ses
 def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell, session, monkeypatch):
     monkeypatch.setattr("vbatch_jupyter.magics.verbs._LISTED", 3)
     for _ in range(5):
-        session.submit(shell.names["df"], "{{ text }}", sample=1).wait(10)
+        session.submit(shell.names["df"], Ask.of("{{ text }}", sample=1)).wait(10)
     newest = [record.id for record in session.batches()]
     shell.run("%vbatch unload")
-    session.submit(shell.names["df"], "{{ text }}", model="<img src=x onerror=alert(1)>")
+    session.submit(shell.names["df"], Ask.of("{{ text }}", model="<img src=x onerror=alert(1)>"))
     while next(session.batches()).status == "validating":
         time.sleep(0.01)
     listed = shell.run("%vbatch list")[2]

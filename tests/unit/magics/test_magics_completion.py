@@ -10,6 +10,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.unit.session_surface import open_session
+from vbatch_jupyter.frames.ask import Ask
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_frames_are_offered_where_a_frame_is_meant(complete):
 
 
 def test_batches_models_targets_endpoints_schemas_and_columns_are_offered(complete, session):
-    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="other/model")
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="other/model"))
     while batch.status == "validating":
         time.sleep(0.01)
     assert complete("%vbatch show ") == [f"%vbatch show {batch.id}"]

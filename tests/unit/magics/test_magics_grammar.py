@@ -141,7 +141,7 @@ def test_the_projects_file_goes_before_the_users_and_config_before_both(shell, s
             "[tool.vbatch]\nmax_tokenz = 3",
             "Unknown key 'max_tokenz' in [tool.vbatch] in PATH. Did you mean max_tokens?",
         ),
-        ("[tool.vbatch]\nzzz = 3", "Unknown key 'zzz' in [tool.vbatch] in PATH. The keys are background, endpoint,"),
+        ("[tool.vbatch]\nzzz = 3", "Unknown key 'zzz' in [tool.vbatch] in PATH. The keys are background, body,"),
         ('[tool.vbatch]\nmax_tokens = "many"', "is not valid: Expected `int | null`, got `str` - at `$.max_tokens`."),
         ("[tool.vbatch", "cannot be read:"),
     ],

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 
@@ -51,9 +52,9 @@ def words(*texts: str) -> pd.DataFrame:
 
 def test_an_unchanged_cell_costs_no_request_and_says_so(kernels: Kernels) -> None:
     session, engine = kernels.start()
-    first = session.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
+    first = session.run(words("one", "two", "three"), Ask.of(TEMPLATE, temperature=0.7))
     assert engine.requests == 3
-    again = session.run(words("one", "two", "three"), TEMPLATE, temperature=0.7)
+    again = session.run(words("one", "two", "three"), Ask.of(TEMPLATE, temperature=0.7))
     assert engine.requests == 3
     pd.testing.assert_frame_equal(first, again)
     assert list(again["response"]) == ["Say one", "Say two", "Say three"]
@@ -66,60 +67,60 @@ def test_an_unchanged_cell_costs_no_request_and_says_so(kernels: Kernels) -> Non
 
 def test_a_changed_row_runs_alone(kernels: Kernels) -> None:
     session, engine = kernels.start()
-    session.run(words("one", "two", "three"), TEMPLATE)
-    out = session.run(words("three", "four", "one"), TEMPLATE)
+    session.run(words("one", "two", "three"), Ask.of(TEMPLATE))
+    out = session.run(words("three", "four", "one"), Ask.of(TEMPLATE))
     assert engine.requests == 4
     assert list(out["response"]) == ["Say three", "Say four", "Say one"]
 
 
 def test_fresh_asks_for_every_row(kernels: Kernels) -> None:
     session, engine = kernels.start()
-    session.run(words("one", "two"), TEMPLATE)
-    session.run(words("one", "two"), TEMPLATE, fresh=True)
+    session.run(words("one", "two"), Ask.of(TEMPLATE))
+    session.run(words("one", "two"), Ask.of(TEMPLATE, fresh=True))
     assert engine.requests == 4
 
 
 def test_another_parameter_is_another_request(kernels: Kernels) -> None:
     session, engine = kernels.start()
-    session.run(words("one"), TEMPLATE, max_tokens=5)
-    session.run(words("one"), TEMPLATE, max_tokens=6)
+    session.run(words("one"), Ask.of(TEMPLATE, max_tokens=5))
+    session.run(words("one"), Ask.of(TEMPLATE, max_tokens=6))
     assert engine.requests == 2
 
 
 def test_a_number_is_the_same_however_it_is_written(kernels: Kernels) -> None:
     session, engine = kernels.start()
     for temperature in (0, 0.0, np.float32(0)):
-        session.run(words("one"), TEMPLATE, temperature=temperature, top_p=1.0)
+        session.run(words("one"), Ask.of(TEMPLATE, temperature=temperature, top_p=1.0))
     assert engine.requests == 1
-    session.run(words("one"), TEMPLATE, temperature=0.5, top_p=1)
+    session.run(words("one"), Ask.of(TEMPLATE, temperature=0.5, top_p=1))
     assert engine.requests == 2
 
 
 def test_answers_outlive_the_kernel_but_are_not_taken_from_another_engine(kernels: Kernels) -> None:
     session, _ = kernels.start(answers_key="these weights")
-    session.run(words("one", "two"), TEMPLATE)
+    session.run(words("one", "two"), Ask.of(TEMPLATE))
     kernels.close()
     session, engine = kernels.start(answers_key="these weights")
-    session.run(words("one", "two"), TEMPLATE)
+    session.run(words("one", "two"), Ask.of(TEMPLATE))
     assert engine.requests == 0
     kernels.close()
     session, engine = kernels.start(answers_key="other weights")
-    session.run(words("one", "two"), TEMPLATE)
+    session.run(words("one", "two"), Ask.of(TEMPLATE))
     assert engine.requests == 2
 
 
 @pytest.mark.parametrize("deleted", ["output_file_id", "input_file_id"])
 def test_deleting_a_file_takes_its_answers_out(kernels: Kernels, deleted: str) -> None:
     session, engine = kernels.start()
-    session.run(words("one", "two"), TEMPLATE)
+    session.run(words("one", "two"), Ask.of(TEMPLATE))
     session.manager.files.delete(getattr(next(session.batches()), deleted))
-    session.run(words("one", "two"), TEMPLATE)
+    session.run(words("one", "two"), Ask.of(TEMPLATE))
     assert engine.requests == 4
 
 
 def test_errors_are_never_taken_again(kernels: Kernels) -> None:
     session, engine = kernels.start(refusing="bad")
     for _ in range(2):
-        out = session.run(words("good", "bad"), TEMPLATE)
+        out = session.run(words("good", "bad"), Ask.of(TEMPLATE))
         assert out["error"].isna().tolist() == [True, False]
     assert engine.requests == 3

@@ -26,6 +26,7 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     TemplateError,
 )
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
@@ -48,7 +49,7 @@ FRAMES = {
 def test_any_frame_comes_back_row_for_row(session, name):
     df = FRAMES[name]
     before = df.copy(deep=True)
-    out = session.run(df, "{{ text }}.")
+    out = session.run(df, Ask.of("{{ text }}."))
     pd.testing.assert_frame_equal(df, before)
     pd.testing.assert_index_equal(out.index, df.index)
     assert list(out.columns) == ["text", "response", "error"]
@@ -58,34 +59,34 @@ def test_any_frame_comes_back_row_for_row(session, name):
 
 
 def test_an_empty_frame_makes_no_batch_and_gives_an_empty_result(session):
-    out = session.run(pd.DataFrame({"text": []}), "{{ text }}")
+    out = session.run(pd.DataFrame({"text": []}), Ask.of("{{ text }}"))
     assert (list(out.columns), len(out)) == (["text", "response", "error"], 0)
     assert list(session.batches()) == []
     with pytest.raises(FrameError, match="no rows, so there is no batch"):
-        session.submit(pd.DataFrame({"text": []}), "{{ text }}")
+        session.submit(pd.DataFrame({"text": []}), Ask.of("{{ text }}"))
 
 
 def test_an_empty_frame_has_the_same_columns_and_the_same_mistakes_as_a_full_one(session):
     df = pd.DataFrame({"text": [], "ticket": []})
     tools = [{"type": "function", "function": {"name": "look_up"}}]
-    empty = session.run(df, "{{ text }}", custom_id="ticket", fresh=True, tools=tools, max_tokens=4)
+    empty = session.run(df, Ask.of("{{ text }}", custom_id="ticket", fresh=True, tools=tools, max_tokens=4))
     assert list(empty.columns) == ["text", "ticket", "response", "tool_calls", "error"]
     with pytest.raises(BadRequestError, match="'temperature'"):
-        session.run(df, "{{ text }}", temprature=0)
+        session.run(df, Ask.of("{{ text }}", temprature=0))
     with pytest.raises(FrameError, match="Did you mean 'ticket'"):
-        session.run(df, "{{ text }}", custom_id="tickets")
+        session.run(df, Ask.of("{{ text }}", custom_id="tickets"))
 
 
 def test_columns_that_are_no_strings_and_all_kinds_of_missing_values_are_reached_by_row(session):
     df = pd.DataFrame({0: ["a", None], ("b", 1): [np.nan, 2.5], "c d": [pd.NaT, pd.Timestamp("2026-01-02")]})
-    out = session.run(df, "{{ row[0] }}|{{ row['b', 1] }}|{{ row['c d'] }}")
+    out = session.run(df, Ask.of("{{ row[0] }}|{{ row['b', 1] }}|{{ row['c d'] }}"))
     assert list(out["response"]) == ["a||", "|2.5|2026-01-02 00:00:00"]
     assert list(out.columns) == [0, ("b", 1), "c d", "response", "error"]
 
 
 def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row(session):
     df = pd.DataFrame({"text": ["a", "b", "c"]}, index=["x", "y", "z"])
-    batch = session.submit(df, "{{ text }}!")
+    batch = session.submit(df, Ask.of("{{ text }}!"))
     df.index = ["z", "y", "x"]
     df["text"] = ["c", "b", "a"]
     df["response"] = "mine"
@@ -108,14 +109,14 @@ def test_a_frame_that_is_changed_in_place_meanwhile_keeps_each_answer_in_its_row
 def test_a_mistake_is_told_before_anything_is_written(session, error, sentence, arguments):
     df = pd.DataFrame({"text": ["a"]})
     with pytest.raises(error, match=sentence):
-        session.run(df, arguments.pop("template", "{{ text }}"), **arguments)
+        session.run(df, Ask.of(arguments.pop("template", "{{ text }}"), **arguments))
     assert list(session.batches()) == []
     assert session.store.files.list().data == ()
 
 
 def test_sample_custom_id_and_output_are_kept_to(session):
     df = pd.DataFrame({"text": ["a", "b", "c"], "ticket": [30, 20, 10]})
-    out = session.run(df, "{{ text }}", sample=2, custom_id="ticket", output="answer")
+    out = session.run(df, Ask.of("{{ text }}", sample=2, custom_id="ticket", output="answer"))
     assert list(out.columns) == ["text", "ticket", "answer", "answer_error"]
     assert list(out["answer"]) == ["a", "b"]
     lines = content(session.store, next(session.batches()).input_file_id).splitlines()
@@ -124,7 +125,7 @@ def test_sample_custom_id_and_output_are_kept_to(session):
 
 def test_a_refused_row_is_a_row_and_retry_runs_exactly_it(session):
     df = pd.DataFrame({"text": ["a", "refuse me", "c", "refuse me too"]}, index=[4, 3, 2, 1])
-    batch = session.submit(df, "{{ text }}")
+    batch = session.submit(df, Ask.of("{{ text }}"))
     out = batch.results()
     assert list(out["response"].dropna()) == ["a", "c"]
     assert out["error"].isna().tolist() == [True, False, True, False]
@@ -154,7 +155,7 @@ SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "requi
 def test_an_answer_that_does_not_fit_the_schema_is_an_error_and_retry_asks_the_engine_for_it_again(session):
     asked = session.engine.requests
     df = pd.DataFrame({"text": ['{"stars": 4}', '{"stars": "many"}', "refuse me"]})
-    batch = session.submit(df, "{{ text }}", schema=SCHEMA)
+    batch = session.submit(df, Ask.of("{{ text }}", schema=SCHEMA))
     out = batch.results()
     assert str(out["stars"].dtype) == "Int64"
     assert out["stars"].tolist() == [4, pd.NA, pd.NA]
@@ -191,7 +192,7 @@ def test_a_batch_that_fails_validation_says_why_and_has_neither_results_nor_erro
 def test_a_batch_that_was_cancelled_before_it_was_validated_says_so_in_each_row_and_can_be_retried(tmp_path):
     session = open_session(tmp_path)
     df = pd.DataFrame({"text": ["a", "b"]})
-    held = session.submit(df, "{{ text }}").wait(10)
+    held = session.submit(df, Ask.of("{{ text }}")).wait(10)
     description = session.store.batches.get(held.id).frame
     session.close()
     with open_store(tmp_path / "store") as store:
@@ -213,7 +214,7 @@ def test_a_batch_that_was_cancelled_before_it_was_validated_says_so_in_each_row_
 def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_path):
     df = pd.DataFrame({"text": ["a", "b"]}, index=["x", "y"])
     session = open_session(tmp_path)
-    batch_id = session.submit(df, "{{ text }}").wait().id
+    batch_id = session.submit(df, Ask.of("{{ text }}")).wait().id
     session.close()
     session = open_session(tmp_path, load=False)
     batch = session.attach(batch_id)
@@ -229,7 +230,7 @@ def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_p
 
 def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     session = open_session(tmp_path, latency_seconds=300)
-    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}"))
     with pytest.raises(TimeoutError, match=f"Batch {batch.id} did not end within 0.3 s. Its status is in_progress"):
         batch.wait(0.3)
     with pytest.raises(ConflictError, match="Its errors are known when it has ended"):
@@ -244,7 +245,7 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
 
     async def awaited():
         session = open_session(tmp_path / "other")
-        batch = await session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
+        batch = await session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}"))
         session.close()
         return batch.id
 
@@ -288,7 +289,7 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
     session = open_session(tmp_path, latency_seconds=1.5)
     df = pd.DataFrame({"text": range(3000)})
     interrupt(session, when=has_answers)
-    out = session.run(df, "{{ text }}")
+    out = session.run(df, Ask.of("{{ text }}"))
     record = next(session.batches())
     assert record.status == "cancelled"
     assert 0 < record.request_counts.completed < 3000
@@ -301,7 +302,7 @@ def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
     session = open_session(tmp_path, latency_seconds=1.5)
     interrupt(session, when=has_answers, twice=True)
     with pytest.raises(KeyboardInterrupt):
-        session.run(pd.DataFrame({"text": range(3000)}), "{{ text }}")
+        session.run(pd.DataFrame({"text": range(3000)}), Ask.of("{{ text }}"))
     record = next(session.batches())
     assert record.status == "in_progress"
     hurry(session)
@@ -313,7 +314,7 @@ def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_resu
     monkeypatch.setattr("vbatch_jupyter.session.follow._GRACE_SECONDS", 4)
     session = open_session(tmp_path, latency_seconds=2.5)
     interrupt(session, when=is_running)
-    out = session.run(pd.DataFrame({"text": ["a", "b"]}), "{{ text }}")
+    out = session.run(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}"))
     assert next(session.batches()).status == "completed"
     assert out["response"].tolist() == ["a", "b"]
     session.close()
@@ -321,7 +322,7 @@ def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_resu
 
 def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone(tmp_path, capsys):
     session = open_session(tmp_path, latency_seconds=60)
-    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}")
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}"))
     interrupt(session, when=is_running)
     with pytest.raises(KeyboardInterrupt):
         batch.wait()
@@ -337,13 +338,13 @@ def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone
 def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_one_resumes_it(tmp_path):
     said: list[str] = []
     session = open_session(tmp_path, said=said, latency_seconds=0.4)
-    batch = session.submit(pd.DataFrame({"text": range(1000)}), "{{ text }}")
+    batch = session.submit(pd.DataFrame({"text": range(1000)}), Ask.of("{{ text }}"))
     wait_for(lambda: batch.request_counts.completed, 20)
     session.unload()
     answered = batch.request_counts.completed
     assert (batch.status, said) == ("in_progress", [])
     assert 0 < answered < 1000
-    never_begun = session.submit(pd.DataFrame({"text": ["z"]}), "{{ text }}", model="echo")
+    never_begun = session.submit(pd.DataFrame({"text": ["z"]}), Ask.of("{{ text }}", model="echo"))
     session.load("echo")
     assert said == [f"Resuming batch {batch.id}: {answered:,} of 1,000 requests are answered."]
     assert batch.wait(30).results()["response"].tolist() == [str(n) for n in range(1000)]
@@ -354,7 +355,7 @@ def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_on
 
 def test_run_for_a_model_that_the_engine_does_not_serve_waits_for_nothing(session):
     with pytest.raises(EngineNotLoadedError, match=r"serves 'echo', not 'ecco'\. Load that model first"):
-        session.run(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="ecco")
+        session.run(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="ecco"))
     assert list(session.batches()) == []
 
 
@@ -363,8 +364,8 @@ def test_without_an_engine_a_named_model_waits_and_an_unnamed_one_is_an_error(tm
     df = pd.DataFrame({"text": ["a"]})
     for call in (session.run, session.submit):
         with pytest.raises(EngineNotLoadedError, match="%vbatch load MODEL"):
-            call(df, "{{ text }}")
-    batch = session.submit(df, "{{ text }}", model="echo")
+            call(df, Ask.of("{{ text }}"))
+    batch = session.submit(df, Ask.of("{{ text }}", model="echo"))
     with pytest.raises(TimeoutError, match="Its status is in_progress"):
         batch.wait(1)
     session.load("echo")
@@ -377,7 +378,7 @@ def test_without_an_engine_a_named_model_waits_and_an_unnamed_one_is_an_error(tm
 def test_a_paused_batch_says_why_and_goes_on_when_an_engine_is_loaded_anew(tmp_path):
     said: list[str] = []
     session = open_session(tmp_path, said=said, killer="deadly", starts=1)
-    batch = session.submit(pd.DataFrame({"text": ["deadly", "b"]}), "{{ text }}")
+    batch = session.submit(pd.DataFrame({"text": ["deadly", "b"]}), Ask.of("{{ text }}"))
     with pytest.raises(BatchPausedError, match=r"could not be loaded again.*told to start no more"):
         batch.wait(10)
     assert said[0] == "The engine died. It is being loaded again, and the batch continues."
@@ -385,7 +386,7 @@ def test_a_paused_batch_says_why_and_goes_on_when_an_engine_is_loaded_anew(tmp_p
     session.load("echo")
     with pytest.raises(BatchPausedError):
         batch.wait(10)
-    other = session.submit(pd.DataFrame({"text": ["deadly"]}), "{{ text }}!")
+    other = session.submit(pd.DataFrame({"text": ["deadly"]}), Ask.of("{{ text }}!"))
     with pytest.raises(BatchPausedError):
         other.wait(10)
     # To be cancelled it needs no engine, and nobody is told that it waits for one.

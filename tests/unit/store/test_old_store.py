@@ -11,6 +11,7 @@ from tests.batches import assert_every_request_once, content, custom_ids, error_
 from tests.fixtures.make_store import BATCHES, CLOCK, unpack
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import BadRequestError, NotFoundError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store.fsck import check
@@ -110,7 +111,7 @@ def test_its_failures_are_retried_and_its_answers_are_taken_again(session, ids):
     assert list(retried.results()["response"]) == ["Say good", "Say bad one", "Say bad two"]
     assert retried.request_counts.total == 1
     asked = session.engine.requests
-    out = session.run(pd.DataFrame({"word": ["four", "one", "bad one", "new"]}), "Say {{ word }}")
+    out = session.run(pd.DataFrame({"word": ["four", "one", "bad one", "new"]}), Ask.of("Say {{ word }}"))
     assert list(out["response"]) == ["Say four", "Say one", "Say bad one", "Say new"]
     assert session.engine.requests == asked + 1
 

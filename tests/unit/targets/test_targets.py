@@ -14,6 +14,7 @@ import pytest
 from tests.batches import make_batch, open_store
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.lines import parse_output_line
 from vbatch_jupyter.protocol.profiles import PROFILES
@@ -202,13 +203,13 @@ def test_a_target_needs_no_engine_but_a_model_and_a_key(tmp_path, configure, mon
     session = open_session(tmp_path, load=False)
     try:
         with pytest.raises(BadRequestError, match="Set the environment variable PARASAIL_API_KEY"):
-            session.run(df, "{{ n }}", target="parasail", model="m")
+            session.run(df, Ask.of("{{ n }}", target="parasail", model="m"))
         monkeypatch.setenv("PARASAIL_API_KEY", "k")
         with pytest.raises(FrameError, match="Name the model for parasail with model="):
-            session.submit(df, "{{ n }}", target="parasail")
+            session.submit(df, Ask.of("{{ n }}", target="parasail"))
         with pytest.raises(EngineNotLoadedError):
-            session.submit(df, "{{ n }}")
-        assert list(session.run(df.iloc[:0], "{{ n }}", target="parasail", model="m").columns) == [
+            session.submit(df, Ask.of("{{ n }}"))
+        assert list(session.run(df.iloc[:0], Ask.of("{{ n }}", target="parasail", model="m")).columns) == [
             "n",
             "response",
             "error",

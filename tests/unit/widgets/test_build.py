@@ -36,8 +36,8 @@ def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without
     builder = Builder(session, names)
     assert builder._frame.options == ("df", "older")
     assert [button.description for button in builder._columns.children[1:]] == ["text", "Review text"]
-    assert (builder._model.value, builder._model.options) == ("echo", ("echo",))
-    assert list(builder._target.options) == ["the engine here", "parasail", "openai"]
+    assert (builder._fields["model"].value, builder._fields["model"].options) == ("echo", ("echo",))
+    assert list(builder._fields["target"].options) == ["the engine here", "parasail", "openai"]
     assert builder._all.disabled
     builder._frame.value = "older"
     assert [button.description for button in builder._columns.children[1:]] == ["a"]
@@ -45,11 +45,11 @@ def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without
 
 def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_tokens(session, names):
     builder = Builder(session, names, df="df")
-    builder._template.value = "Say"
+    builder._fields["template"].value = "Say"
     for button in builder._columns.children[1:]:
         button.click()
-    assert builder._template.value == "Say {{ text }} {{ row['Review text'] }}"
-    builder._system.value = "Be <brief>."
+    assert builder._fields["template"].value == "Say {{ text }} {{ row['Review text'] }}"
+    builder._fields["system"].value = "Be <brief>."
     seen = builder._preview.value
     assert [f"row-{n} · 6 prompt tokens" in seen for n in range(4)] == [True, True, True, False]
     assert "Say number 2 &lt;img src=x onerror=alert(1)&gt;" in seen
@@ -62,16 +62,17 @@ def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_t
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("_template", "{{ txt }}", "Unknown column &#x27;txt&#x27; in the template; did you mean &#x27;text&#x27;?"),
-        ("_template", "{{", "unexpected"),
-        ("_max_tokens", "many", "max_tokens must be a number, not &#x27;many&#x27;."),
-        ("_out", "1x", "&#x27;1x&#x27; is not a valid variable name."),
+        ("template", "{{ txt }}", "Unknown column &#x27;txt&#x27; in the template; did you mean &#x27;text&#x27;?"),
+        ("template", "{{", "unexpected"),
+        ("max_tokens", "many", "max_tokens must be a number, not &#x27;many&#x27;."),
+        ("body", "[1]", "body must be a JSON object, not &#x27;[1]&#x27;."),
+        ("schema", "Mood", "There is no variable &#x27;Mood&#x27; to use as the schema."),
     ],
 )
 def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(session, names, field, value, sentence):
     builder = Builder(session, names, df="df")
-    builder._template.value = "{{ text }}"
-    getattr(builder, field).value = value
+    builder._fields["template"].value = "{{ text }}"
+    builder._fields[field].value = value
     assert sentence in builder._preview.value
     assert builder._sample.disabled
     assert builder._all.disabled
@@ -79,8 +80,8 @@ def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(session, name
 
 def test_a_sample_of_five_is_run_in_place_and_then_all_into_the_variable(session, names):
     builder = Builder(session, names, df="df")
-    builder._template.value = "{{ text }}!"
-    builder._max_tokens.value = "7"
+    builder._fields["template"].value = "{{ text }}!"
+    builder._fields["max_tokens"].value = "7"
     builder._sample.click()
     shown = result_of(builder, holds="<table")
     assert "5 completed, 0 failed, 0 left" in shown
@@ -100,8 +101,8 @@ def test_a_sample_of_five_is_run_in_place_and_then_all_into_the_variable(session
 
 def test_what_cannot_be_submitted_is_said(session, names):
     builder = Builder(session, names, df="df")
-    builder._template.value = "{{ text }}"
-    builder._target.value = "parasail"
+    builder._fields["template"].value = "{{ text }}"
+    builder._fields["target"].value = "parasail"
     builder._all.click()
     assert "PARASAIL_API_KEY" in result_of(builder, holds="PARASAIL")
     assert list(session.batches()) == []

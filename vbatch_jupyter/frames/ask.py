@@ -1,0 +1,208 @@
+"""What is asked of a frame's rows: one object, made where the user says it, and passed whole from there.
+
+Each field carries an `Option`: what it is, and which faces do not offer it, with the reason. The faces are made of
+these records:
+
+===========  =======================================================================================================
+``keyword``  ``vb.submit``, ``vb.run``, ``vb.dry_run`` and ``df.vbatch``
+``flag``     ``%%vbatch`` and ``%vbatch export``, and the cell that the builder writes
+``trait``    the flags' defaults: ``%config VBatchMagics.…`` and ``[tool.vbatch]``
+``builder``  ``%vbatch build``
+===========  =======================================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Mapping
+from dataclasses import field
+from typing import Any, Literal, Self, TypeAlias
+
+from vbatch_jupyter.frames.schema import Schema
+
+Face: TypeAlias = Literal["keyword", "flag", "trait", "builder"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One thing that is asked, as the faces offer it.
+
+    Parameters
+    ----------
+    help
+        What it is, in a few words.
+    type
+        What a face reads: `str`, `int`, `float`, `bool`, or `dict` for a JSON object.
+    short
+        The one-letter flag.
+    metavar
+        What the flag's value is called.
+    label
+        What the builder calls it; its name by default.
+    names_variable
+        Whether a flag names the variable of the notebook that holds it.
+    has_lines
+        Whether it is a text of several lines.
+    of_run
+        Whether it says how a batch is run, and nothing about its requests.
+    of_body
+        Whether it is a key of the request's body, so that only some endpoints take it.
+    absent
+        The faces that do not offer it, each with the reason.
+    """
+
+    help: str
+    type: type = str
+    short: str = ""
+    metavar: str | None = None
+    label: str = ""
+    names_variable: bool = False
+    has_lines: bool = False
+    of_run: bool = False
+    of_body: bool = False
+    absent: Mapping[Face, str] = field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What is asked of every row of a frame; `vbatch_jupyter.submit` says what each field means.
+
+    Examples
+    --------
+    >>> ask = Ask.of("Is this positive? {{ review }}", max_tokens=8)
+    >>> ask.endpoint, ask.body
+    ('chat', {'max_tokens': 8})
+    """
+
+    template: str = field(
+        metadata={
+            "option": Option(
+                help="the prompt, with {{ column }} for a row's values",
+                label="prompt",
+                has_lines=True,
+                absent={"flag": "the text of the cell is the template", "trait": "each cell has a template of its own"},
+            )
+        }
+    )
+    system: str | None = field(
+        default=None,
+        metadata={"option": Option(help="the system prompt", short="s", metavar="TEXT", has_lines=True)},
+    )
+    schema: Schema | None = field(
+        default=None,
+        metadata={
+            "option": Option(
+                help="variable with a pydantic model class or a JSON schema", metavar="NAME", names_variable=True
+            )
+        },
+    )
+    endpoint: str = field(
+        default="chat",
+        metadata={"option": Option(help="chat (the default), completions, embeddings or responses")},
+    )
+    model: str | None = field(
+        default=None,
+        metadata={"option": Option(help="the model's name; the loaded engine's by default", short="m")},
+    )
+    target: str | None = field(
+        default=None,
+        metadata={
+            "option": Option(
+                help="run it at a batch service, such as parasail",
+                short="t",
+                metavar="T",
+                label="runs at",
+                of_run=True,
+            )
+        },
+    )
+    output: str = field(
+        default="response",
+        metadata={"option": Option(help="name of the response column; response by default", metavar="COLUMN")},
+    )
+    custom_id: Hashable | None = field(
+        default=None,
+        metadata={"option": Option(help="column whose values name the requests", metavar="COLUMN")},
+    )
+    sample: int | None = field(
+        default=None,
+        metadata={
+            "option": Option(
+                help="run only the first N rows",
+                type=int,
+                short="n",
+                metavar="N",
+                absent={"builder": "a button of its own runs a sample"},
+            )
+        },
+    )
+    fresh: bool = field(
+        default=False,
+        metadata={"option": Option(help="ask the engine even if an answer is known", type=bool, of_run=True)},
+    )
+    reorder_fields: bool = field(
+        default=False,
+        metadata={
+            "option": Option(
+                help="in {{ row }}, put fields that many rows share first",
+                type=bool,
+                absent={"trait": "a template that names its columns refuses it, so each cell says it for itself"},
+            )
+        },
+    )
+    body: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "option": Option(
+                help="other parameters of each request",
+                type=dict,
+                metavar="JSON",
+                absent={"keyword": "each key of the body is a keyword"},
+            )
+        },
+    )
+
+    @classmethod
+    def of(cls, template: str, **options: Any) -> Self:
+        """Sort options into the fields and the body.
+
+        Parameters
+        ----------
+        template
+            The prompt's template.
+        **options
+            Fields by name; all others are keys of the body.
+        """
+        fields = {name: options.pop(name) for name in _FIELD_OPTIONS if name in options and name != "body"}
+        return cls(template=template, body=options, **fields)
+
+
+_FIELD_OPTIONS: Mapping[str, Option] = {field.name: field.metadata["option"] for field in dataclasses.fields(Ask)}
+_BODY_OPTIONS: Mapping[str, Option] = {
+    name: Option(
+        help=text,
+        type=kind,
+        metavar=metavar,
+        of_body=True,
+        absent={"keyword": "each key of the body is a keyword"},
+    )
+    for name, text, kind, metavar in (
+        ("max_tokens", "the most tokens that an answer may have", int, "N"),
+        ("temperature", "the temperature of sampling", float, "T"),
+        ("seed", "the seed of sampling", int, "N"),
+    )
+}
+
+OPTIONS: Mapping[str, Option] = {**_FIELD_OPTIONS, **_BODY_OPTIONS}
+"""What can be asked, by name: the fields of `Ask`, and the keys of the body that have flags of their own."""
+
+
+def offered(face: Face) -> dict[str, Option]:
+    """Return the options that a face offers, by name.
+
+    Examples
+    --------
+    >>> "sample" in offered("flag"), "sample" in offered("builder")
+    (True, False)
+    """
+    return {name: option for name, option in OPTIONS.items() if face not in option.absent}
