@@ -17,6 +17,7 @@ from tests.servers import JupyterServer
 from tests.waiting import wait_for
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.widgets.live import Live
@@ -81,7 +82,7 @@ def said_by_every_face(batch: Batch, http: httpx.Client, capsys: pytest.CaptureF
 
 
 def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
-    batch = session.submit(pd.DataFrame({"text": ["a"]}), "{{ text }}", model="unheld")
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="unheld"))
     wait_for(lambda: batch.status == "in_progress", 20)
     none = "No engine has the model 'unheld' loaded. Load it in a notebook with %vbatch load."
     assert [face for face, said in said_by_every_face(batch, http, capsys).items() if none not in said] == []

@@ -37,11 +37,12 @@ import sys
 import pandas as pd
 from pathlib import Path
 from tests.unit.session_surface import open_session
+from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.targets import target_runner
 
 target_runner.POLL_SECONDS = (0.05, 0.3)
 session = open_session(Path(sys.argv[1]), load=False)
-batch = session.submit(pd.DataFrame({"n": range(25)}), "Say {{ n }}", target="ours", model="echo")
+batch = session.submit(pd.DataFrame({"n": range(25)}), Ask.of("Say {{ n }}", target="ours", model="echo"))
 print(batch.id, flush=True)
 batch.wait()
 print(batch.status, flush=True)

@@ -1,4 +1,4 @@
 """DataFrame → lines of an input file, lines of an output file → DataFrame; the only room with pandas and jinja2.
 
-`requests` renders, `results` reads back and holds what a batch keeps of its frame in between.
+`ask` says what is asked, `render` makes the requests, `frame` describes what a batch keeps, and `results` reads back.
 """

@@ -85,8 +85,7 @@ class Ask:
         }
     )
     system: str | None = field(
-        default=None,
-        metadata={"option": Option(help="the system prompt", short="s", metavar="TEXT", has_lines=True)},
+        default=None, metadata={"option": Option(help="the system prompt", short="s", metavar="TEXT", has_lines=True)}
     )
     schema: Schema | None = field(
         default=None,
@@ -97,22 +96,16 @@ class Ask:
         },
     )
     endpoint: str = field(
-        default="chat",
-        metadata={"option": Option(help="chat (the default), completions, embeddings or responses")},
+        default="chat", metadata={"option": Option(help="chat (the default), completions, embeddings or responses")}
     )
     model: str | None = field(
-        default=None,
-        metadata={"option": Option(help="the model's name; the loaded engine's by default", short="m")},
+        default=None, metadata={"option": Option(help="the model's name; the loaded engine's by default", short="m")}
     )
     target: str | None = field(
         default=None,
         metadata={
             "option": Option(
-                help="run it at a batch service, such as parasail",
-                short="t",
-                metavar="T",
-                label="runs at",
-                of_run=True,
+                help="run it at a batch service, such as parasail", short="t", metavar="T", label="runs at", of_run=True
             )
         },
     )
@@ -121,8 +114,7 @@ class Ask:
         metadata={"option": Option(help="name of the response column; response by default", metavar="COLUMN")},
     )
     custom_id: Hashable | None = field(
-        default=None,
-        metadata={"option": Option(help="column whose values name the requests", metavar="COLUMN")},
+        default=None, metadata={"option": Option(help="column whose values name the requests", metavar="COLUMN")}
     )
     sample: int | None = field(
         default=None,
@@ -180,11 +172,7 @@ class Ask:
 _FIELD_OPTIONS: Mapping[str, Option] = {field.name: field.metadata["option"] for field in dataclasses.fields(Ask)}
 _BODY_OPTIONS: Mapping[str, Option] = {
     name: Option(
-        help=text,
-        type=kind,
-        metavar=metavar,
-        of_body=True,
-        absent={"keyword": "each key of the body is a keyword"},
+        help=text, type=kind, metavar=metavar, of_body=True, absent={"keyword": "each key of the body is a keyword"}
     )
     for name, text, kind, metavar in (
         ("max_tokens", "the most tokens that an answer may have", int, "N"),

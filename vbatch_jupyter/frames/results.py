@@ -23,6 +23,7 @@ A row with several lines, as after a retry, takes the last answer; an error neve
 
 from __future__ import annotations
 
+import functools
 import sys
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ from vbatch_jupyter.frames.details import Detail, TimedLine, detail_arrays, deta
 from vbatch_jupyter.frames.frame import EXTRAS, check_output, prefix_of
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
-from vbatch_jupyter.protocol.reading import Answer
+from vbatch_jupyter.protocol.reading import Answer, read_line
 
 
 def results(
@@ -115,7 +116,7 @@ def _collect(
 ) -> tuple[list[Answer], list[Detail | None]]:
     positions = {name: position for position, name in enumerate(names)}
     parse = None if schema is None else parser(schema)
-    read = ENDPOINTS.get(endpoint, CHAT).read
+    read = functools.partial(read_line, shapes=ENDPOINTS.get(endpoint, CHAT).shapes(), parse=parse)
     schema_fields = () if schema is None else fields(schema)
     answers: list[Answer | None] = [None] * len(names)
     details: list[Detail | None] = [None] * len(names)
@@ -124,7 +125,7 @@ def _collect(
         if not text.strip():
             continue
         try:
-            reading = read(text, parse)
+            reading = read(text)
         except BadRequestError as error:
             raise FrameError(f"Line {number} of the output cannot be read: {error.message}", param="output") from error
         position = positions.get(reading.custom_id)

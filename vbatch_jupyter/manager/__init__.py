@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vbatch_jupyter.manager.batches import BatchesManager
-from vbatch_jupyter.manager.files import FILE_PURPOSES, FilesManager, FileUpload
-from vbatch_jupyter.manager.uploads import PartUpload, UploadsManager
+from vbatch_jupyter.manager.files import FILE_PURPOSES, FilesManager
+from vbatch_jupyter.manager.uploads import UploadsManager
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.store import Store
 
-__all__ = ["FILE_PURPOSES", "BatchesManager", "FileUpload", "FilesManager", "Manager", "PartUpload", "UploadsManager"]
+__all__ = ["FILE_PURPOSES", "BatchesManager", "FilesManager", "Manager", "UploadsManager"]
 
 
 class Manager:
@@ -35,6 +35,8 @@ class Manager:
     ----------
     files, uploads, batches
         The verbs.
+    commits
+        How often this store object has committed.
 
     Examples
     --------
@@ -58,12 +60,7 @@ class Manager:
         wake: Callable[[], None] = lambda: None,
         origin: str | None = None,
     ) -> None:
-        self._store = store
+        self.commits = store.database.commits
         self.files = FilesManager(store, profile=PROFILES[profile])
         self.uploads = UploadsManager(store, files=self.files)
         self.batches = BatchesManager(store, profile=profile, wake=wake, origin=origin)
-
-    @property
-    def commits(self) -> int:
-        """How often this store object has committed; costs nothing to ask."""
-        return self._store.commits

@@ -49,6 +49,11 @@ class BatchesManager:
         Called after each commit that gives a runner something to do.
     origin
         The notebook that makes the batches, if there is one.
+
+    Attributes
+    ----------
+    retrieve
+        Returns a batch's record; `NotFoundError` if there is none.
     """
 
     def __init__(self, store: Store, *, profile: str, wake: Callable[[], None], origin: str | None = None) -> None:
@@ -56,6 +61,7 @@ class BatchesManager:
         self._profile = profile
         self._wake = wake
         self._origin = origin
+        self.retrieve = store.batches.get
 
     def create(
         self,
@@ -140,10 +146,6 @@ class BatchesManager:
             raise BadRequestError(message, param="Idempotency-Key", code="idempotency_key_in_use")
         self._wake()
         return record
-
-    def retrieve(self, batch_id: str) -> BatchRecord:
-        """Return a batch's record; `NotFoundError` if there is none."""
-        return self._store.batches.get(batch_id)
 
     def waiting(self, record: BatchRecord) -> str | None:
         """Return why a batch does not advance, as `manager.waiting.why_waiting` says."""

@@ -17,22 +17,17 @@ from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line,
 from vbatch_jupyter.records import Timing
 
 
-def chain_of(manager: Manager, batch_id: str) -> list[BatchRecord]:
+def chain_of(manager: Manager, record: BatchRecord) -> list[BatchRecord]:
     """Return the batches that a batch retries, the first of them first, and itself.
 
     Parameters
     ----------
     manager
         OpenAI's verbs over the store.
-    batch_id
+    record
         The last batch of the chain.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such batch.
     """
-    chain = [manager.batches.retrieve(batch_id)]
+    chain = [record]
     while before := (chain[0].metadata or {}).get("retry_of"):
         try:
             chain.insert(0, manager.batches.retrieve(before))

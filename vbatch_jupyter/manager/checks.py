@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.store.incoming import HEAD_BYTES
 
 _EXPIRY_SECONDS = (3600, 2_592_000)
 _METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
@@ -155,3 +158,33 @@ def wrong_type(param: str, expected: str, value: object) -> BadRequestError:
     got = next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null" if value is None else "it")
     message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
     return BadRequestError(message, param=param, code="invalid_type")
+
+
+def check_first_line(head: bytearray) -> None:
+    """Refuse a file for a batch that does not begin with a line of JSON.
+
+    Parameters
+    ----------
+    head
+        The file's first bytes; a first line that is longer than `HEAD_BYTES` is for validation to judge.
+
+    Raises
+    ------
+    BadRequestError
+        Its first line is not JSON, or there is none.
+
+    Examples
+    --------
+    >>> check_first_line(bytearray(b"col1,col2"))
+    Traceback (most recent call last):
+        ...
+    vbatch_jupyter.errors.BadRequestError: Invalid file format for Batch API. Must be .jsonl
+    """
+    line, end, _ = bytes(head).removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    if not end and len(head) > HEAD_BYTES:
+        return
+    try:
+        msgspec.json.decode(line)
+    except (ValueError, RecursionError) as error:
+        # OpenAI's sentence (contract §1.6), also for an empty file.
+        raise BadRequestError("Invalid file format for Batch API. Must be .jsonl") from error

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import Literal
 
-from vbatch_jupyter.manager.checks import check_choice, check_expiry, check_integer, check_text
-from vbatch_jupyter.protocol.file import FileRecord, FirstLine
+from vbatch_jupyter.manager.checks import check_choice, check_expiry, check_first_line, check_integer, check_text
+from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.store import Incoming, Page, Store
 
@@ -24,14 +23,20 @@ class FilesManager:
         Where the files are.
     profile
         Whose default for the life of a file for a batch is taken.
+
+    Attributes
+    ----------
+    retrieve, content, delete
+        Return a file's record, open its content for reading, and delete it; `NotFoundError` if there is no such file.
     """
 
     def __init__(self, store: Store, *, profile: Profile) -> None:
         self._store = store
         self._profile = profile
+        self.retrieve, self.content, self.delete = store.files.get, store.files.open, store.files.delete
 
-    def begin(self, *, max_bytes: int | None = None) -> FileUpload:
-        """Begin an upload whose content comes piece by piece, before what its file is for is known.
+    def begin(self, *, max_bytes: int | None = None) -> Incoming:
+        """Begin an upload whose content comes piece by piece, before what its file is for is known; `keep` ends it.
 
         Parameters
         ----------
@@ -43,7 +48,7 @@ class FilesManager:
         StoreFullError
             The disk is full.
         """
-        return FileUpload(self, self._store, self._store.files.begin(max_bytes=max_bytes))
+        return self._store.files.begin(max_bytes=max_bytes)
 
     def create(
         self,
@@ -74,10 +79,19 @@ class FilesManager:
         StoreFullError
             The disk is full.
         """
-        with self.begin() as upload:
-            for chunk in chunks:
-                upload.write(chunk)
-            return upload.commit(filename=filename, purpose=purpose, expires_after_seconds=expires_after_seconds)
+        with self.begin() as incoming:
+            incoming.write_all(chunks)
+            return self.keep(incoming, filename=filename, purpose=purpose, expires_after_seconds=expires_after_seconds)
+
+    def keep(
+        self, incoming: Incoming, *, filename: str, purpose: str, expires_after_seconds: int | None = None
+    ) -> FileRecord:
+        """Make a file of what has arrived; arguments and errors are those of `create`."""
+        self.check(filename=filename, purpose=purpose, expires_after_seconds=expires_after_seconds)
+        if purpose == "batch":
+            check_first_line(incoming.head)
+        expires_at = self.expires_at(purpose, expires_after_seconds)
+        return self._store.files.keep(incoming, filename=filename, purpose=purpose, expires_at=expires_at)
 
     def check(self, *, filename: object, purpose: object, expires_after_seconds: object) -> None:
         """Raise an error for parameters that a file cannot have.
@@ -96,10 +110,6 @@ class FilesManager:
         if expires_after_seconds is None and purpose == "batch":
             expires_after_seconds = self._profile.file_seconds
         return None if expires_after_seconds is None else int(self._store.clock()) + expires_after_seconds
-
-    def retrieve(self, file_id: str) -> FileRecord:
-        """Return a file's record; `NotFoundError` if there is none."""
-        return self._store.files.get(file_id)
 
     def list(
         self,
@@ -121,61 +131,3 @@ class FilesManager:
         check_integer("limit", limit, 1, 10_000)
         check_choice("order", order, ("asc", "desc"))
         return self._store.files.list(purpose=purpose, after=after, limit=limit, order=order)
-
-    def content(self, file_id: str) -> BinaryIO:
-        """Open a file's content for reading; `NotFoundError` if there is none."""
-        return self._store.files.open(file_id)
-
-    def delete(self, file_id: str) -> FileRecord:
-        """Delete a file; `ConflictError` while a batch that has not ended reads it."""
-        return self._store.files.delete(file_id)
-
-
-class FileUpload:
-    """An upload on its way; leaving its block discards what was not committed.
-
-    Parameters
-    ----------
-    files
-        Whose upload it is.
-    store
-        Where the file will be.
-    incoming
-        Takes its content.
-    """
-
-    def __init__(self, files: FilesManager, store: Store, incoming: Incoming) -> None:
-        self._files = files
-        self._store = store
-        self._incoming = incoming
-        self._first_line = FirstLine()
-
-    def write(self, data: bytes) -> None:
-        """Append bytes; `TooLargeError` above the limit, `StoreFullError` without room."""
-        self._first_line.write(data)
-        self._incoming.write(data)
-
-    def commit(self, *, filename: str, purpose: str, expires_after_seconds: int | None = None) -> FileRecord:
-        """Make a file of what has arrived; arguments and errors are those of `FilesManager.create`."""
-        with self:
-            self._files.check(filename=filename, purpose=purpose, expires_after_seconds=expires_after_seconds)
-            if purpose == "batch":
-                self._first_line.check()
-            return self._store.files.keep(
-                self._incoming,
-                filename=filename,
-                purpose=purpose,
-                expires_at=self._files.expires_at(purpose, expires_after_seconds),
-            )
-
-    def discard(self) -> None:
-        """Leave nothing of it; after `commit`, and a second time, it does nothing."""
-        self._incoming.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.discard()

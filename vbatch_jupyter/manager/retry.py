@@ -55,7 +55,7 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
     ConflictError
         The batch has not ended, failed validation, or every request has its answer.
     """
-    chain = chain_of(manager, batch_id)
+    chain = chain_of(manager, manager.batches.retrieve(batch_id))
     root, record = chain[0], chain[-1]
     if record.status not in TERMINAL_STATUSES:
         message = f"Batch {record.id} is {record.status}. Retry it when it has ended."

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.manager.checks import check_integer, check_required, check_text, wrong_type
+from vbatch_jupyter.manager.checks import check_first_line, check_integer, check_required, check_text, wrong_type
 from vbatch_jupyter.manager.files import FilesManager
-from vbatch_jupyter.protocol.file import FileRecord, FirstLine
+from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import new_upload_id
 from vbatch_jupyter.protocol.upload import MAX_PART_BYTES, MAX_UPLOAD_BYTES, UPLOAD_SECONDS, PartRecord, UploadRecord
 from vbatch_jupyter.store import Incoming, Store
@@ -74,8 +74,8 @@ class UploadsManager:
             )
         )
 
-    def begin_part(self, upload_id: str) -> PartUpload:
-        """Begin a part whose content comes piece by piece.
+    def begin_part(self, upload_id: str) -> Incoming:
+        """Begin a part whose content comes piece by piece; `keep_part` ends it.
 
         Raises
         ------
@@ -86,17 +86,17 @@ class UploadsManager:
         StoreFullError
             The disk is full.
         """
-        return PartUpload(self._store, upload_id, self._store.uploads.begin_part(upload_id, max_bytes=MAX_PART_BYTES))
+        return self._store.uploads.begin_part(upload_id, max_bytes=MAX_PART_BYTES)
 
     def add_part(self, upload_id: str, chunks: Iterable[bytes]) -> PartRecord:
         """Add a part of at most 64 MiB whose content is in memory; see `begin_part`."""
-        part = self.begin_part(upload_id)
-        try:
-            for chunk in chunks:
-                part.write(chunk)
-            return part.commit()
-        finally:
-            part.discard()
+        with self.begin_part(upload_id) as incoming:
+            incoming.write_all(chunks)
+            return self.keep_part(upload_id, incoming)
+
+    def keep_part(self, upload_id: str, incoming: Incoming) -> PartRecord:
+        """Add what has arrived to the upload; `ConflictError` if that has ended meanwhile."""
+        return self._store.uploads.keep_part(upload_id, incoming)
 
     def complete(self, upload_id: str, *, part_ids: Any, md5: Any = None) -> tuple[UploadRecord, FileRecord]:
         """Make the file of an upload's parts; return the upload and its file.
@@ -138,37 +138,10 @@ class UploadsManager:
             part_ids,
             md5=md5,
             expires_at=self._files.expires_at(record.purpose, record.file_expires_after_seconds),
-            first_line=FirstLine() if record.purpose == "batch" else None,
+            check_head=check_first_line if record.purpose == "batch" else None,
         )
         return self._store.uploads.get(upload_id), file
 
     def cancel(self, upload_id: str) -> UploadRecord:
         """Cancel an upload; `ConflictError` if it has ended otherwise, `NotFoundError` if there is none."""
         return self._store.uploads.cancel(upload_id)
-
-
-class PartUpload:
-    """A part on its way.
-
-    Parameters
-    ----------
-    store, upload_id, incoming
-        The store, the upload, and what receives the content.
-    """
-
-    def __init__(self, store: Store, upload_id: str, incoming: Incoming) -> None:
-        self._store = store
-        self._upload_id = upload_id
-        self._incoming = incoming
-
-    def write(self, data: bytes) -> None:
-        """Append bytes; `TooLargeError` above the limit, `StoreFullError` without room."""
-        self._incoming.write(data)
-
-    def commit(self) -> PartRecord:
-        """Add what has arrived to the upload; `ConflictError` if that has ended meanwhile."""
-        return self._store.uploads.keep_part(self._upload_id, self._incoming)
-
-    def discard(self) -> None:
-        """Leave nothing of it; after `commit`, and a second time, it does nothing."""
-        self._incoming.discard()

@@ -301,13 +301,11 @@ class Endpoint:
         >>> reading.answer.value, reading.usage.read
         ('yes', 5)
         """
-        return read_line(line, self._shapes(), parse)
+        return read_line(line, self.shapes(), parse)
 
-    def _shapes(self) -> Iterator[type[ResponseBody]]:
-        yield self.response
-        for other in ENDPOINTS.values():
-            if other is not self:
-                yield other.response
+    def shapes(self) -> list[type[ResponseBody]]:
+        """Return the shapes that a response may have, the likeliest first; a batch may go to several endpoints."""
+        return [self.response, *(other.response for other in ENDPOINTS.values() if other is not self)]
 
 
 def _said_twice(argument: str, key: str) -> BadRequestError:

@@ -17,8 +17,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import RequestLine, error_body, output_line, parse_request_line
-from vbatch_jupyter.runner.collector import Collector
-from vbatch_jupyter.runner.latest import Latest
+from vbatch_jupyter.runner.collector import Collector, Latest
 from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 

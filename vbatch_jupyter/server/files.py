@@ -8,10 +8,10 @@ from typing import Any, Literal, cast
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from vbatch_jupyter.manager import FileUpload
 from vbatch_jupyter.manager.checks import expires_after_of
 from vbatch_jupyter.server.forms import FormHandler
 from vbatch_jupyter.server.handler import VBatchHandler, page_of
+from vbatch_jupyter.store import Incoming
 
 RESOURCE = "vbatch_files"
 
@@ -19,13 +19,13 @@ _PIECE_BYTES = 512 * 1024
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]{0,99}")
 
 
-class FilesHandler(FormHandler[FileUpload]):
+class FilesHandler(FormHandler[Incoming]):
     """``/files``."""
 
     auth_resource = RESOURCE
     file_field = "file"
 
-    def begin(self) -> FileUpload:
+    def begin(self) -> Incoming:
         """Begin an upload."""
         return self.services.manager.files.begin(max_bytes=self.max_file_bytes())
 
@@ -53,7 +53,9 @@ class FilesHandler(FormHandler[FileUpload]):
             with upload:
                 seconds = expires_after_of("expires_after", expires_after_in(form.fields))
                 purpose: Any = form.fields.get("purpose")
-                return upload.commit(filename=form.filename, purpose=purpose, expires_after_seconds=seconds)
+                return self.services.manager.files.keep(
+                    upload, filename=form.filename, purpose=purpose, expires_after_seconds=seconds
+                )
 
         self.send((await self.services.call(commit)).to_openai())
 

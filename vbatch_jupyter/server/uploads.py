@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
 from tornado import web
 
-from vbatch_jupyter.manager import PartUpload
 from vbatch_jupyter.manager.checks import expires_after_of
 from vbatch_jupyter.protocol.upload import MAX_PART_BYTES
 from vbatch_jupyter.server.forms import FormHandler
 from vbatch_jupyter.server.handler import VBatchHandler
+from vbatch_jupyter.store import Incoming
 
 RESOURCE = "vbatch_files"
 
@@ -55,13 +56,13 @@ class UploadsHandler(VBatchHandler):
         self.send(record.to_openai())
 
 
-class PartsHandler(FormHandler[PartUpload]):
+class PartsHandler(FormHandler[Incoming]):
     """``/uploads/{id}/parts``."""
 
     auth_resource = RESOURCE
     file_field = "data"
 
-    def begin(self) -> PartUpload:
+    def begin(self) -> Incoming:
         """Begin a part."""
         return self.services.manager.uploads.begin_part(self.path_args[0])
 
@@ -70,11 +71,12 @@ class PartsHandler(FormHandler[PartUpload]):
         return MAX_PART_BYTES
 
     @web.authenticated
-    async def post(self, upload_id: str) -> None:  # noqa: ARG002 - `begin` has it
+    async def post(self, upload_id: str) -> None:
         """Add a part to an upload."""
-        part = (await self.form()).sink
-        assert part is not None
-        self.send((await self.services.call(part.commit)).to_openai())
+        incoming = (await self.form()).sink
+        assert incoming is not None
+        keep = functools.partial(self.services.manager.uploads.keep_part, upload_id, incoming)
+        self.send((await self.services.call(keep)).to_openai())
 
 
 class CompleteHandler(VBatchHandler):

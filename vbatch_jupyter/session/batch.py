@@ -18,7 +18,7 @@ from vbatch_jupyter.manager.retry import retry
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.records import EngineStats
-from vbatch_jupyter.runner.latest import Latest
+from vbatch_jupyter.runner.collector import Latest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,8 @@ class Batch:
         self._drawn_in: int | None = None
         self._df = df
         self._schema = schema
-        self._record()  # an unknown id is an error here, not later
+        self._ended: BatchRecord | None = None
+        """The batch as it ended, once a wait has seen that."""
 
     def __repr__(self) -> str:
         record = self._record()
@@ -140,9 +141,15 @@ class Batch:
         """Return OpenAI's object of the batch."""
         return self._record().to_openai()
 
-    def snapshot(self) -> Snapshot:
-        """Return one moment of the batch and of the engine."""
-        record = self._record()
+    def snapshot(self, record: BatchRecord | None = None) -> Snapshot:
+        """Return one moment of the batch and of the engine.
+
+        Parameters
+        ----------
+        record
+            The batch as the store has it, if it has just been read.
+        """
+        record = record or self._record()
         # The engine here says nothing about a batch that runs at a service.
         engine = self._engine_stats() if record.target is None else None
         latest = self._latest(self.id)
@@ -160,7 +167,7 @@ class Batch:
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
-    def wait(self, timeout: float | None = None, *, show: Callable[[Snapshot], None] = lambda _: None) -> Self:
+    def wait(self, timeout: float | None = None, *, show: Callable[[BatchRecord], None] = lambda _: None) -> Self:
         """Wait for the batch to end. An interrupt ends the wait, not the batch.
 
         Parameters
@@ -168,7 +175,7 @@ class Batch:
         timeout
             Seconds.
         show
-            Called repeatedly with a snapshot.
+            Called repeatedly with the batch as the store has it.
 
         Raises
         ------
@@ -177,40 +184,44 @@ class Batch:
         BatchPausedError
             It is paused until an engine is loaded again.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        for _ in self._pauses(show):
-            if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"Batch {self.id} did not end within {timeout:g} s. Its status is {self.status}.")
-            time.sleep(_PAUSE_SECONDS)
+        self._wait(timeout, show)
         return self
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._ended().__await__()
+    def _wait(self, timeout: float | None = None, show: Callable[[BatchRecord], None] = lambda _: None) -> BatchRecord:
+        until = None if timeout is None else time.monotonic() + timeout
+        for record in self._looks(show):
+            if record.status in TERMINAL_STATUSES:
+                return record
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"Batch {self.id} did not end within {timeout:g} s. Its status is {record.status}.")
+            time.sleep(_PAUSE_SECONDS)
+        raise AssertionError
 
-    async def _ended(self) -> Self:
-        for _ in self._pauses(lambda _: None):
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Self:
+        for record in self._looks(lambda _: None):
+            if record.status in TERMINAL_STATUSES:
+                break
             await asyncio.sleep(_PAUSE_SECONDS)
         return self
 
-    def _pauses(self, show: Callable[[Snapshot], None]) -> Iterator[None]:
+    def _looks(self, show: Callable[[BatchRecord], None]) -> Iterator[BatchRecord]:
         """Read the batch until it has ended, whenever it may have changed; the caller pauses in between."""
         while True:
             # Before reading the batch, or a commit in the meantime would be missed.
-            commits, looked_at = self._manager.commits, time.monotonic()
-            if self._has_ended(show):
-                return
-            yield
+            commits, looked_at = self._manager.commits.count, time.monotonic()
+            record = self._ended or self._record()
+            show(record)
+            if record.status in TERMINAL_STATUSES:
+                self._ended = record
+            elif record.paused:
+                raise BatchPausedError(f"Batch {self.id} is paused: {record.reason}")
+            yield record
             # Reading the batch takes a core from the engine for a millisecond.
-            while self._manager.commits == commits and time.monotonic() - looked_at < _LOOK_SECONDS:
-                yield
-
-    def _has_ended(self, show: Callable[[Snapshot], None]) -> bool:
-        snapshot = self.snapshot()
-        show(snapshot)
-        record = snapshot.batch
-        if record.paused and record.status not in TERMINAL_STATUSES:
-            raise BatchPausedError(f"Batch {self.id} is paused: {record.reason}")
-        return record.status in TERMINAL_STATUSES
+            while self._manager.commits.count == commits and time.monotonic() - looked_at < _LOOK_SECONDS:
+                yield record
 
     # ------------------------------------------------------------------------------------------------------- results
 
@@ -256,7 +267,8 @@ class Batch:
         from vbatch_jupyter.frames.results import results
 
         first, second = self._read(None), other._read(None)
-        refuse_other_frame(*(chain_of(self._manager, batch.id)[0].frame for batch in (self, other)))
+        records = (self._record(), other._record())
+        refuse_other_frame(*(chain_of(self._manager, record)[0].frame for record in records))
         df = first["df"]
         alone = {"df": None, "output": "response"}
         return compare(
@@ -272,9 +284,9 @@ class Batch:
         from vbatch_jupyter.frames.frame import FrameDescription
         from vbatch_jupyter.frames.render import custom_ids
 
-        self.wait()
-        self._refuse_failed(self._record())
-        chain = chain_of(self._manager, self.id)
+        ended = self._wait()
+        self._refuse_failed(ended)
+        chain = chain_of(self._manager, ended)
         root = chain[0]
         read: dict[str, Any] = {
             "output_lines": timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain),
@@ -292,8 +304,9 @@ class Batch:
         if df is not None:
             description.check(df)
         frame = self._df if df is None else df
-        if frame is not None and description.custom_id is not None:
-            names = custom_ids(frame, frame.columns[description.custom_id])
+        if frame is not None:
+            label = None if description.custom_id is None else frame.columns[description.custom_id]
+            names = custom_ids(frame, label)
         else:
             names = list(custom_ids_of(self._manager, root))
         return {
@@ -316,7 +329,7 @@ class Batch:
         BadRequestError
             The input file is not valid.
         """
-        return self._failures(chain_of(self._manager, self.id))
+        return self._failures(chain_of(self._manager, self._record()))
 
     def plot(self) -> Figure:
         """Draw throughput over time, latencies, lengths of the answers, and the share of errors.

@@ -117,8 +117,8 @@ class Session:
             self._line.say(self._notices.popleft())
 
     def _wake(self) -> None:
-        self._runner.wake()
-        self._targets.wake()
+        self._runner.loops[0].wake()
+        self._targets.loop.wake()
 
     # ----------------------------------------------------------------------------------------------------- the engine
 
@@ -215,7 +215,7 @@ class Session:
     def attach(self, id: str) -> Batch:  # noqa: A002 - OpenAI's word
         """Return a batch of the store by its id."""
         self._say_notices()
-        return self._batch(id)
+        return self._batch(self.manager.batches.retrieve(id).id)
 
     def _batch(self, id: str, *, df: pd.DataFrame | None = None, schema: Schema | None = None) -> Batch:  # noqa: A002
         return Batch(
@@ -342,8 +342,7 @@ class Session:
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
         """Wait for a batch and show its progress, as `follow.follow` does; return the batch."""
-        self._line = Line()
-        follow(batch, line=self._line, style=self.progress, say_notices=self._say_notices, cancels=cancels)
+        follow(batch, style=self.progress, notices=self._notices, cancels=cancels)
         return batch
 
     def close(self) -> None:

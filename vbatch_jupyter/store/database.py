@@ -12,6 +12,7 @@ is fetched to its end at once.
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,13 @@ SCHEMA_VERSION = 3
 _ATTEMPTS = 3
 
 
+@dataclasses.dataclass
+class Commits:
+    """How often a store object has committed; it costs nothing to look."""
+
+    count: int = 0
+
+
 class Database:
     """The database of one store.
 
@@ -60,7 +68,7 @@ class Database:
         self._space = space
         self._busy_seconds = busy_seconds
         self._lock = threading.RLock()
-        self.commits = 0
+        self.commits = Commits()
         """How often this object has committed."""
         try:
             self._connection = sqlite3.connect(
@@ -154,7 +162,7 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             result = function(self._connection)
             self._connection.execute("COMMIT")
-            self.commits += 1
+            self.commits.count += 1
         except BaseException:
             # BaseException: an Interrupt must not leave the transaction open and the database locked.
             if self._connection.in_transaction:
@@ -195,7 +203,7 @@ class Database:
 
     def version(self) -> tuple[int, int]:
         """Return a value that changes after every commit, also of this connection."""
-        return self.data_version(), self.commits
+        return self.data_version(), self.commits.count
 
     def check_writable(self) -> None:
         """Write to the disk, and change nothing.

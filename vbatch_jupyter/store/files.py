@@ -130,8 +130,7 @@ class Files:
             As in `keep`.
         """
         with self.begin() as incoming:
-            for chunk in chunks:
-                incoming.write(chunk)
+            incoming.write_all(chunks)
             return self.keep(incoming, filename=filename, purpose=purpose, expires_at=expires_at)
 
     def get(self, id: str) -> FileRecord:  # noqa: A002 - OpenAI's word

@@ -7,7 +7,7 @@ removes it in between.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 _TEMPORARY_PREFIX = ".tmp-"
 _SPACE_CHECK_BYTES = 16 * MIB
+
+HEAD_BYTES = MIB
+"""How much of a file is kept in memory while it arrives; `Incoming.head` has one byte more if there is more."""
 
 
 class Incoming:
@@ -33,6 +36,11 @@ class Incoming:
     max_bytes
         The size above which it is refused; None for no limit.
 
+    Attributes
+    ----------
+    head
+        The first bytes that have arrived.
+
     Raises
     ------
     StoreFullError
@@ -43,6 +51,7 @@ class Incoming:
         self._space = space
         self._max_bytes = max_bytes
         self._checked = 0
+        self.head = bytearray()
         space.require(0)
         self._new = NewFile(directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}")
 
@@ -68,10 +77,17 @@ class Incoming:
         """
         if self._max_bytes is not None and self.size + len(data) > self._max_bytes:
             raise TooLargeError(f"The file is too large: the maximum is {self._max_bytes:,} bytes.", param="file")
+        if len(self.head) <= HEAD_BYTES:
+            self.head += data[: HEAD_BYTES + 1 - len(self.head)]
         self._new.write(data)
         if self.size - self._checked >= _SPACE_CHECK_BYTES:
             self._space.require(0)
             self._checked = self.size
+
+    def write_all(self, chunks: Iterable[bytes]) -> None:
+        """Append all of some content; see `write`."""
+        for chunk in chunks:
+            self.write(chunk)
 
     def keep(self, path: Path, row: Callable[[], T]) -> T:
         """Put the content on the disk and in its place, then make it known; nothing can be written after it.

@@ -134,11 +134,6 @@ class Store:
         """Return a value that changes after every commit, also of this store object."""
         return self.database.version()
 
-    @property
-    def commits(self) -> int:
-        """How often this store object has committed."""
-        return self.database.commits
-
     def check_writable(self) -> None:
         """Check whether the store can take files and batches.
 

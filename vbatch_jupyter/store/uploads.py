@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError
-from vbatch_jupyter.protocol.file import FileRecord, FirstLine
+from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
 from vbatch_jupyter.protocol.upload import PartRecord, UploadRecord
 from vbatch_jupyter.store.database import Database
@@ -140,7 +140,7 @@ class Uploads:
         *,
         md5: str | None,
         expires_at: int | None,
-        first_line: FirstLine | None = None,
+        check_head: Callable[[bytearray], None] | None = None,
     ) -> FileRecord:
         """Make the file of an upload's parts. A second call with the same parts returns the same file.
 
@@ -152,8 +152,8 @@ class Uploads:
             Hex digest that the file must have; None if its client did not say.
         expires_at
             Unix seconds after which the file may be deleted.
-        first_line
-            Checks the content. If it raises, the upload stays as it is.
+        check_head
+            Checks the file's first bytes. If it raises, the upload stays as it is.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class Uploads:
 
         with self._files.begin() as incoming:
             self._space.require(record.bytes)
-            self._join(record, part_ids, incoming, md5=md5, first_line=first_line)
+            self._join(record, part_ids, incoming, md5=md5, check_head=check_head)
             file = self._files.keep(
                 incoming, filename=record.filename, purpose=record.purpose, expires_at=expires_at, also=end
             )
@@ -196,7 +196,7 @@ class Uploads:
         incoming: Incoming,
         *,
         md5: str | None,
-        first_line: FirstLine | None,
+        check_head: Callable[[bytearray], None] | None,
     ) -> None:
         digest = hashlib.md5(usedforsecurity=False)
         for part_id in part_ids:
@@ -208,12 +208,10 @@ class Uploads:
                 raise
             with content:
                 while block := content.read(MIB):
-                    if first_line is not None:
-                        first_line.write(block)
                     digest.update(block)
                     incoming.write(block)
-        if first_line is not None:
-            first_line.check()
+        if check_head is not None:
+            check_head(incoming.head)
         if md5 is not None and digest.hexdigest() != md5.lower():
             message = f"The md5 of the parts is {digest.hexdigest()}, not '{md5}'. Check their order and upload again."
             raise BadRequestError(message, param="md5", code="invalid_value")

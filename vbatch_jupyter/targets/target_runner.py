@@ -50,10 +50,6 @@ class TargetRunner:
         self._cancelled: dict[str, asyncio.Event] = {}
         self.loop = Loop("target runner", say=on_notice)
 
-    def wake(self) -> None:
-        """Look at the store at once; from any thread."""
-        self.loop.wake()
-
     async def run(self) -> None:
         """Run until stopped."""
         await self.loop.run(self._look, every=LOOK_SECONDS)

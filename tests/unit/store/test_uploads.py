@@ -88,7 +88,7 @@ def test_a_cancelled_upload_has_no_parts_and_stays_cancelled(uploads, store):
     assert uploads.cancel(upload.id).status == "cancelled"
     assert uploads.cancel(upload.id).status == "cancelled"
     with pytest.raises(ConflictError, match="its status is 'cancelled'"):
-        arriving.commit()
+        uploads.keep_part(upload.id, arriving)
     with pytest.raises(ConflictError, match="its status is 'cancelled'"):
         uploads.complete(upload.id, part_ids=[part.id])
     assert names(store) == []
@@ -116,7 +116,7 @@ def test_a_sweep_leaves_a_part_that_is_arriving_and_takes_what_a_kill_left(uploa
     arriving = uploads.begin_part(upload.id)
     arriving.write(b"{}")
     assert store.sweep() == [".tmp-left"]
-    part = arriving.commit()
+    part = uploads.keep_part(upload.id, arriving)
     assert store.sweep() == []
     assert names(store) == [part.id]
     (store.uploads.path(part.id)).write_bytes(b"{")
