@@ -26,32 +26,52 @@ _QUIET_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses between attempts, each longer than the one before.
+    """How often to try again, and how long to wait before: each pause is longer than the one before.
 
     Parameters
     ----------
     first, longest
         Seconds.
     growth
-        The factor from each pause to the next.
+        By what each pause is multiplied.
     spread
-        The random part of a pause, 0 to 1, so that not everyone tries again at once.
+        The part of a pause that is random, 0 to 1, so that many who wait do not all try again at once.
+    attempts
+        How many attempts to make; None for as many as it takes.
 
     Examples
     --------
-    >>> [Backoff(first=0.5, longest=3).pause(failures) for failures in (1, 2, 3, 4)]
-    [0.5, 1.0, 2.0, 3]
+    >>> backoff = Backoff(first=0.5, longest=3, attempts=5)
+    >>> [backoff.after(failures) for failures in (1, 2, 3, 4, 5)]
+    [0.5, 1.0, 2.0, 3, None]
     """
 
     first: float
     longest: float
     growth: float = 2.0
     spread: float = 0.0
+    attempts: int | None = None
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after this many failures in a row."""
+        """Return the seconds to wait after so many failures in a row."""
         pause = min(self.first * self.growth ** min(failures - 1, 64), self.longest)
         return pause * random.uniform(1 - self.spread, 1) if self.spread else pause  # noqa: S311 - not for secrets
+
+    def after(self, failures: int, *, asked: str | None = None) -> float | None:
+        """Return the seconds to wait after so many failed attempts, or None to give up.
+
+        Parameters
+        ----------
+        failures
+            In a row, the last one included.
+        asked
+            What a server has asked for, as in HTTP's Retry-After.
+        """
+        if self.attempts is not None and failures >= self.attempts:
+            return None
+        if asked is not None and asked.isdecimal():
+            return min(float(asked), self.longest)
+        return self.pause(failures)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

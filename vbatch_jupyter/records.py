@@ -34,6 +34,8 @@ class EngineStats:
         Throughput over the last seconds.
     prompt_tokens, generation_tokens
         Totals since the engine was loaded.
+    retries
+        Requests that were sent to the engine again, because it was too busy, or they were lost.
     """
 
     model: str
@@ -46,6 +48,7 @@ class EngineStats:
     generation_tokens_per_second: float = 0.0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    retries: int = 0
 
 
 class Timing(NamedTuple):

@@ -21,6 +21,7 @@ from tests.services import EchoKernel, Fault, FaultyProxy, end
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.loop import Backoff
 from vbatch_jupyter.store.fsck import check
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ import pandas as pd
 from pathlib import Path
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.loop import Backoff
 from vbatch_jupyter.targets import target_runner
 
-target_runner.POLL_SECONDS = (0.05, 0.3)
+target_runner.POLL = Backoff(first=0.05, longest=0.3)
 session = open_session(Path(sys.argv[1]), load=False)
 batch = session.submit(pd.DataFrame({"n": range(25)}), Ask.of("Say {{ n }}", target="ours", model="echo"))
 print(batch.id, flush=True)
@@ -74,7 +76,7 @@ def folder(tmp_path, monkeypatch, service, proxy):
     (tmp_path / "pyproject.toml").write_text(configuration)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(KEY, service.token)
-    monkeypatch.setattr("vbatch_jupyter.targets.target_runner.POLL_SECONDS", (0.05, 0.3))
+    monkeypatch.setattr("vbatch_jupyter.targets.target_runner.POLL", Backoff(first=0.05, longest=0.3))
     return tmp_path
 
 

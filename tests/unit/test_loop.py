@@ -213,6 +213,13 @@ def test_pauses_grow_up_to_the_longest_and_a_part_of_each_may_be_random():
     assert 4 <= min(pauses) < max(pauses) <= 8
 
 
+def test_a_server_that_says_how_long_to_wait_is_obeyed_and_one_is_given_up_after_its_attempts():
+    backoff = Backoff(first=0.5, longest=30.0, attempts=3)
+    assert [backoff.after(1, asked=asked) for asked in ("7", "3600", "soon", None)] == [7, 30, 0.5, 0.5]
+    assert [backoff.after(failures, asked="7") for failures in (2, 3, 4)] == [7, None, None]
+    assert Backoff(first=0.5, longest=30.0).after(1000) == 30
+
+
 @on_a_loop
 async def test_each_of_several_is_done_whatever_becomes_of_the_others():
     done = []

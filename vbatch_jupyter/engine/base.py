@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
-from vbatch_jupyter.loop import Loop
+from vbatch_jupyter.loop import Backoff, Loop
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
@@ -22,6 +22,8 @@ from vbatch_jupyter.records import EngineState, EngineStats
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
 
+BUSY_STATUSES = frozenset({429, 502, 503, 504})
+"""Answers that say nothing about the request, but that the engine cannot answer it now."""
 
 _TOKENIZED_AT_ONCE = 64
 _NOT_FOUND, _SERVER_ERROR = 404, 500
@@ -50,13 +52,13 @@ class EngineResponse:
         return b"".join([chunk async for chunk in self.chunks])
 
     @classmethod
-    def of_json(cls, status: int, body: bytes) -> EngineResponse:
+    def of_json(cls, status: int, body: bytes, **headers: str) -> EngineResponse:
         """Make a response from a JSON body."""
 
         async def chunks() -> AsyncIterator[bytes]:
             yield body
 
-        return cls(status=status, headers={"content-type": "application/json"}, chunks=chunks())
+        return cls(status=status, headers={"content-type": "application/json", **headers}, chunks=chunks())
 
 
 class Engine(abc.ABC):
@@ -78,6 +80,11 @@ class Engine(abc.ABC):
         The loops of the engine.
     notes
         What is missing with this engine, one sentence each; known when it has started.
+    retry
+        How often a batch's request is sent if the engine is too busy or gives it up, and after which pauses. The feed
+        does this, and nothing below it, so that attempts do not multiply.
+    retries
+        How many requests have been sent again.
     """
 
     served_model_names: Sequence[str] = ()
@@ -87,6 +94,8 @@ class Engine(abc.ABC):
     counts_tokens: bool = True
     loops: Sequence[Loop] = ()
     notes: Sequence[str] = ()
+    retry: Backoff = Backoff(first=0.5, longest=30.0, attempts=3)
+    retries: int = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.served_model_names)}: {self.state}>"

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import os
-import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
+from typing import NoReturn
 
 import httpx
 import msgspec
 
-from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
+from vbatch_jupyter.engine.base import (
+    BATCH_PRIORITY,
+    BUSY_STATUSES,
+    Engine,
+    EngineResponse,
+    openai_error,
+    refuse_path,
+)
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.engine.remote_stats import RemoteFigures
 from vbatch_jupyter.engine.vllm.contract import ABORTED
@@ -33,7 +39,7 @@ from vbatch_jupyter.errors import (
     EngineNotLoadedError,
     RequestAbortedError,
 )
-from vbatch_jupyter.loop import Loop
+from vbatch_jupyter.loop import Backoff, Loop
 from vbatch_jupyter.records import EngineState, EngineStats
 
 _MORE_CONNECTIONS = 128
@@ -47,39 +53,10 @@ _KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 ]
-_BUSY = frozenset({429, 502, 503, 504})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a server.
-
-    Parameters
-    ----------
-    attempts
-        How often to send a request if the server is too busy.
-    lost
-        How often to send a request if it is lost or the server fails.
-    first_seconds, longest_seconds
-        The first pause between two attempts, which doubles, and the longest.
-    away_seconds
-        How long a server may be away in the middle of a batch.
-    """
-
-    attempts: int = 8
-    lost: int = 4
-    first_seconds: float = 0.5
-    longest_seconds: float = 30.0
-    away_seconds: float = 300.0
-
-    def pause(self, attempt: int, asked: str | None = None) -> float:
-        """Return the seconds to wait after an attempt, counted from 0. If the server asked for a time, use that."""
-        if asked is not None and asked.isdecimal():
-            return min(float(asked), self.longest_seconds)
-        # Random, so that requests are not all sent again at once.
-        longest: float = min(self.first_seconds * 2**attempt, self.longest_seconds)
-        return longest * random.uniform(0.5, 1)  # noqa: S311 - not for secrets
+# So that not all requests are sent again at the same moment, half of each pause is random.
+_BUSY = Backoff(first=0.5, longest=30.0, spread=0.5, attempts=8)
+_LOST = Backoff(first=0.5, longest=30.0, spread=0.5, attempts=4)
 
 
 class _Model(msgspec.Struct):
@@ -103,8 +80,12 @@ class RemoteEngine(Engine):
         Called with one phrase for each step of a start.
     say
         Called with a sentence when its figures begin to be unreadable.
-    patience
-        How long it is waited for.
+    retry
+        See `Engine`.
+    lost
+        How often a request is sent that is lost, or that the server fails at.
+    away_seconds
+        How long the server may be away in the middle of a batch.
 
     Examples
     --------
@@ -118,7 +99,9 @@ class RemoteEngine(Engine):
         *,
         on_progress: Callable[[str], None] = lambda _: None,
         say: Callable[[str], object] | None = None,
-        patience: Patience | None = None,
+        retry: Backoff = _BUSY,
+        lost: Backoff = _LOST,
+        away_seconds: float = 300.0,
     ) -> None:
         self.url = flags.url
         self.served_model_names: Sequence[str] = flags.served_model_names or (flags.url,)
@@ -127,7 +110,9 @@ class RemoteEngine(Engine):
         self.state: EngineState = "unloaded"
         self._flags = flags
         self._on_progress = on_progress
-        self._patience = patience or Patience()
+        self.retry = retry
+        self._lost = lost
+        self._away_seconds = away_seconds
         self._client: httpx.AsyncClient | None = None
         self.figures = RemoteFigures()
         self._loop = Loop("remote figures", say=say)
@@ -149,7 +134,7 @@ class RemoteEngine(Engine):
         self.state = "loading"
         try:
             self._client = self._new_client()
-            self._take(await self._models(self._patience.away_seconds if was_ready else 0.0))
+            self._take(await self._models(self._away_seconds if was_ready else 0.0))
             self.counts_tokens = await self._has_tokenize()
             self._loop.start(self._read_metrics, every=_METRICS_SECONDS)
         except BaseException:
@@ -174,7 +159,7 @@ class RemoteEngine(Engine):
 
     async def _models(self, seconds: float) -> list[_Model]:
         until = time.monotonic() + seconds
-        attempt = 0
+        failures = 0
         while True:
             self._on_progress(f"asking {self.url} for its models")
             try:
@@ -183,14 +168,14 @@ class RemoteEngine(Engine):
                     return msgspec.json.decode(response.content, type=_Models).data
                 message = f"it answers {response.status_code} when asked for its models"
                 # Waiting does not help with a wrong key or address.
-                is_final = response.status_code not in _BUSY and response.status_code < _SERVER_ERROR
+                is_final = response.status_code not in BUSY_STATUSES and response.status_code < _SERVER_ERROR
             except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError) as error:
                 message, is_final = str(error) or type(error).__name__, False
-            pause = self._patience.pause(min(attempt, self._patience.attempts))
+            failures += 1
+            pause = self._lost.pause(failures)
             if is_final or time.monotonic() + pause > until:
                 raise EngineLoadError(f"No OpenAI-compatible server found at {self.url}: {message}.")
             await asyncio.sleep(pause)
-            attempt += 1
 
     def _take(self, models: Sequence[_Model]) -> None:
         served = [model.id for model in models]
@@ -222,12 +207,13 @@ class RemoteEngine(Engine):
             raise RequestAbortedError(RequestAbortedError.__doc__)
         if response.status_code >= _CLIENT_ERROR:
             answer = openai_error(response.status_code, answer, path, self.served_model_names[0])
-        return EngineResponse.of_json(response.status_code, answer)
+        asked = {name: value for name, value in response.headers.items() if name == "retry-after"}
+        return EngineResponse.of_json(response.status_code, answer, **asked)
 
     async def _send(self, url: str, body: bytes, priority: int) -> httpx.Response:
         """Send a request until there is a final answer: a whole body, or the beginning of a stream."""
         headers = {"content-type": "application/json", "x-vllm-priority": str(priority)}
-        busy = lost = 0
+        lost = 0
         self._in_flight += 1
         try:
             while True:
@@ -239,24 +225,21 @@ class RemoteEngine(Engine):
                         await _read(response)
                 except httpx.HTTPError as error:
                     lost += 1
-                    if lost >= self._patience.lost:
+                    if (pause := self._lost.after(lost)) is None:
                         self._lose(error)
-                    await asyncio.sleep(self._patience.pause(lost - 1))
-                    continue
-                if response.status_code in _BUSY:
-                    busy += 1
-                elif response.status_code == _SERVER_ERROR:
-                    lost += 1
                 else:
-                    return response
-                # Interactive clients decide themselves whether to wait.
-                if priority < BATCH_PRIORITY or busy >= self._patience.attempts or lost >= self._patience.lost:
-                    return response
-                await asyncio.sleep(self._patience.pause(busy + lost - 1, response.headers.get("retry-after")))
+                    # A busy server is the feed's to wait for; interactive clients decide themselves whether to wait.
+                    if response.status_code != _SERVER_ERROR or priority < BATCH_PRIORITY:
+                        return response
+                    lost += 1
+                    if (pause := self._lost.after(lost)) is None:
+                        return response
+                self.retries += 1
+                await asyncio.sleep(pause)
         finally:
             self._in_flight -= 1
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: Exception) -> NoReturn:
         self.state = "dead"
         reason = str(error) or type(error).__name__
         raise EngineDiedError(

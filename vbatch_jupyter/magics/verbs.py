@@ -261,7 +261,8 @@ def _print_engine(current: session.Session) -> None:
     for loop in current.loops():
         if loop.last_problem is not None:
             print(f"problem: {loop.last_problem}")
-    stats = current.loaded_engine().stats()
+    engine = current.loaded_engine()
+    stats = engine.stats()
     for name, value in (
         ("model", stats.model),
         ("state", stats.state),
@@ -273,6 +274,7 @@ def _print_engine(current: session.Session) -> None:
         ("generation tokens/s", f"{stats.generation_tokens_per_second:,.1f}"),
         ("prompt tokens", f"{stats.prompt_tokens:,}"),
         ("generation tokens", f"{stats.generation_tokens:,}"),
+        ("requests sent again", f"{engine.retries:,}"),
     ):
         print(f"{name:<22} {value}")
 

@@ -12,14 +12,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from vbatch_jupyter.errors import StoreBusyError, StoreFullError
-from vbatch_jupyter.loop import in_thread
+from vbatch_jupyter.loop import Backoff, in_thread
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.store import Lease, SpoolRecord
 
 GROUP_LINES = 256
 GROUP_SECONDS = 0.5
 _MOST_LINES_WAITING = 4096
-_RETRY_SECONDS = 1.0
+_BACKOFF = Backoff(first=1.0, longest=5.0)
 
 _ANSWERS = 5
 _MESSAGES = 100
@@ -103,6 +103,7 @@ class Collector:
             self._has_room.set()
 
     async def _append(self, group: list[SpoolRecord]) -> None:
+        failures = 0
         while True:
             try:
                 await in_thread(self._lease.append, group)
@@ -111,8 +112,9 @@ class Collector:
                 if self._given_up.is_set():
                     raise
                 self._has_room.clear()
+                failures += 1
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._given_up.wait(), _RETRY_SECONDS)
+                    await asyncio.wait_for(self._given_up.wait(), _BACKOFF.pause(failures))
             else:
                 return
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine
+from vbatch_jupyter.engine.base import BATCH_PRIORITY, BUSY_STATUSES, Engine
 from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError
 from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
@@ -25,11 +25,8 @@ End = Literal["answered", "ending", "died", "stopped"]
 """Why a feed ended: every request has its line; the batch was cancelled, has expired or is another owner's; the engine
 died; the runner stops."""
 
-_RETRY_SECONDS = 0.5
-_MOST_ATTEMPTS = 3
 # Validating: a record may be a moment older than the feed.
 _FED_STATUSES = frozenset({"validating", "in_progress"})
-_RETRYABLE_STATUSES = frozenset({429, 503})
 _SUCCESS = range(200, 300)
 _SERVER_ERROR = 500
 _FOLLOWERS_AT_ONCE = 256
@@ -195,7 +192,7 @@ class Feed:
         followers = self._followers.get(position)
         if followers is None:
             return
-        if status in _RETRYABLE_STATUSES or status >= _SERVER_ERROR:
+        if status in BUSY_STATUSES or status >= _SERVER_ERROR:
             # A transient engine error says nothing about the request, so run its duplicates on their own.
             self._apart.extend(followers)
             return
@@ -213,27 +210,29 @@ class Feed:
         return parse_request_line(line)
 
     async def _answer(self, request: RequestLine) -> tuple[int, bytes]:
-        message = ""
-        for attempt in range(_MOST_ATTEMPTS):
+        failures = 0
+        while True:
+            status, asked = _SERVER_ERROR, None
             try:
                 response = await self._engine.request(
                     request.method, request.url, bytes(request.body), priority=BATCH_PRIORITY
                 )
                 body = await response.read()
+                if response.status not in BUSY_STATUSES:
+                    return response.status, body
+                status, asked = response.status, response.headers.get("retry-after")
             except EngineDiedError:
                 raise
-            except RequestAbortedError as error:
-                message = str(error)
             except Exception as error:  # noqa: BLE001
                 # Whatever one request brings about inside the engine's front end must not end the batch.
-                message = f"{type(error).__name__}: {error}"
-            else:
-                if response.status not in _RETRYABLE_STATUSES or attempt == _MOST_ATTEMPTS - 1:
-                    return response.status, body
-            if attempt < _MOST_ATTEMPTS - 1:
-                await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
-        message = f"The engine gave no answer in {_MOST_ATTEMPTS} attempts: {message}"
-        return _SERVER_ERROR, error_body(message, type="server_error", code="engine_error")
+                reason = str(error) if isinstance(error, RequestAbortedError) else f"{type(error).__name__}: {error}"
+                message = f"The engine gave no answer in {failures + 1} attempts: {reason}"
+                body = error_body(message, type="server_error", code="engine_error")
+            failures += 1
+            if (pause := self._engine.retry.after(failures, asked=asked)) is None:
+                return status, body
+            self._engine.retries += 1
+            await asyncio.sleep(pause)
 
     async def _collect(
         self, position: int, request: RequestLine, status: int, body: bytes, *, latency: float | None = None

@@ -135,6 +135,7 @@ def engine_metrics(views: Iterable[EngineView]) -> Iterator[Metric]:
     up = GaugeMetricFamily("vbatch_engine_up", "Whether the engine can answer.", labels=labels)
     running = GaugeMetricFamily("vbatch_engine_requests_running", "Requests that the engine runs.", labels=labels)
     waiting = GaugeMetricFamily("vbatch_engine_requests_waiting", "Requests that wait in the engine.", labels=labels)
+    retries = CounterMetricFamily("vbatch_engine_retries", "Requests sent to the engine again.", labels=labels)
     for view in views:
         if not view.models:
             continue
@@ -143,7 +144,8 @@ def engine_metrics(views: Iterable[EngineView]) -> Iterator[Metric]:
         if view.stats is not None:
             running.add_metric(values, view.stats["running"])
             waiting.add_metric(values, view.stats["waiting"])
-    yield from (up, running, waiting)
+            retries.add_metric(values, view.stats.get("retries", 0))
+    yield from (up, running, waiting, retries)
 
 
 def relabelled(texts: Iterable[tuple[str, str]]) -> Iterator[Metric]:

@@ -107,30 +107,20 @@ _NEW_UPLOAD = _object(
     purpose=_PURPOSE,
     expires_after=_EXPIRES_AFTER,
 )
-_PROBLEMS = {
-    "type": "array",
-    "items": _object(
-        ("loop", "text", "since", "times", "kernel_id"),
-        loop={"type": "string"},
-        text={"type": "string"},
-        since={"type": "number"},
-        times=_COUNT,
-        kernel_id=_ID_OR_NULL,
-    ),
-}
+_OBJECTS = {"type": "array", "items": {"type": "object"}}
 _READY = _object(
     ("status", "store", "problems", "engines"),
     status={"enum": ["ready", "not_ready"]},
     store=_object(free_bytes=_COUNT, writable={"type": "boolean"}, reason=_ID_OR_NULL),
-    problems=_PROBLEMS,
-    engines={"type": "array", "items": {"type": "object"}},
+    problems=_OBJECTS,
+    engines=_OBJECTS,
 )
 _LINES = list_of("Line", total=_COUNT, has_more={"type": "boolean"})
 _SNAPSHOT = _object(
     ("batches", "engines", "problems"),
     batches={"type": "array", "items": ref("BatchView")},
     engines={"type": "array", "items": ref("Engine")},
-    problems=_PROBLEMS,
+    problems=_OBJECTS,
 )
 _CHECK = _object(("object", "target", "would_run", "counts", "findings"), would_run={"type": "boolean"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -167,7 +168,7 @@ class Loader:
         """Return the engine's figures, those of a model that is loading, or those of none; from any thread."""
         engine = self.engine
         if engine is not None:
-            return engine.stats()
+            return dataclasses.replace(engine.stats(), retries=engine.retries)
         state, models = self.describe()
         return EngineStats(model=models[0] if models else "", state=state)
 

@@ -86,9 +86,9 @@ class Session:
         self._notices: collections.deque[str] = collections.deque()
         # ipykernel shows what a thread prints under the cell that started it, so the main thread prints the notices.
         self._say = say or self._notices.append
-        self._runner = self._thread.call(self._new_runner())
+        self._runner = Runner(store, on_notice=self._say)
         self._running: Future[None] = self._thread.submit(self._runner.run())
-        self._targets = self._thread.call(self._new_target_runner())
+        self._targets = TargetRunner(store, on_notice=self._say)
         self._thread.submit(self._targets.run())
         # The name under which a Jupyter server starts the kernel of a notebook.
         origin = os.environ.get("JPY_SESSION_NAME")
@@ -105,12 +105,6 @@ class Session:
         self._own_loops = [*self._runner.loops, self._targets.loop]
         self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
         self._own_loops.append(self._presence.loop)
-
-    async def _new_runner(self) -> Runner:
-        return Runner(self.store, on_notice=self._say)
-
-    async def _new_target_runner(self) -> TargetRunner:
-        return TargetRunner(self.store, on_notice=self._say)
 
     def _say_notices(self) -> None:
         while self._notices:

@@ -27,6 +27,7 @@ from vbatch_jupyter.errors import (
     StoreFullError,
     StoreVersionError,
 )
+from vbatch_jupyter.loop import Backoff
 from vbatch_jupyter.store.disk import Space, full_message
 from vbatch_jupyter.store.upgrades import UPGRADES
 
@@ -35,7 +36,8 @@ T = TypeVar("T")
 SCHEMA_VERSION = 3
 """The ``PRAGMA user_version`` of a store of this release."""
 
-_ATTEMPTS = 3
+# SQLite itself has waited before it says that the database is busy.
+_BACKOFF = Backoff(first=0.0, longest=0.0, attempts=3)
 
 
 @dataclasses.dataclass
@@ -171,19 +173,20 @@ class Database:
         return result
 
     def _retried(self, function: Callable[[], T]) -> T:
-        for attempt in range(_ATTEMPTS):
+        failures = 0
+        while True:
             try:
                 return function()
             except sqlite3.Error as error:
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or attempt == _ATTEMPTS - 1:
+                failures += 1
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or _BACKOFF.after(failures) is None:
                     raise self._translated(error) from error
-        raise AssertionError
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
         code = _primary_code(error)
         if code == sqlite3.SQLITE_BUSY:
             message = (
-                f"Another process kept the store in {self._path.parent} locked for {_ATTEMPTS} times "
+                f"Another process kept the store in {self._path.parent} locked for {_BACKOFF.attempts} times "
                 f"{self._busy_seconds:g} s. Look for a stopped process that uses it, and try again."
             )
             return StoreBusyError(message)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreBusyError, StoreError
-from vbatch_jupyter.loop import Loop, each_of, in_thread
+from vbatch_jupyter.loop import Backoff, Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
@@ -25,10 +25,9 @@ from vbatch_jupyter.targets.service_batch import RemoteBatch
 LOOK_SECONDS = 0.5
 """How often the store is looked at."""
 
-POLL_SECONDS = (1.0, 30.0)
-"""The shortest and the longest pause between two requests to a service."""
+POLL = Backoff(first=1.0, longest=30.0, growth=1.5)
+"""The pauses between two looks at a service."""
 
-_GROWTH = 1.5
 _KEY_SECONDS = 2.0
 
 
@@ -118,8 +117,7 @@ class TargetRunner:
 
     async def _until_ended(self, target: Target, service: Service, lease: Lease) -> None:
         remote = RemoteBatch(self._store, lease, target, service)
-        shortest, longest = POLL_SECONDS
-        pause, after, cancelled = shortest, 0.0, self._cancelled[lease.id]
+        quiet, after, cancelled = 0, 0.0, self._cancelled[lease.id]
         while True:
             has_passed_on = cancelled.is_set()
             # One that was wrong may have been put right.
@@ -128,7 +126,7 @@ class TargetRunner:
                 state = await remote.advance()
                 if state == "ended":
                     return
-                pause, after = shortest if state == "changed" else pause * _GROWTH, 0.0
+                quiet, after = 0 if state == "changed" else quiet + 1, 0.0
                 await self._say(lease, None)
             except FencedError:
                 raise
@@ -137,15 +135,15 @@ class TargetRunner:
                     await in_thread(lifecycle.finish, self._store, lease)
                     return
                 await self._say(lease, str(error))
-                pause, after = pause * _GROWTH, error.after_seconds or 0.0
+                quiet, after = quiet + 1, error.after_seconds or 0.0
             except Exception as error:  # noqa: BLE001
                 # Started again at once it would only fail again, forever.
                 await self._say(lease, f"{type(error).__name__}: {error}")
-                pause = longest
-            pause = min(pause, longest)
+                quiet, after = quiet + 1, POLL.longest
+            pause = max(POLL.pause(quiet + 1), after)
             # A cancel is passed on at once; then the service takes its time.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_never() if has_passed_on else cancelled.wait(), max(pause, after))
+                await asyncio.wait_for(_never() if has_passed_on else cancelled.wait(), pause)
 
     async def _say(self, lease: Lease, reason: str | None) -> None:
         with contextlib.suppress(StoreError, ConflictError):

@@ -89,11 +89,6 @@ class Live:
         _running.add(self)
         self._thread.start()
 
-    @property
-    def is_drawn(self) -> bool:
-        """Whether it is still redrawn."""
-        return self._thread.is_alive()
-
     def finish(self) -> None:
         """Look at once, and wait for the summary of a batch that has ended."""
         self.loop.wake()
@@ -116,6 +111,7 @@ class Live:
 
     def _run(self) -> None:
         asyncio.run(self.loop.run(self._look, every=_REDRAW_SECONDS))
+        _running.discard(self)
 
     async def _look(self) -> None:
         now = self._snapshot()
@@ -219,8 +215,8 @@ def stop_all() -> None:
 
 
 def loops() -> list[Loop]:
-    """Return the loops of the widgets that are drawn."""
-    return [live.loop for live in _running if live.is_drawn]
+    """Return the loops of the widgets that are still redrawn."""
+    return [live.loop for live in list(_running)]
 
 
 def _hint(batch_id: str) -> dict[str, str]:

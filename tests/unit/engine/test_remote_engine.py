@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -18,11 +19,11 @@ from tornado.web import Application, RequestHandler
 
 import vbatch_jupyter as vb
 from tests.batches import ENDPOINT
-from tests.unit.runner.running import a_runner, answers, batch_of, ended, on_a_loop, until
+from tests.unit.runner.running import a_runner, answers, batch_of, ended, errors, on_a_loop, until
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags
-from vbatch_jupyter.engine.remote import Patience, RemoteEngine
+from vbatch_jupyter.engine.remote import RemoteEngine
 from vbatch_jupyter.engine.remote_stats import RemoteFigures
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import (
@@ -32,9 +33,10 @@ from vbatch_jupyter.errors import (
     EngineLoadError,
     RequestAbortedError,
 )
+from vbatch_jupyter.loop import Backoff
 from vbatch_jupyter.protocol.policy import refusal
 
-QUICK = Patience(first_seconds=0.001, longest_seconds=0.01, away_seconds=20)
+QUICK = Backoff(first=0.001, longest=0.01, attempts=8)
 METRICS = """
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="m"} 3.0
@@ -158,7 +160,13 @@ async def served(
     """Start a server, and an engine that is ready where it can be."""
     server = server or Server()
     server.listen()
-    engine = RemoteEngine(RemoteFlags(server.url, **flags), patience=QUICK, say=say)
+    engine = RemoteEngine(
+        RemoteFlags(server.url, **flags),
+        retry=QUICK,
+        lost=dataclasses.replace(QUICK, attempts=4),
+        away_seconds=20,
+        say=say,
+    )
     try:
         await engine.start()
         yield server, engine
@@ -297,29 +305,54 @@ async def test_a_cancel_is_told_to_the_server():
 BUSY = (503, "busy", {"retry-after": "0"})
 
 
-@pytest.mark.parametrize("fault", [BUSY, (429, "{}", {}), (502, "<html>", {}), (500, "{}", {}), "drop"])
+SLOWLY = (429, '{"error": {"message": "Slowly.", "code": 429}}', {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("fault", [(500, "{}", {}), "drop"])
 @on_a_loop
-async def test_what_is_refused_for_the_moment_or_lost_is_sent_again(fault):
+async def test_what_is_lost_is_sent_again(fault):
     async with served() as (server, engine):
         server.faults = [fault] * 3
         status, answer = await ask(engine, chat("once more"))
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "once more")
-    assert len(server.asked) == 4
+    assert (len(server.asked), engine.retries) == (4, 3)
 
 
+@pytest.mark.parametrize("fault", [BUSY, SLOWLY, (502, "<html>", {})])
 @on_a_loop
-async def test_a_server_that_stays_busy_is_believed_after_eight_attempts():
+async def test_a_batchs_request_that_is_refused_for_the_moment_is_sent_again(store, fault):
     async with served() as (server, engine):
-        server.faults = [BUSY] * 20
-        status, answer = await ask(engine, chat())
-    assert (status, len(server.asked)) == (503, 8)
-    assert answer["error"]["message"] == "The server answered 503 without JSON: busy"
+        server.faults = [fault] * 3
+        async with a_runner(store, engine):
+            record = await ended(store, batch_of(store, ["once more"]))
+    assert answers(store, record) == {"row-0": "once more"}
+    assert (len(server.asked), engine.retries) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts", "error"),
+    [
+        (BUSY, 8, (503, None, "The server answered 503 without JSON: busy")),
+        (SLOWLY, 8, (429, None, "Slowly.")),
+        ((500, "no", {}), 4, (500, None, "The server answered 500 without JSON: no")),
+        ("abort", 8, (500, "engine_error", f"The engine gave no answer in 8 attempts: {RequestAbortedError.__doc__}")),
+    ],
+    ids=["busy", "slowly", "failing", "aborting"],
+)
+@on_a_loop
+async def test_attempts_of_engine_and_feed_do_not_multiply(store, fault, attempts, error):
+    async with served() as (server, engine):
+        server.faults = [fault] * 100
+        async with a_runner(store, engine):
+            record = await ended(store, batch_of(store, ["a"]))
+    assert (len(server.asked), engine.retries) == (attempts, attempts - 1)
+    assert errors(store, record) == {"row-0": error}
 
 
 @on_a_loop
 async def test_who_chats_is_told_at_once_that_the_server_is_busy():
     async with served() as (server, engine):
-        server.faults = [(429, '{"error": {"message": "Slowly.", "code": 429}}', {"content-type": "application/json"})]
+        server.faults = [SLOWLY]
         assert await ask(engine, chat(), priority=0) == (
             429,
             {"error": {"message": "Slowly.", "type": "invalid_request_error", "param": None, "code": None}},
