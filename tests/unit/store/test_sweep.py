@@ -70,6 +70,24 @@ def test_a_batch_that_is_begun_while_the_sweep_looks_round_keeps_its_directory(s
         assert lifecycle.finish(store, lease).status == "completed"
 
 
+def test_a_file_stays_that_gets_its_row_after_the_first_look_and_so_does_one_that_is_made_after_it(store, monkeypatch):
+    def make():
+        return Manager(store).files.create([b"x"], filename="x", purpose="user_data")
+
+    kept, known = [make()], store.files.known
+
+    def look(ids):
+        if len(kept) == 2:
+            return known(ids)
+        # The first look was before the row of the first file, and the second file was made right after it.
+        kept.append(make())
+        return set()
+
+    monkeypatch.setattr(store.files, "known", look)
+    assert store.sweep() == []
+    assert [content(store, record.id) for record in kept] == [b"x", b"x"]
+
+
 @pytest.fixture
 def sweep_within_transactions(store):
     """Sweep, as another process does, before each row of a file or a part is inserted; list what was removed."""
