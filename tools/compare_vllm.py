@@ -12,6 +12,7 @@ import ast
 import functools
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -161,12 +162,23 @@ def sources(version: str) -> Path:
     folder = ROOT / "build" / "vllm" / version
     if not (folder / "vllm").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        download = [sys.executable, "-m", "pip", "download", f"vllm=={version}", "--no-deps", "--dest", str(folder)]
-        subprocess.run([*download, "--disable-pip-version-check", "--only-binary=:all:"], check=True)
-        (wheel,) = folder.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".py")])
-        wheel.unlink()
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            download = [
+                "download",
+                f"vllm=={version}",
+                "--no-deps",
+                "--only-binary=:all:",
+                f"--dest={place}",
+                "--quiet",
+            ]
+            print(f"Downloading vLLM {version} (some 300 MB) ...", flush=True)
+            if subprocess.run([sys.executable, "-m", "pip", *download], check=False).returncode:
+                sys.exit(f"pip cannot download vLLM {version}; it says above why.")
+            (wheel,) = Path(place).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(place, [name for name in archive.namelist() if name.endswith(".py")])
+            # In one step: what is there is complete.
+            Path(place, "vllm").rename(folder / "vllm")
     return folder / "vllm"
 
 

@@ -19,7 +19,7 @@ from tests.engine.breaking import breaks
 from tests.kernels import NotebookKernel
 from tools.compare_vllm import missing
 from vbatch_jupyter.engine.vllm import installed
-from vbatch_jupyter.engine.vllm.contract import CONTRACT, ELSEWHERE, Touch
+from vbatch_jupyter.engine.vllm.contract import CONTRACT, CORE_FAILED, ELSEWHERE, Touch
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -186,6 +186,13 @@ show([batch.status, batch.request_counts.completed, chats, current().engine.log_
     assert [process.pid for process in kernel.engine_processes()] == before
     assert log.count("A chat waits for batches from here on") == 1
     assert "unexpected keyword argument 'drop_stale_output'" in log
+
+
+def test_a_load_that_fails_in_vllms_process_tells_the_reason_from_its_log(kernel, tiny_model):
+    cell = kernel.run(f"%vbatch load {tiny_model} --kv-cache-memory-bytes 1K", timeout=300)
+    told = f"UsageError: The engine for '{tiny_model}' did not start: ValueError: No available memory "
+    assert cell.stderr.startswith(told)
+    assert CORE_FAILED not in cell.stderr
 
 
 def test_an_engine_does_without_all_that_is_optional_and_says_so_once(kernel, tiny_model):

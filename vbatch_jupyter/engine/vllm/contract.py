@@ -23,6 +23,9 @@ VERSIONS: Mapping[str, str] = _TABLE["versions"]
 MOVED: Mapping[str, str] = _TABLE["moved"]
 """Modules, and their names in older releases."""
 
+NOT_FOUND: Mapping[str, Any] = _TABLE["not_found"]
+"""The names of the exceptions for a model that there is not, and a pattern for the messages of others."""
+
 ABORTED = b'"finish_reason":"abort"'
 """Part of vLLM's answer to a request that it aborted. An unescaped quote cannot be inside a JSON string, so these
 bytes are the key itself and never a model's words."""

@@ -41,18 +41,6 @@ if TYPE_CHECKING:
     from vbatch_jupyter.engine.vllm.routes import Routes
     from vbatch_jupyter.engine.vllm.stats import EngineCounters
 
-# Hugging Face's own exceptions are recognised by name: transformers wraps some in an OSError, and vLLM others.
-_NOT_FOUND = frozenset(
-    {
-        "GatedRepoError",
-        "HFValidationError",
-        "LocalEntryNotFoundError",
-        "OfflineModeIsEnabled",
-        "RepositoryNotFoundError",
-    }
-)
-_NO_SUCH_MODEL = r"not a (valid|local) |Repo(sitory)? (id|Not Found)|Invalid repository|does not appear to have"
-
 _LRU_CACHE = type(functools.cache(len))
 
 _LIMITS = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0, "VLLM_MAX_N_SEQUENCES": policy.MAX_SEQUENCES}
@@ -350,7 +338,7 @@ def _mapped(error: Exception, model: str, log_path: Path, log_start: int) -> Eng
     text = str(error).strip()
     if fields := _refused_fields(error):
         return EngineArgumentError(f"vLLM refuses {fields}.")
-    if type(error).__name__ in _NOT_FOUND or re.search(_NO_SUCH_MODEL, text):
+    if type(error).__name__ in contract.NOT_FOUND["exceptions"] or re.search(contract.NOT_FOUND["message"], text):
         return EngineLoadError(
             f"The model '{model}' was not found: it is neither a local folder nor a model that can be downloaded from "
             f"Hugging Face now. ({_first_sentence(text)})"
