@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from tests.batches import open_store
 from tests.servers import JupyterServer
 from tests.services import EchoKernel, Fault, FaultyProxy, end
 from tests.unit.session_surface import open_session
+from tests.waiting import wait_for
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.loop import Backoff
@@ -175,10 +175,7 @@ def test_the_service_is_killed_in_the_middle_of_a_batch(session, service, proxy)
     proxy.faults = [Fault(r"GET .*/content$", hook=service.kill)]
     batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     try:
-        until = time.monotonic() + 60
-        while "did not answer" not in (session.attach(batch.id).snapshot().batch.reason or ""):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(lambda: "did not answer" in (session.attach(batch.id).snapshot().batch.reason or ""), 60)
     finally:
         service.start()
     assert_answered(batch.wait(120).results())
@@ -216,10 +213,7 @@ def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_
 
 def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
     batch = session.submit(pd.DataFrame({"n": range(30)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
-    until = time.monotonic() + 60
-    while parts_at(service, batch.id) != ["0", "1", "2"]:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: parts_at(service, batch.id) == ["0", "1", "2"], 60)
     batch.cancel().wait(60)
     assert batch.status == "cancelled"
     assert {remote.status for remote in remote_batches(service, batch.id)} == {"cancelled"}
@@ -230,10 +224,7 @@ def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
 
 def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, service):
     batch = session.submit(pd.DataFrame({"n": range(3)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
-    until = time.monotonic() + 60
-    while not (remotes := remote_batches(service, batch.id)):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    remotes = wait_for(lambda: remote_batches(service, batch.id), 60)
     service.client().batches.cancel(remotes[0].id)
     assert batch.wait(60).status == "cancelled"
     assert batch.results()["error"].notna().all()
@@ -241,10 +232,7 @@ def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, ser
 
 def test_what_has_expired_at_the_service_has_expired_here(session, service):
     batch = session.submit(pd.DataFrame({"n": range(12)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
-    until = time.monotonic() + 60
-    while parts_at(service, batch.id) != ["0", "1"]:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: parts_at(service, batch.id) == ["0", "1"], 60)
     with open_store(service.store) as store:
         # The service's window is a day, and it is over.
         store.database.write(
@@ -357,10 +345,9 @@ def test_without_the_key_nothing_is_made_and_a_batch_that_is_there_waits_for_it(
         session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     monkeypatch.setenv(KEY, "a wrong key")
     batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
-    until = time.monotonic() + 60
-    while "(status 401)" not in (reason := session.attach(batch.id).snapshot().batch.reason or ""):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    reason = wait_for(
+        lambda: "(status 401)" in (now := session.attach(batch.id).snapshot().batch.reason or "") and now, 60
+    )
     assert "a wrong key" not in reason
     # The key is read again when the session is made; here it is the session's next look.
     monkeypatch.setenv(KEY, service.token)

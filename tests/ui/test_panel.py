@@ -18,6 +18,7 @@ from tests.batches import ENDPOINT, content, make_batch, open_store
 from tests.servers import JupyterServer
 from tests.ui.lab import SCREENSHOTS, configure, until, watching, write_notebook
 from tests.ui.panel import LabPanel, write_requests
+from tests.waiting import wait_for
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
@@ -68,10 +69,7 @@ def newest(store: Store) -> BatchRecord:
 
 def held(store: Store, batch_id: str) -> Lease:
     """Take the lease of a batch, when the server has done with it what needs no engine."""
-    end = time.monotonic() + 30
-    while (lease := store.batches.acquire(batch_id)) is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    lease: Lease = wait_for(lambda: store.batches.acquire(batch_id), 30)
     lifecycle.validate(store, lease)
     return lease
 

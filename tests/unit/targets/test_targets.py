@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import time
 from pathlib import Path
 
 import msgspec
@@ -13,6 +12,7 @@ import pytest
 
 from tests.batches import make_batch, open_store
 from tests.unit.session_surface import open_session
+from tests.waiting import wait_for
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import lifecycle
@@ -186,10 +186,7 @@ def test_an_engine_that_serves_the_model_leaves_a_batch_of_a_service_alone(tmp_p
         record = make_batch(session.store, 3, target=msgspec.json.encode(TARGET).decode())
         # The batch that is made after it has been run by then.
         session.attach(make_batch(session.store, 3).id).wait(30)
-        until = time.monotonic() + 30
-        while (reason := session.store.batches.get(record.id).reason) is None:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        reason = wait_for(lambda: session.store.batches.get(record.id).reason, 30)
         assert reason == "Set the environment variable OURS_API_KEY to the API key for ours to continue."
         assert session.store.batches.get(record.id).status == "validating"
     finally:

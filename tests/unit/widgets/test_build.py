@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from tests.waiting import wait_for
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.columns import placeholder
 from vbatch_jupyter.frames.template import Template
@@ -25,11 +24,10 @@ def names():
 
 
 def result_of(builder: Builder, *, holds: str) -> str:
-    until = time.monotonic() + 20
-    while holds not in (shown := " ".join(getattr(child, "value", "") for child in builder._result.children)):
-        assert time.monotonic() < until, shown
-        time.sleep(0.02)
-    return shown
+    def shown() -> str:
+        return " ".join(getattr(child, "value", "") for child in builder._result.children)
+
+    return str(wait_for(lambda: holds in (now := shown()) and now, 20))
 
 
 def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without_a_prompt(session, names):
