@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from tests.unit.runner.running import on_a_loop
+from tests.unit.runner.running import on_a_loop, until
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Backoff, Loop, each_of, in_thread
 
@@ -173,13 +173,13 @@ async def test_a_loop_that_is_started_again_while_it_ends_goes_on_and_runs_once(
         running.append(asyncio.current_task())
 
     loop.start(step, every=3600)
-    await in_thread(loop.looked)
+    await until(lambda: len(running) == 1)
     loop.end()
     loop.start(step, every=3600)
-    await in_thread(loop.looked)
+    await until(lambda: len(running) == 2)
     await loop.stop()
     loop.start(step, every=3600)
-    await in_thread(loop.looked)
+    await until(lambda: len(running) == 3)
     await loop.stop()
     assert len(set(running)) == 2
 

@@ -165,11 +165,11 @@ async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None
         await asyncio.sleep(0.005)
 
 
-async def looks(runner: Runner, times: int = 3) -> None:
-    """Wait until the runner has looked at the store so many times more."""
+async def looks(runner: Runner, times: int = 3, *, loop: int = 0) -> None:
+    """Wait until one of the runner's loops has looked at the store so many times more."""
     for _ in range(times):
-        runner.wake()
-        await in_thread(runner.loops[0].looked)
+        runner.loops[loop].wake()
+        await in_thread(runner.loops[loop].looked)
 
 
 async def ended(store: Store, batch_id: str) -> BatchRecord:

@@ -24,7 +24,7 @@ from tests.unit.runner.running import (
     until,
 )
 from vbatch_jupyter.errors import StoreFullError
-from vbatch_jupyter.loop import in_thread
+from vbatch_jupyter.loop import Backoff, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.store.fsck import check
@@ -173,6 +173,8 @@ async def test_a_batch_for_another_model_waits_and_is_not_touched(store):
     async with a_runner(store, engine) as (runner, _):
         batch_id = batch_of(store, ["a"])
         await until(lambda: store.batches.get(batch_id).status == "in_progress" and not runner.running)
+        # What tends may have been about to validate it too.
+        await looks(runner, loop=1)
         epoch = store.batches.get(batch_id).epoch
         await looks(runner)
         assert store.batches.get(batch_id).epoch == epoch
@@ -349,7 +351,7 @@ async def test_a_batch_whose_lease_cannot_be_taken_keeps_no_other_back(store, mo
 
 @on_a_loop
 async def test_a_runner_stops_at_once_on_a_full_disk_and_the_lines_without_room_run_again(store, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.runner.collector._RETRY_SECONDS", 3600)
+    monkeypatch.setattr("vbatch_jupyter.runner.collector._BACKOFF", Backoff(first=3600, longest=3600))
     prompts = half_hanging(40)
     engine = WitnessEngine(hanging="hang")
     batch_id = batch_of(store, prompts)
