@@ -38,7 +38,10 @@ def is_error(position: int) -> bool:
 
 def line(batch_id: str, position: int, *, padding: int = 0) -> SpoolRecord:
     """Answer one request: every fifth with an HTTP error, the others with 2 tokens for 3."""
-    body = b'{"text":"answer %d%b","usage":{"prompt_tokens":3,"completion_tokens":2}}' % (position, b"." * padding)
+    body = b'{"choices":[{"message":{"content":"answer %d%b"}}],"usage":{"prompt_tokens":3,"completion_tokens":2}}' % (
+        position,
+        b"." * padding,
+    )
     if is_error(position):
         body = error_body(f"error {position}", code="server_error")
     finished = output_line(

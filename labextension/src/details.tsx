@@ -31,7 +31,7 @@ export function BatchDetails(props: {
     [trans.__('origin'), view.origin],
     [trans.__('created'), moment(batch.created_at)],
     [trans.__('tokens'), batch.usage ? count(batch.usage.total_tokens) : null],
-    [trans.__('retry of'), batch.metadata?.retry_of]
+    [trans.__('retry of'), view.retry_of]
   ];
   return (
     <section className="vb-Details" aria-label={trans.__('Batch %1', batch.id)}>

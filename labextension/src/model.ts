@@ -5,7 +5,15 @@
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
-import type { IBatch, IBatchPage, IBatchView, IEngine, IProblem, ServerEvent, Status } from './types';
+import type {
+  IBatch,
+  IBatchPage,
+  IBatchView,
+  IEngine,
+  IProblem,
+  ServerEvent,
+  Status
+} from './types';
 
 const TERMINAL: readonly Status[] = ['completed', 'failed', 'expired', 'cancelled'];
 

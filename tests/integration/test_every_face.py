@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from pydantic import BaseModel, field_validator
 
-from tests.batches import begin, group, open_store
+from tests.batches import ENDPOINT, begin, content, group, open_store
 from tests.servers import JupyterServer
 from tests.waiting import wait_for
+from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.session import Session
+from vbatch_jupyter.store import Store
 from vbatch_jupyter.widgets.live import Live
 
 if TYPE_CHECKING:
@@ -108,6 +113,95 @@ def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
     assert event(http, batch.id)["waiting"] is None
 
 
+SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
+SAID = ['{"stars": 4}', '{"stars": "many"}', "refuse me", "four"]
+
+
+def retried(store: Store, batch: dict[str, Any]) -> list[str]:
+    """Return which requests a retry runs again."""
+    return [parse_request_line(line).custom_id for line in content(store, batch["input_file_id"]).splitlines()]
+
+
+@pytest.mark.parametrize("made_of", ["a frame", "a file"])
+def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(session, http, capsys, made_of):
+    session.load("echo")
+    if made_of == "a frame":
+        batch = session.submit(pd.DataFrame({"text": SAID}), Ask(template="{{ text }}", schema=SCHEMA))
+    else:
+        asked = {"type": "json_schema", "json_schema": {"name": "stars", "schema": SCHEMA}}
+        bodies = ({"model": "echo", "messages": [{"role": "user", "content": text}]} for text in SAID)
+        lines = [
+            encode_request_line(f"row-{number}", ENDPOINT, {**body, "response_format": asked}) + b"\n"
+            for number, body in enumerate(bodies)
+        ]
+        file = session.manager.files.create(lines, filename="in.jsonl", purpose="batch")
+        batch = session.attach(session.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
+    # Not the handle that knows the schema: what follows is what the store knows.
+    batch = session.attach(batch.id).wait(20)
+    wrong = ["row-1", "row-2", "row-3"]
+    errors = batch.errors()
+    assert sorted(errors["custom_id"]) == wrong
+    assert "The answer does not fit the schema (stars must be integer)" in errors["error"][0]
+    assert [name for name in wrong if name not in magic(f"%vbatch show {batch.id}", capsys)[0]] == []
+    over_http = http.post(f"vbatch/batches/{batch.id}/retry").json()
+    assert retried(session.store, over_http) == wrong
+    here = batch.retry()
+    assert retried(session.store, here.to_openai().model_dump()) == wrong
+    assert sorted(here.wait(20).errors()["custom_id"]) == wrong
+
+
+class Review(BaseModel):
+    stars: int
+
+    @field_validator("stars")
+    @classmethod
+    def up_to_five(cls, stars: int) -> int:
+        if stars > 5:
+            raise ValueError("there are five stars")
+        return stars
+
+
+def test_what_only_a_pydantic_class_finds_is_known_where_the_class_is_not(session, http):
+    session.load("echo")
+    df = pd.DataFrame({"text": ['{"stars": 4}', '{"stars": 6}', "refuse me"]})
+    batch = session.submit(df, Ask(template="{{ text }}", schema=Review)).wait(20)
+    elsewhere = session.attach(batch.id)
+    assert sorted(elsewhere.errors()["custom_id"]) == ["row-2"]
+    assert batch.results()["error"].isna().tolist() == [True, False, False]
+    errors = elsewhere.errors().set_index("custom_id")
+    assert errors["status_code"].to_dict() == {"row-1": 200, "row-2": 400}
+    assert "there are five stars" in errors["error"]["row-1"]
+    over_http = http.post(f"vbatch/batches/{batch.id}/retry").json()
+    assert retried(session.store, over_http) == ["row-1", "row-2"]
+    again = elsewhere.retry().wait(20)
+    assert retried(session.store, again.to_openai().model_dump()) == ["row-1", "row-2"]
+    session.manager.files.delete(batch.to_openai().output_file_id)
+    assert [path.name for path in session.store.files.directory.glob("*.misfits")] == []
+
+
+def test_a_batch_with_sixteen_pairs_of_metadata_can_be_retried_from_every_face(session, http):
+    session.load("echo")
+    pairs = {f"key-{number}": str(number) for number in range(16)}
+    body = {"model": "echo", "messages": [{"role": "user", "content": "refuse me"}]}
+    manager = session.manager
+    file = manager.files.create([encode_request_line("a", ENDPOINT, body)], filename="a.jsonl", purpose="batch")
+    full = manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT, metadata=pairs)
+    assert session.attach(full.id).wait(20).request_counts.failed == 1
+    over_http = http.post(f"vbatch/batches/{full.id}/retry").json()
+    assert over_http["metadata"] == pairs
+    here = session.attach(full.id).retry()
+    assert here.to_openai().metadata == pairs
+    for retry_id in (over_http["id"], here.id):
+        session.attach(retry_id).wait(20)
+        assert f"retry of {full.id}" in repr(BatchList([manager.batches.retrieve(retry_id)], [None]))
+        assert view_of(http.get("vbatch/batches").json()["data"], retry_id)["retry_of"] == full.id
+    # Where there is room, OpenAI's object says it too; a retry of a retry keeps what its client has sent.
+    few = manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT, metadata={"key": "1"})
+    again = session.attach(few.id).wait(20).retry().wait(20)
+    assert again.to_openai().metadata == {"key": "1", "retry_of": few.id}
+    assert again.retry().to_openai().metadata == {"key": "1", "retry_of": again.id}
+
+
 def test_the_time_left_is_told_by_the_server_as_the_widget_and_the_line_tell_it(session, http):
     engine = session.store.engines.register(kernel_id=None, name=None)
     session.store.engines.update(engine.id, state="ready", models=["m"])
@@ -140,3 +234,43 @@ def test_the_time_left_is_told_by_the_server_as_the_widget_and_the_line_tell_it(
     live.close()
     batch.cancel().wait(20)
     assert event(http, batch.id)["seconds_left"] is None
+
+
+def test_with_strict_models_a_batch_for_a_model_that_no_engine_holds_fails_over_http_and_waits_elsewhere(tmp_path):
+    with JupyterServer(tmp_path, config={"strict_models": True, "models": {"planned": "a"}}) as server:
+        client = server.client()
+        with open_store(server.store) as store:
+            engine = store.engines.register(kernel_id=None, name=None)
+            store.engines.update(engine.id, state="loading", models=["m"])
+            made, file_id = {}, ""
+            for model in ("m", "planned", "other"):
+                body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
+                lines = b"".join(encode_request_line(name, ENDPOINT, body) + b"\n" for name in "ab")
+                file_id = client.files.create(file=lines, purpose="batch").id
+                made[model] = client.batches.create(
+                    input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+                ).id
+            seen = wait_for(
+                lambda: (
+                    {model: client.batches.retrieve(id_) for model, id_ in made.items()}
+                    if not any(client.batches.retrieve(id_).status == "validating" for id_ in made.values())
+                    else None
+                ),
+                20,
+            )
+            assert {model: batch.status for model, batch in seen.items()} == {
+                "m": "in_progress",
+                "planned": "in_progress",
+                "other": "failed",
+            }
+            assert [error.model_dump() for error in seen["other"].errors.data] == [
+                {
+                    "code": "model_not_found",
+                    "message": "The provided model 'other' is not supported by the Batch API.",
+                    "param": "body.model",
+                    "line": line,
+                }
+                for line in (1, 2)
+            ]
+            local = Manager(store, profile="local").batches.create(input_file_id=file_id, endpoint=ENDPOINT)
+            wait_for(lambda: client.batches.retrieve(local.id).status == "in_progress", 20)

@@ -69,8 +69,8 @@ def _cells(record: BatchRecord, waiting: str | None) -> tuple[str, ...]:
     created = dt.datetime.fromtimestamp(record.created_at, tz=dt.UTC).astimezone()
     ended = record.completed_at or record.failed_at or record.expired_at or record.cancelled_at
     notes = []
-    if before := (record.metadata or {}).get("retry_of"):
-        notes.append(f"retry of {before}")
+    if record.retry_of is not None:
+        notes.append(f"retry of {record.retry_of}")
     if record.target is not None:
         notes.append("at a batch service")
     if waiting is not None:

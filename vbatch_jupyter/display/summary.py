@@ -6,6 +6,7 @@ trusts the notebook; anywhere else the sentence next to it says what to type.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import html
 import itertools
@@ -16,6 +17,8 @@ from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.javascript import ASK_SERVER
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.errors import NotFoundError
+from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 
@@ -68,6 +71,25 @@ class Summary:
     def bundle(self) -> dict[str, str]:
         """Return the summary by mimetype."""
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+
+def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
+    """Return the summary of a batch, with the messages in its error file.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    batch
+        The batch.
+    """
+    waiting = manager.batches.waiting(batch)
+    if batch.error_file_id is not None:
+        # It may have been deleted, or have expired.
+        with contextlib.suppress(NotFoundError), manager.files.content(batch.error_file_id) as lines:
+            errors, looked_at = count_errors(lines)
+            return Summary(batch=batch, waiting=waiting, errors=errors, looked_at=looked_at)
+    return Summary(batch=batch, waiting=waiting)
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:

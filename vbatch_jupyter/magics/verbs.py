@@ -182,8 +182,9 @@ class VBatchMagics(Magics):
 
     def _run_file(self, options: argparse.Namespace) -> Any:
         current, target = self._session(), self._default("target", options.target)
-        batch = current.submit_file(Path(options.file).expanduser(), target=target)
-        if self._default("background", options.background):
+        background = bool(self._default("background", options.background))
+        batch = current.submit_file(Path(options.file).expanduser(), target=target, may_wait=background)
+        if background:
             return self._out(options.out, batch)
         return self._out(options.out, current.follow(batch).results())
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.errors import BadRequestError, StoreFullError
 from vbatch_jupyter.manager.checks import (
     check_choice,
     check_expiry,
@@ -19,7 +20,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import Timing
-from vbatch_jupyter.store import Page, Store, timings
+from vbatch_jupyter.store import Page, Store, misfits, timings
 
 _WINDOW_SECONDS = {"24h": 24 * 3600, "1h": 3600}
 # What a client sends of a batch; a create that is sent again differs in nothing of it.
@@ -75,6 +76,8 @@ class BatchesManager:
         fresh: bool = False,
         frame: str | None = None,
         target: str | None = None,
+        retry_of: str | None = None,
+        models: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> BatchRecord:
         """Create a batch; it is on the disk, and waits for validation, when the call returns.
@@ -100,6 +103,10 @@ class BatchesManager:
             What is needed to turn the output back into a DataFrame, as JSON.
         target
             The batch service that runs it instead of an engine, as JSON.
+        retry_of
+            The batch whose unanswered requests it runs again.
+        models
+            The models that its requests may name; any by default, and the batch waits for an engine that holds its.
         idempotency_key
             A create that was made under the same key gives its batch again, as it is now.
 
@@ -134,6 +141,8 @@ class BatchesManager:
             fresh=fresh,
             frame=frame,
             target=target,
+            retry_of=retry_of,
+            models=None if models is None else tuple(models),
             origin=self._origin,
         )
         record = self._store.batches.create(new)
@@ -150,6 +159,16 @@ class BatchesManager:
     def waiting(self, record: BatchRecord) -> str | None:
         """Return why a batch does not advance, as `manager.waiting.why_waiting` says."""
         return why_waiting(record, self._store.engines.live() if needs_engine(record) else ())
+
+    def misfits(self, batch_id: str) -> Mapping[str, str]:
+        """Return the answers that `keep_misfits` has kept."""
+        return misfits.find(self._store.files, self.retrieve(batch_id))
+
+    def keep_misfits(self, batch_id: str, found: Mapping[str, str]) -> None:
+        """Keep which answers do not fit a pydantic class, and why, by custom_id: a retry runs them again."""
+        # It is not worth a result that cannot be read.
+        with contextlib.suppress(StoreFullError):
+            misfits.keep(self._store.files, self.retrieve(batch_id), found)
 
     def timings(self, batch_id: str) -> Sequence[Timing]:
         """Return when each request's answer came, in the input file's order; nothing if that was not kept."""

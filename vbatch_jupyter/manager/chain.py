@@ -28,11 +28,11 @@ def chain_of(manager: Manager, record: BatchRecord) -> list[BatchRecord]:
         The last batch of the chain.
     """
     chain = [record]
-    while before := (chain[0].metadata or {}).get("retry_of"):
+    while before := chain[0].retry_of:
         try:
             chain.insert(0, manager.batches.retrieve(before))
         except NotFoundError:
-            # Anyone can write metadata, so it may name no batch of this store.
+            # Anyone can write metadata, and a batch may be deleted.
             break
     return chain
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.protocol.batch import MAX_METADATA_PAIRS
 from vbatch_jupyter.store.incoming import HEAD_BYTES
 
 _EXPIRY_SECONDS = (3600, 2_592_000)
-_METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
+_METADATA_KEY, _METADATA_VALUE = 64, 512
 _KEY_LENGTH = 255
 
 
@@ -119,10 +120,10 @@ def check_metadata(metadata: Any) -> None:
         return
     if not isinstance(metadata, dict):
         raise wrong_type("metadata", "an object", metadata)
-    if len(metadata) > _METADATA_PAIRS:
+    if len(metadata) > MAX_METADATA_PAIRS:
         message = (
-            f"Invalid 'metadata': too many properties. Expected an object with at most {_METADATA_PAIRS} properties, "
-            f"but got an object with {len(metadata)} properties instead."
+            "Invalid 'metadata': too many properties. Expected an object with at most "
+            f"{MAX_METADATA_PAIRS} properties, but got an object with {len(metadata)} properties instead."
         )
         raise BadRequestError(message, param="metadata", code="object_above_max_properties")
     for key, value in metadata.items():

@@ -132,7 +132,13 @@ def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validatio
     if record.target is not None:
         profile = profile.without_limits_of_files()
     with store.files.open(record.input_file_id) as input_file:
-        return validation.validate(input_file, endpoint=record.endpoint, profile=profile, should_stop=has_changed)
+        return validation.validate(
+            input_file,
+            endpoint=record.endpoint,
+            profile=profile,
+            models=record.models,
+            should_stop=has_changed,
+        )
 
 
 def _save_index(lease: Lease, index: LineIndex) -> None:

@@ -2,42 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import contextlib
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
 
-from vbatch_jupyter.errors import ConflictError
+import msgspec
+
+from vbatch_jupyter.errors import ConflictError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, input_lines, lines_of
+from vbatch_jupyter.protocol.answer_schema import checker
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
+from vbatch_jupyter.protocol.reading import Parse
 
-_SUCCESS = 2
 
-
-def unanswered(output_lines: Iterable[bytes]) -> set[str]:
-    """Return the custom_ids that have no answer with a 2xx status.
+class Unanswered(NamedTuple):
+    """A request without an answer.
 
     Parameters
     ----------
-    output_lines
-        As `lines_of` gives them; a request has its answer when any of its lines has one.
-
-    Examples
-    --------
-    >>> expired = b'{"custom_id":"a","response":null,"error":{"code":"batch_expired","message":"Too late."}}'
-    >>> answered = b'{"custom_id":"a","response":{"status_code":200,"body":{}},"error":null}'
-    >>> unanswered([expired]), unanswered([expired, answered])
-    ({'a'}, set())
+    custom_id
+        The request's.
+    status_code
+        The response's; None if the request was not run.
+    error
+        Why there is no answer.
     """
-    failed, answered = set[str](), set[str]()
-    for text in output_lines:
-        line = parse_output_line(text)
-        success = line.response is not None and line.response.status_code // 100 == _SUCCESS
-        (answered if success else failed).add(line.custom_id)
-    return failed - answered
+
+    custom_id: str
+    status_code: int | None
+    error: str
 
 
-def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = None) -> BatchRecord:
-    """Make a batch of the requests that have no answer, with ``retry_of`` in its metadata.
+def unanswered(manager: Manager, chain: Sequence[BatchRecord], *, parse: Parse | None = None) -> list[Unanswered]:
+    """Return the requests of a chain that have no answer; every face lists these, and runs these again.
+
+    An answer that does not fit its schema is not an answer: the schema that the frame was sent with, or else the JSON
+    schema in the request.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    chain
+        Batches that have ended, as `chain_of` returns them.
+    parse
+        Reads answers by more than a JSON schema, as a pydantic class does. What it finds is kept with the batch, and
+        counts wherever the class is not known.
+    """
+    root = chain[0]
+    read = ENDPOINTS.get(root.endpoint, CHAT).read
+    parser_of = _parsers(manager, root) if parse is None else lambda _: parse
+    failed: dict[str, Unanswered] = {}
+    answered: set[str] = set()
+    for line in lines_of(manager, chain):
+        reading = read(line, parser_of(line))
+        if reading.answer.error is None:
+            answered.add(reading.custom_id)
+        else:
+            failed[reading.custom_id] = Unanswered(reading.custom_id, reading.status_code, reading.answer.error)
+    found = {name: failure for name, failure in failed.items() if name not in answered}
+    if parse is None:
+        for name, error in manager.batches.misfits(chain[-1].id).items():
+            found.setdefault(name, Unanswered(name, HTTPStatus.OK, error))
+    elif root.retry_of is None:  # a whole chain
+        kept = {failure.custom_id: failure.error for failure in found.values() if failure.status_code == HTTPStatus.OK}
+        manager.batches.keep_misfits(chain[-1].id, kept)
+    return list(found.values())
+
+
+class _Frame(msgspec.Struct):
+    schema: dict[str, Any] | None = None
+
+
+def _parsers(manager: Manager, root: BatchRecord) -> Callable[[bytes], Parse | None]:
+    """Return the function that finds by what JSON schema the answer in a line is read."""
+    schema = None if root.frame is None else msgspec.json.decode(root.frame, type=_Frame).schema
+    if schema is not None:
+        parse = _checker(schema)
+        return lambda _: parse
+    by_name: dict[str, Parse | None] = {}
+    # The input file may have been deleted.
+    with contextlib.suppress(NotFoundError):
+        for line in input_lines(manager, root):
+            if b"json_schema" in line:
+                request = parse_request_line(line.rstrip(b"\r\n"))
+                asked = ENDPOINTS.get(request.url, CHAT).schema(msgspec.json.decode(request.body))
+                if asked is not None:
+                    by_name[request.custom_id] = _checker(asked)
+    if not by_name:
+        return lambda _: None
+    return lambda line: by_name.get(parse_output_line(line).custom_id)
+
+
+def _checker(schema: Any) -> Parse | None:
+    # The engine has judged whether it is a schema; no answer can be held to one that is not.
+    with contextlib.suppress(ValueError):
+        return checker(schema)
+    return None
+
+
+def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> BatchRecord:
+    """Make a batch of the requests that have no answer, as `unanswered` finds them.
 
     Parameters
     ----------
@@ -45,8 +114,8 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
         OpenAI's verbs over the store.
     batch_id
         A batch that has ended; it may be a retry itself.
-    names
-        The custom_ids to run again; by default those without an answer with a 2xx status.
+    parse
+        As for `unanswered`.
 
     Raises
     ------
@@ -63,7 +132,7 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
     if record.status == "failed":
         message = f"Batch {record.id} failed validation and nothing ran. Correct its input file and make a new batch."
         raise ConflictError(message, id=record.id, status=record.status)
-    wanted = unanswered(lines_of(manager, chain)) if names is None else set(names)
+    wanted = {failure.custom_id for failure in unanswered(manager, chain, parse=parse)}
     if not wanted:
         message = f"There is nothing to retry: every request of batch {record.id} has an answer."
         raise ConflictError(message, id=record.id, status=record.status)
@@ -76,7 +145,8 @@ def retry(manager: Manager, batch_id: str, *, names: Collection[str] | None = No
     return manager.batches.create(
         input_file_id=file.id,
         endpoint=root.endpoint,
-        metadata={**(root.metadata or {}), "retry_of": record.id},
+        metadata=root.metadata,
+        retry_of=record.id,
         output_expires_after_seconds=root.output_expires_after_seconds,
         profile=root.profile,
         # An answer that does not fit the schema is known as well, and would only come again.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from vbatch_jupyter.errors import EngineNotLoadedError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.records import EngineState
 
@@ -20,6 +21,34 @@ class Holder(Protocol):
     @property
     def state(self) -> EngineState:
         """Whether it can answer."""
+
+
+def held_models(engines: Iterable[Holder]) -> set[str]:
+    """Return the models that engines hold, those that are being loaded too."""
+    return {model for engine in engines for model in engine.models}
+
+
+def refuse_to_wait(model: str | None, engines: Iterable[Holder]) -> None:
+    """Refuse to wait for an answer where no engine holds the model.
+
+    Parameters
+    ----------
+    model
+        The model's name; None if the requests do not say, which their validation tells.
+    engines
+        The engines of all processes on the store.
+
+    Raises
+    ------
+    EngineNotLoadedError
+        Names what is served, and what to do.
+    """
+    held = held_models(engines)
+    if model is None or model in held:
+        return
+    served = f"The engine here serves {' and '.join(map(repr, sorted(held)))}, not" if held else "No engine here serves"
+    message = f"{served} {model!r}. Load that model first, or use submit or -b to make a batch that waits for it."
+    raise EngineNotLoadedError(message)
 
 
 def needs_engine(record: BatchRecord) -> bool:

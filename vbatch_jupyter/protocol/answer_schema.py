@@ -48,13 +48,29 @@ def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
     return _checker(msgspec.json.encode(schema))
 
 
+class _NoDocuments(dict[str, Callable[[str], Any]]):
+    """What fetches the documents that a schema refers to: nothing does, neither from the network nor from the disk."""
+
+    def __contains__(self, scheme: object) -> bool:
+        return True
+
+    def __missing__(self, scheme: str) -> Callable[[str], Any]:
+        return _refuse_document
+
+
+def _refuse_document(uri: str) -> Any:
+    raise ValueError(f"it refers to {uri}, which is not in it")
+
+
 @functools.lru_cache(maxsize=64)
 def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
     import fastjsonschema
 
     try:
         # Formats are notes to the model, not promises; defaults would be values that no model has written.
-        compiled = fastjsonschema.compile(msgspec.json.decode(schema), use_default=False, use_formats=False)
+        compiled = fastjsonschema.compile(
+            msgspec.json.decode(schema), handlers=_NoDocuments(), use_default=False, use_formats=False
+        )
     # A schema that is not one fails in the compiler in many ways.
     except Exception as error:
         raise ValueError(str(error)) from error

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from openai.types import Batch
 
+MAX_METADATA_PAIRS = 16
+"""The most pairs that OpenAI keeps with a batch."""
+
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 
 NEXT_STATUSES: Mapping[Status, frozenset[Status]] = MappingProxyType(
@@ -167,6 +170,10 @@ class BatchRecord:
     """The batch service that runs it, as JSON that `targets` reads; None if an engine here does."""
     remote: str | None = None
     """What that service has of the batch, as JSON for `targets`."""
+    retry_of: str | None = None
+    """The batch whose unanswered requests it runs again; shown in the metadata where there is room."""
+    models: tuple[str, ...] | None = None
+    """The models that its requests may name; None if any may be named, and the batch waits for its engine."""
     origin: str | None = None
     """The notebook that made it, as its kernel's session is called; None if it was made over HTTP."""
 
@@ -184,6 +191,8 @@ class BatchRecord:
         fields: dict[str, Any] = {name: getattr(self, name) for name in _SHARED_FIELDS}
         fields["object"] = "batch"
         fields["metadata"] = None if self.metadata is None else dict(self.metadata)
+        if self.retry_of is not None and len(self.metadata or ()) < MAX_METADATA_PAIRS:
+            fields["metadata"] = {**(self.metadata or {}), "retry_of": self.retry_of}
         fields["request_counts"] = dataclasses.asdict(self.request_counts)
         fields["errors"] = None
         if self.errors:

@@ -108,14 +108,31 @@ def first_url(input_file: BinaryIO, profile: Profile) -> str:
     profile
         Whose endpoints count.
     """
+    urls = (request.get("url") for request in _first_requests(input_file, profile))
+    return next((url for url in urls if isinstance(url, str) and url in profile.endpoints), profile.endpoints[0])
+
+
+def first_model(input_file: BinaryIO, profile: Profile) -> str | None:
+    """Return the model of the first request that names one; None if none of the first requests does.
+
+    Parameters
+    ----------
+    input_file
+        Open for reading bytes, seekable.
+    profile
+        Whose longest line counts.
+    """
+    bodies = (request.get("body") for request in _first_requests(input_file, profile))
+    models = (body.get("model") for body in bodies if isinstance(body, dict))
+    return next((model for model in models if isinstance(model, str)), None)
+
+
+def _first_requests(input_file: BinaryIO, profile: Profile) -> Iterator[dict[str, Any]]:
     input_file.seek(0)
     for number, _, _, line in input_lines(input_file, profile.max_line_bytes):
-        url = _request_of(line).get("url")
-        if isinstance(url, str) and url in profile.endpoints:
-            return url
+        yield _request_of(line)
         if number >= _FIRST_LINES:
             break
-    return profile.endpoints[0]
 
 
 class Summary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Dict, Enum, Float, Int, TraitError, Unicode, validate
+from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode, validate
 
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
@@ -68,6 +68,11 @@ class VBatch(ExtensionApp):
         "openai",
         help="The service whose limits apply to batches made over HTTP; by default OpenAI's.",
     ).tag(config=True)
+    strict_models = Bool(
+        False,
+        help="Whether a batch made over HTTP fails with model_not_found where no engine holds its model; by default it "
+        "waits for one.",
+    ).tag(config=True)
     max_file_bytes = Int(
         512 * 1024**2, help="The largest file that can be uploaded in one piece, in bytes; by default OpenAI's limit."
     ).tag(config=True)
@@ -120,6 +125,7 @@ class VBatch(ExtensionApp):
         self._services = Services(
             Store(self.store_path or None),
             profile=self.profile,
+            strict_models=self.strict_models,
             max_file_bytes=self.max_file_bytes,
             idle_seconds=self.body_idle_seconds,
             max_request_bytes=self.max_request_bytes,

@@ -8,7 +8,9 @@ import msgspec
 from tornado import web
 
 from vbatch_jupyter.manager.checks import expires_after_of
+from vbatch_jupyter.manager.waiting import held_models
 from vbatch_jupyter.server.handler import VBatchHandler, page_of
+from vbatch_jupyter.server.kernels import KERNELS_KEY
 
 RESOURCE = "vbatch_batches"
 
@@ -40,6 +42,7 @@ class BatchesHandler(VBatchHandler):
         """Create a batch."""
         new = self.body_as(NewBatch)
         seconds = expires_after_of("output_expires_after", new.output_expires_after)
+        models = await self._held_models() if self.services.strict_models else None
         record = await self.services.call(
             lambda: self.services.manager.batches.create(
                 input_file_id=new.input_file_id,
@@ -47,10 +50,15 @@ class BatchesHandler(VBatchHandler):
                 completion_window=new.completion_window,
                 metadata=new.metadata,
                 output_expires_after_seconds=seconds,
+                models=models,
                 idempotency_key=self.request.headers.get("Idempotency-Key"),
             )
         )
         self.send(record.to_openai())
+
+    async def _held_models(self) -> list[str]:
+        """Return the models that engines hold, and those that the server starts an engine for."""
+        return sorted(held_models(await self.services.engines()).union(self.settings[KERNELS_KEY].names))
 
 
 class BatchHandler(VBatchHandler):

@@ -262,12 +262,13 @@ SCHEMAS: Mapping[str, Schema] = {
         ),
     ),
     "BatchView": _object(
-        ("batch", "waiting", "requests_per_second", "seconds_left", "paused", "origin"),
+        ("batch", "waiting", "requests_per_second", "seconds_left", "paused", "retry_of", "origin"),
         batch=ref("Batch"),
         waiting=_ID_OR_NULL,
         requests_per_second={"type": ["number", "null"]},
         seconds_left={"type": ["integer", "null"]},
         paused={"type": "boolean"},
+        retry_of=_ID_OR_NULL,
         origin=_ID_OR_NULL,
     ),
     "Line": _object(

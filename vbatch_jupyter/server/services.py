@@ -31,6 +31,8 @@ class Services:
         Where files and batches are; closed with this object.
     profile
         The service whose limits apply to batches made over HTTP.
+    strict_models
+        Whether a batch over HTTP fails where no engine holds its model.
     max_file_bytes
         How large an uploaded file may be.
     idle_seconds
@@ -46,7 +48,7 @@ class Services:
         The store, and OpenAI's verbs over it; they block, and are called through `call`.
     sockets
         The connections to the kernels.
-    max_file_bytes, idle_seconds, max_request_bytes
+    strict_models, max_file_bytes, idle_seconds, max_request_bytes
         As above.
     loops
         The loops of this server.
@@ -57,12 +59,14 @@ class Services:
         store: Store,
         *,
         profile: str,
+        strict_models: bool = False,
         max_file_bytes: int = 512 * 1024**2,
         idle_seconds: float = 60.0,
         max_request_bytes: int = 64 * 1024**2,
         say: Callable[[str], object] | None = None,
     ) -> None:
         self.store = store
+        self.strict_models = strict_models
         self.max_file_bytes = max_file_bytes
         self.idle_seconds = idle_seconds
         self.max_request_bytes = max_request_bytes

@@ -50,6 +50,7 @@ class BatchView:
             "requests_per_second": self.requests_per_second,
             "seconds_left": self.seconds_left,
             "paused": self.record.paused,
+            "retry_of": self.record.retry_of,
             "origin": self.record.origin,
         }
 

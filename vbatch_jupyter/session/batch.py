@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.display.snapshot import Snapshot
-from vbatch_jupyter.display.summary import Summary, count_errors
-from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError, NotFoundError
+from vbatch_jupyter.display.summary import Summary, summary_of
+from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
-from vbatch_jupyter.manager.retry import retry
+from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
+from vbatch_jupyter.protocol.reading import Parse
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner.collector import Latest
 
@@ -93,14 +93,7 @@ class Batch:
 
     def summary(self) -> dict[str, str]:
         """Return its status by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
-        record = self._record()
-        waiting = self._manager.batches.waiting(record)
-        if record.error_file_id is not None:
-            # It may have been deleted, or have expired.
-            with contextlib.suppress(NotFoundError), self._manager.files.content(record.error_file_id) as lines:
-                errors, looked_at = count_errors(lines)
-                return Summary(batch=record, waiting=waiting, errors=errors, looked_at=looked_at).bundle()
-        return Summary(batch=record, waiting=waiting).bundle()
+        return summary_of(self._manager, self._record()).bundle()
 
     def _ipython_display_(self) -> None:
         from vbatch_jupyter.widgets.frontend import cell_number
@@ -246,7 +239,11 @@ class Batch:
         """
         from vbatch_jupyter.frames.results import results
 
-        return results(**self._read(df, full=full))
+        result = results(**self._read(df, full=full))
+        if self._parse() is not None:
+            # What only the class finds is kept with the batch.
+            self._unanswered(chain_of(self._manager, self._record()))
+        return result
 
     def compare(self, other: Batch, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
         """Put the answers of another batch of the same rows next to those of this one, with what changed.
@@ -329,7 +326,9 @@ class Batch:
         BadRequestError
             The input file is not valid.
         """
-        return self._failures(chain_of(self._manager, self._record()))
+        from vbatch_jupyter.frames.failures import failures
+
+        return failures(self._unanswered(chain_of(self._manager, self._record())))
 
     def plot(self) -> Figure:
         """Draw throughput over time, latencies, lengths of the answers, and the share of errors.
@@ -347,7 +346,7 @@ class Batch:
         from vbatch_jupyter.display.plots import draw
 
         record = self._record()
-        errors = collections.Counter(map(str, self._failures([record])["error"]))
+        errors = collections.Counter(failure.error for failure in self._unanswered([record]))
         timings, output_tokens = [], []
         read = ENDPOINTS.get(record.endpoint, CHAT).read
         for text, timing in timed_lines_of(self._manager, [record]):
@@ -361,19 +360,19 @@ class Batch:
             errors=errors,
         )
 
-    def _failures(self, chain: Sequence[BatchRecord]) -> pd.DataFrame:
-        from vbatch_jupyter.frames.failures import failures
-        from vbatch_jupyter.frames.frame import FrameDescription
-
+    def _unanswered(self, chain: Sequence[BatchRecord]) -> list[Unanswered]:
         record = chain[-1]
         if record.status not in TERMINAL_STATUSES:
             message = f"Batch {self.id} is {record.status}. Its errors are known when it has ended."
             raise ConflictError(message, id=self.id, status=record.status)
         self._refuse_failed(record)
-        schema: Schema | None = self._schema
-        if schema is None and record.frame is not None:
-            schema = FrameDescription.from_json(record.frame).schema
-        return failures(lines_of(self._manager, chain), endpoint=record.endpoint, schema=schema)
+        return unanswered(self._manager, chain, parse=self._parse())
+
+    def _parse(self) -> Parse | None:
+        """Return what reads answers by a pydantic class; a JSON schema is in the store."""
+        from vbatch_jupyter.frames.schema import is_model, parser
+
+        return parser(self._schema) if is_model(self._schema) else None
 
     def _refuse_failed(self, record: BatchRecord) -> None:
         if record.status == "failed":
@@ -404,7 +403,8 @@ class Batch:
         ConflictError
             The batch has not ended, or every request has its answer.
         """
-        record = retry(self._manager, self.id, names=set(self.errors()["custom_id"]))
+        self._refuse_failed(self._record())
+        record = retry(self._manager, self.id, parse=self._parse())
         return Batch(
             self._manager,
             record.id,

@@ -26,8 +26,9 @@ from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.waiting import refuse_to_wait
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.protocol.check import first_url
+from vbatch_jupyter.protocol.check import first_model, first_url
 from vbatch_jupyter.protocol.endpoints import Endpoint
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import EngineStats
@@ -258,7 +259,7 @@ class Session:
         # A copy: if the frame is sorted or filled in place meanwhile, the answers must still match their rows.
         return self._batch(record.id, df=requests.df.copy(), schema=ask.schema)
 
-    def submit_file(self, path: Path, *, target: str | None = None) -> Batch:
+    def submit_file(self, path: Path, *, target: str | None = None, may_wait: bool = True) -> Batch:
         """Make a batch of an input file.
 
         Parameters
@@ -267,9 +268,13 @@ class Session:
             The file; it may hold as many requests as the disk does.
         target
             The batch service that runs it; the engine here by default.
+        may_wait
+            Whether it may wait for an engine that serves its model.
 
         Raises
         ------
+        EngineNotLoadedError
+            No engine serves its model, and it may not wait.
         BadRequestError
             It cannot be read, or the service would refuse it.
         """
@@ -278,6 +283,8 @@ class Session:
         try:
             with path.open("rb") as content:
                 endpoint = first_url(content, rules)
+                if service is None and not may_wait:
+                    refuse_to_wait(first_model(content, rules), self.store.engines.live())
                 content.seek(0)
                 chunks = iter(lambda: content.read(1024 * 1024), b"")
                 record = self._create(chunks, path.name, endpoint=endpoint, target=service)
@@ -309,7 +316,7 @@ class Session:
     def run(self, df: pd.DataFrame, ask: Ask) -> pd.DataFrame:
         """Send a frame through a batch and return its result; `vbatch_jupyter.run` says more."""
         if ask.target is None:
-            self._refuse_other_model(ask.model)
+            refuse_to_wait(ask.model or self._default_model(None), self.store.engines.live())
         requests = self.requests_of(df, ask)
         if len(requests.df):
             return self.follow(self._submit(requests)).results()
@@ -326,13 +333,6 @@ class Session:
             endpoint=known.endpoint,
             extras=known.extras,
         )
-
-    def _refuse_other_model(self, model: str | None) -> None:
-        engine = self.loaded_engine()
-        if model is not None and model not in engine.served_model_names:
-            served = " and ".join(map(repr, engine.served_model_names))
-            message = f"The engine in this kernel serves {served}, not {model!r}. Load that model first, or "
-            raise EngineNotLoadedError(f"{message}use submit or -b to make a batch that waits for it.")
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
         """Wait for a batch and show its progress, as `follow.follow` does; return the batch."""

@@ -33,7 +33,7 @@ from vbatch_jupyter.store.upgrades import UPGRADES
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The ``PRAGMA user_version`` of a store of this release."""
 
 # SQLite itself has waited before it says that the database is busy.

@@ -24,7 +24,7 @@ from vbatch_jupyter.store.incoming import Incoming
 from vbatch_jupyter.store.rows import UNFINISHED, Page, file_from_row, insert
 from vbatch_jupyter.store.sweep import ids_with_rows
 
-Sidecar = Literal["answers", "timings"]
+Sidecar = Literal["answers", "misfits", "timings"]
 SIDECARS: tuple[Sidecar, ...] = get_args(Sidecar)
 """The kinds of files that can be next to an output file, each under its name and its kind: ``file-….answers``."""
 

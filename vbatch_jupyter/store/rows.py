@@ -59,6 +59,9 @@ def batch_from_row(row: sqlite3.Row) -> BatchRecord:
     fields["errors"] = tuple(BatchError(**error) for error in json.loads(row["errors"] or "[]"))
     fields["usage"] = None if row["usage"] is None else Usage(**json.loads(row["usage"]))
     fields["metadata"] = None if row["metadata"] is None else json.loads(row["metadata"])
+    # An earlier release kept it among the metadata.
+    fields["retry_of"] = row["retry_of"] or (fields["metadata"] or {}).get("retry_of")
+    fields["models"] = None if row["models"] is None else tuple(json.loads(row["models"]))
     for name in _BOOLEANS:
         fields[name] = bool(row[name])
     return BatchRecord(**fields)
@@ -88,6 +91,8 @@ def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
             columns[name] = None if value is None else json.dumps(dataclasses.asdict(value))
         elif name == "metadata":
             columns[name] = None if value is None else json.dumps(dict(value))
+        elif name == "models":
+            columns[name] = None if value is None else json.dumps(value)
         elif name in _BATCH_FIELDS:
             columns[name] = value
         else:

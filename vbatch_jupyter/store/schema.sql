@@ -98,6 +98,8 @@ CREATE TABLE batch (
     -- Bytes of spool that the counts stand for; more than that on the disk means answers that are not counted yet.
     spool_bytes INTEGER NOT NULL DEFAULT 0 CHECK (spool_bytes >= 0),
     origin TEXT,
+    retry_of TEXT,
+    models TEXT CHECK (models IS NULL OR json_valid(models)),
     -- No request is counted twice.
     CHECK (completed + failed <= total),
     -- Only a batch that completed may call itself so.

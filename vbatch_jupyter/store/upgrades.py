@@ -39,5 +39,14 @@ def _move_sidecars(connection: sqlite3.Connection, store: Path) -> None:
     sync_directory(store)
 
 
-UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {1: _add_origin, 2: _move_sidecars}
+def _add_retry_of_and_models(connection: sqlite3.Connection, _store: Path) -> None:
+    connection.execute("ALTER TABLE batch ADD COLUMN retry_of TEXT")
+    connection.execute("ALTER TABLE batch ADD COLUMN models TEXT CHECK (models IS NULL OR json_valid(models))")
+
+
+UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
+    1: _add_origin,
+    2: _move_sidecars,
+    3: _add_retry_of_and_models,
+}
 """For each version, the function that upgrades to the next one; called with the store's directory."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineError, ServiceError
 from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.batch import MAX_METADATA_PAIRS, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.lines import OutputLine, error_body, output_line, parse_output_line
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
@@ -46,7 +46,6 @@ _NOT_FOUND = 404
 _LOST_AFTER = 8
 _FILE_ATTEMPTS = 5
 _GROUP_LINES = 256
-_MOST_METADATA = 16
 _UNEXECUTED = frozenset({"batch_expired", "batch_cancelled"})
 _NO_ROOM = "token_limit_exceeded"
 
@@ -276,7 +275,7 @@ class RemoteBatch:
 def _metadata(record: BatchRecord) -> dict[str, str]:
     pairs = dict(record.metadata or {})
     # The service takes no more than OpenAI does, and ours come first.
-    return dict(list(pairs.items())[: _MOST_METADATA - 3])
+    return dict(list(pairs.items())[: MAX_METADATA_PAIRS - 3])
 
 
 def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool) -> SpoolRecord | None:

@@ -13,6 +13,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.unit.session_surface import open_session
+from tests.waiting import wait_for
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.frames.ask import Ask
@@ -322,7 +323,7 @@ def test_without_batch_or_engine_a_sentence_says_so(shell):
     assert "No engine is loaded in this kernel" in shell.run("%%vbatch df\n{{ text }}")[1]
 
 
-def test_a_file_is_run_and_its_answers_come_in_its_order(shell, tmp_path):
+def test_a_file_is_run_and_its_answers_come_in_its_order_unless_it_would_wait_for_its_model(shell, session, tmp_path):
     body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
     path = tmp_path / "in put.jsonl"
@@ -331,6 +332,21 @@ def test_a_file_is_run_and_its_answers_come_in_its_order(shell, tmp_path):
     assert list(shell.names["out"]["response"]) == ["hello", "hello"]
     shell.run(f"%vbatch run '{path}' -b -o batch")
     assert shell.names["batch"].wait(10).request_counts.completed == 2
+    path.write_text(json.dumps({**line, "body": {**body, "model": "ecco"}}))
+    before = len(list(session.batches()))
+    _, err, _ = shell.run(f"%vbatch run '{path}'")
+    assert err == (
+        "UsageError: The engine here serves 'echo', not 'ecco'. Load that model first, or use submit or -b to make a "
+        "batch that waits for it.\n"
+    )
+    assert len(list(session.batches())) == before
+    shell.run(f"%vbatch run '{path}' -b -o waits")
+    wait_for(lambda: shell.names["waits"].waiting, 10)
+    assert (
+        shell.names["waits"].waiting
+        == "No engine has the model 'ecco' loaded. Load it in a notebook with %vbatch load."
+    )
+    assert shell.names["waits"].cancel().wait(10).status == "cancelled"
     _, err, _ = shell.run("%vbatch run none.jsonl")
     assert err == "UsageError: The file none.jsonl cannot be read: No such file or directory.\n"
 

@@ -112,7 +112,7 @@ def test_a_file_in_the_place_of_the_directory_is_an_error_that_names_the_variabl
 def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path):
     with open_store(tmp_path / "store") as store:
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 99"))
-    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows 3\). Upgrade vbatch-jupyter"):
+    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows 4\). Upgrade vbatch-jupyter"):
         open_store(tmp_path / "store")
 
 
@@ -123,7 +123,11 @@ def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
     with open_store(tmp_path / "store") as store:
         new = columns(store)
         make_batch(store, 1)
-        store.database.write(lambda connection: connection.execute("ALTER TABLE batch DROP COLUMN origin"))
+        store.database.write(
+            lambda db: [
+                db.execute(f"ALTER TABLE batch DROP COLUMN {name}") for name in ("models", "retry_of", "origin")
+            ]
+        )
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 1"))
     with open_store(tmp_path / "store") as store:
         assert columns(store) == new
