@@ -241,7 +241,7 @@ class Loop:
             await asyncio.wait({self._task})
 
     def looked(self, timeout: float = 10.0) -> None:
-        """Wait in another thread for the end of a step that begins after this call.
+        """Take the next step at once, and wait in another thread for its end; it begins after this call.
 
         Raises
         ------
@@ -250,6 +250,7 @@ class Loop:
         """
         with self._step_ended:
             begun = self._begun
+            self.wake()
             if not self._step_ended.wait_for(lambda: self._ended > begun, timeout):
                 raise TimeoutError(f"No step of the {self.name} loop ended within {timeout:g} s.")
 

@@ -192,29 +192,21 @@ async def test_a_loop_whose_step_fails_says_so_once_and_takes_the_next_step(tmp_
 
     with open_store(tmp_path / "store") as store:
         async with owner(store, said.append) as (loop, called, method):
-            await looked(loop)
+            await in_thread(loop.looked)
             assert (loop.last_problem, loop.problems) == (None, 0)
             with monkeypatch.context() as patch:
                 patch.setattr(called, method, fail)
-                await looked(loop)
-                await looked(loop)
+                await in_thread(loop.looked)
+                await in_thread(loop.looked)
                 assert loop.last_problem is not None
                 assert (loop.last_problem.loop, loop.last_problem.text) == (loop.name, text)
                 assert loop.last_problem.times == loop.problems >= 2
                 assert len(calls) >= 2
-            await looked(loop)
+            await in_thread(loop.looked)
             assert loop.last_problem is None
     if owner is not live_widget:
         # The widget says it where it is looked at.
         assert said.count(f"The {loop.name} loop failed and will try again: {text}") == 1
-
-
-async def looked(loop: Loop) -> None:
-    """Have a loop take a step, and wait for its end."""
-    looking = asyncio.create_task(in_thread(loop.looked))
-    await asyncio.sleep(0)
-    loop.wake()
-    await looking
 
 
 @on_a_loop
@@ -232,12 +224,12 @@ async def test_the_server_tells_what_fails_in_a_kernel(tmp_path, monkeypatch):
             assert names == {(name, None) for name in ("tending", "runner", "target runner", "presence")}
             with monkeypatch.context() as patch:
                 patch.setattr(session.store.batches, "unfinished", fail)
-                await looked(session.loops()[0])
+                await in_thread(session.loops()[0].looked)
                 (view,) = await watch.look()
                 problems = watch.problems()
                 told = {problem["loop"]: (problem["text"], problem["kernel_id"]) for problem in problems}
                 assert told["runner"] == ("OSError: [Errno 24] Too many open files", view.id)
-            await looked(session.loops()[0])
+            await in_thread(session.loops()[0].looked)
             await watch.look()
             assert "runner" not in {problem["loop"] for problem in watch.problems()}
             await watch.close()
