@@ -197,7 +197,9 @@ class FencedError(StoreError):
     """Another process has taken over the batch. The former owner must not write to it any more."""
 
 
-def did_you_mean(name: object, known: Iterable[object], *, written: Callable[[Any], str] = repr) -> str:
+def did_you_mean(
+    name: object, known: Iterable[object], *, written: Callable[[Any], str] = repr, cutoff: float = 0.6
+) -> str:
     """Return a question that names what is nearest to a name nobody knows, to be put after a message; else nothing.
 
     Case, spaces and punctuation do not count: ``review_text`` finds ``"Review Text"``.
@@ -210,6 +212,8 @@ def did_you_mean(name: object, known: Iterable[object], *, written: Callable[[An
         What could have been meant.
     written
         Writes one of them.
+    cutoff
+        How alike two names must be, from 0 to 1.
 
     Examples
     --------
@@ -221,7 +225,7 @@ def did_you_mean(name: object, known: Iterable[object], *, written: Callable[[An
     folded: dict[str, list[object]] = {}
     for other in known:
         folded.setdefault(_folded(other), []).append(other)
-    near = difflib.get_close_matches(_folded(name), folded, n=3, cutoff=0.7)
+    near = difflib.get_close_matches(_folded(name), folded, n=3, cutoff=cutoff)
     found = [other for match in near for other in folded[match]][:3]
     return f" Did you mean {' or '.join(map(written, found))}?" if found else ""
 

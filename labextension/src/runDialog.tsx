@@ -14,27 +14,19 @@ import type { ICheck, IFinding } from './types';
 export const TARGETS = ['here', 'parasail', 'openai'] as const;
 export type Target = (typeof TARGETS)[number];
 
-/** The endpoints of a batch. */
-export const ENDPOINTS = [
-  '/v1/chat/completions',
-  '/v1/completions',
-  '/v1/embeddings',
-  '/v1/responses'
-] as const;
-
 /** How many findings are listed; the rest are counted. */
 const LISTED = 100;
 
 /** What was chosen. */
 export interface IRunChoice {
-  endpoint: string;
+  /** Null until the server has said which one the file is for. */
+  endpoint: string | null;
   target: Target;
 }
 
 /** What the dialog is about. */
 export interface IRunBodyOptions {
   filename: string;
-  endpoint: string;
   check: (target: string) => Promise<ICheck>;
   trans: TranslationBundle;
 }
@@ -46,7 +38,6 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
   constructor(private readonly _options: IRunBodyOptions) {
     super();
     this.addClass('vb-Run');
-    this._choice = { endpoint: _options.endpoint, target: 'here' };
     void this._check();
   }
 
@@ -67,10 +58,10 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
         <label>
           {trans.__('Endpoint')}
           <select
-            value={this._choice.endpoint}
+            value={this._choice.endpoint ?? ''}
             onChange={event => this._choose({ endpoint: event.target.value })}
           >
-            {ENDPOINTS.map(endpoint => (
+            {this._endpoints.map(endpoint => (
               <option key={endpoint}>{endpoint}</option>
             ))}
           </select>
@@ -122,12 +113,19 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
     }
     if (target === this._choice.target) {
       this._found = found;
+      if (!(found instanceof Error)) {
+        this._endpoints = found.endpoints;
+        const { endpoint } = this._choice;
+        const isKept = endpoint !== null && found.endpoints.includes(endpoint);
+        this._choice = { target, endpoint: isKept ? endpoint : found.endpoint };
+      }
       this.node.dataset.wouldRun = String(!(found instanceof Error) && found.would_run);
       this.update();
     }
   }
 
-  private _choice: IRunChoice;
+  private _choice: IRunChoice = { endpoint: null, target: 'here' };
+  private _endpoints: string[] = [];
   private _found: ICheck | Error | null = null;
 }
 

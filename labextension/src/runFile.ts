@@ -10,7 +10,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { insertCell } from './actions';
 import { baseName } from './format';
 import type { VBatchClient } from './request';
-import { ENDPOINTS, RunBody, type IRunChoice } from './runDialog';
+import { RunBody, type IRunChoice } from './runDialog';
 import { runCell } from './snippets';
 
 /** What is needed to run a file. */
@@ -32,7 +32,6 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
   try {
     const body = new RunBody({
       filename: path,
-      endpoint: await endpointOf(content),
       check: target => client.check(file.id, target),
       trans
     });
@@ -48,7 +47,7 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
     if (!answer.button.accept || answer.value === null) {
       return null;
     }
-    const { endpoint, target } = answer.value;
+    const { target } = answer.value;
     if (target !== 'here') {
       if (!(await insertCell(tracker, runCell(path, target)))) {
         Notification.warning(
@@ -57,6 +56,7 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
       }
       return null;
     }
+    const endpoint = answer.value.endpoint ?? (await client.check(file.id, 'openai')).endpoint;
     const batch = await client.create(file.id, endpoint);
     isKept = true;
     return batch.id;
@@ -75,11 +75,4 @@ async function read(options: IRunFileOptions): Promise<Blob> {
     throw new ServerConnection.ResponseError(response);
   }
   return response.blob();
-}
-
-/** Guess the endpoint by the first request's url. */
-async function endpointOf(content: Blob): Promise<string> {
-  const start = await content.slice(0, 64 * 1024).text();
-  const url = /"url"\s*:\s*"([^"]+)"/.exec(start)?.[1];
-  return ENDPOINTS.find(endpoint => endpoint === url) ?? ENDPOINTS[0];
 }

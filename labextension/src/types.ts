@@ -147,6 +147,8 @@ export interface IFinding {
 /** The result of checking a file for a batch service. */
 export interface ICheck {
   target: string;
+  endpoint: string;
+  endpoints: string[];
   would_run: boolean;
   findings: IFinding[];
   left_out: number;

@@ -20,6 +20,7 @@ import psutil
 from pydantic import BaseModel
 
 import vbatch_jupyter as vb
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.session import current
 
@@ -49,6 +50,7 @@ __all__ = [
     "run_with_a_broken_logger",
     "show",
     "time",
+    "tokens_of_each_endpoint",
     "vb",
     "vectors",
     "wait_until_loading",
@@ -270,6 +272,30 @@ def dry_run_and_run(endpoint: str) -> list[Any]:
         full["cached_tokens"].notna().all().item(),
         [again.reused, again.to_run],
     ]
+
+
+def tokens_of_each_endpoint() -> dict[str, list[int]]:
+    """Return the prompt tokens of one request: as the builder counts, as the dry run does, and as vLLM reports them."""
+    df = pd.DataFrame({"text": ["Grüße from a cat"]})
+    tool = {"name": "pet", "description": "Pet a cat.", "parameters": {"type": "object", "properties": {}}}
+    options: dict[str, dict[str, Any]] = {
+        "chat": {"system": "Be brief.", "tools": [{"type": "function", "function": tool}], "max_tokens": 1},
+        "completions": {"max_tokens": 1},
+        "responses": {"system": "Be brief.", "tools": [{"type": "function", **tool}], "max_output_tokens": 16},
+    }
+    found = {}
+    for endpoint in ENDPOINTS.values():
+        if endpoint.generates:
+            asked = {"endpoint": endpoint.name, "model": "demo", **options[endpoint.name]}
+            dry = vb.dry_run(df, "Say {{ text }}", **asked)
+            (body,) = dry.requests.values()
+            usage = vb.submit(df, "Say {{ text }}", fresh=True, **asked).wait().to_openai().usage
+            assert usage is not None
+            assert dry.prompt_tokens is not None
+            counted = current().tokenize(endpoint, body)
+            assert counted is not None
+            found[endpoint.name] = [counted, dry.prompt_tokens, usage.input_tokens]
+    return found
 
 
 def vectors() -> list[Any]:

@@ -286,7 +286,7 @@ def test_nothing_is_fetched_and_vllms_own_limits_stand_behind_the_rules(kernel, 
     body = json.dumps({"model": MODEL, "messages": HELLO, "n": 129})
     code = f"""
 async def ask():
-    response = await current().engine._answer("POST", "/v1/chat/completions", {body.encode()!r}, priority=0)
+    response = await current().engine._answer("/v1/chat/completions", {body.encode()!r}, {body}, priority=0)
     return (await response.read()).decode()
 print(current()._thread.call(ask()))
 """

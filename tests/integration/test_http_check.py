@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.servers import assert_envelope
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 GOOD = {
     "custom_id": "a",
@@ -40,6 +41,8 @@ def test_the_findings_of_a_file_of_the_store_and_of_a_body_are_the_same(server, 
             assert [(each["custom_id"], each["severity"]) for each in report["findings"]] == found
             assert (report["object"], report["target"], report["would_run"]) == ("vbatch.check", target, would_run)
             assert sum(report["counts"].values()) == len(found)
+            assert (report["endpoint"], report["endpoints"][:4]) == ("/v1/chat/completions", list(ENDPOINTS))
+            assert ("/v1/score" in report["endpoints"]) == (target == "parasail")
             assert report["left_out"] == 0
             assert [each for each in report["findings"] if each["severity"] == "ignored"] == [
                 {

@@ -178,7 +178,7 @@ def test_prompt_experiments(shown):
     slip = shown.text("slip-cell")
     assert slip.startswith("UsageError: ")
     assert "txet" in slip
-    assert "did you mean 'text'?" in slip
+    assert "Did you mean 'text'?" in slip
 
     again = shown.frame("again")
     assert list(again["reused"]) == [str(row not in {2, 6}) for row in range(8)]

@@ -30,11 +30,11 @@ from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.protocol.lines import error_body
 
 class RefusingEngine(EchoEngine):
-    async def _answer(self, method, path, body, *, priority):
-        said = msgspec.json.decode(body)["messages"][-1]["content"]
+    async def _answer(self, path, body, content, *, priority):
+        said = content["messages"][-1]["content"]
         if "refuse" in said:
             return EngineResponse.of_json(400, error_body(said, param="messages"))
-        return await super()._answer(method, path, body, priority=priority)
+        return await super()._answer(path, body, content, priority=priority)
 
 session.current()._loader._make_engine = lambda *_, **__: RefusingEngine(["echo"], latency_seconds=LATENCY)
 """

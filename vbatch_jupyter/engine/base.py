@@ -10,9 +10,11 @@ import abc
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
+from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.loop import Backoff, Loop
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
@@ -112,7 +114,9 @@ class Engine(abc.ABC):
             Anything else that keeps it from answering.
         """
 
-    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
+    async def request(
+        self, method: str, path: str, body: bytes, *, content: dict[str, Any] | None = None, priority: int = 0
+    ) -> EngineResponse:
         """Answer one OpenAI request; cancelling the call aborts the request in the engine.
 
         This is the only way into any engine, so the rules of `protocol.policy` are checked here.
@@ -123,6 +127,9 @@ class Engine(abc.ABC):
             Such as ``"POST"`` and ``"/v1/chat/completions"``.
         body
             JSON, UTF-8.
+        content
+            The body, if the caller has decoded it: ``body`` must then be written from it, so that what is checked is
+            what runs.
         priority
             Lower runs sooner.
 
@@ -131,13 +138,20 @@ class Engine(abc.ABC):
         EngineDiedError
             The engine ended before it had answered; nothing was answered.
         """
-        if (refusal := policy.refusal(path, body)) is not None:
-            return EngineResponse.of_json(400, error_body(refusal.message, param=refusal.param, code=refusal.code))
-        return await self._answer(method, path, body, priority=priority)
+        if method != "POST" or path not in ENDPOINTS:
+            # vLLM's application also has routes that stop the engine or change its weights.
+            body = error_body(f"Unknown request URL: {method} {path}.", code="unknown_url")
+            return EngineResponse.of_json(_NOT_FOUND, body)
+        try:
+            content = policy.decode(body) if content is None else content
+            policy.check(path, content)
+        except BadRequestError as error:
+            return EngineResponse.of_json(400, error_body(error.message, param=error.param, code=error.code))
+        return await self._answer(path, body, content, priority=priority)
 
     @abc.abstractmethod
-    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
-        """Answer one request that has passed the rules; see `request`."""
+    async def _answer(self, path: str, body: bytes, content: dict[str, Any], *, priority: int) -> EngineResponse:
+        """Answer one request that has passed the rules, and whose body is decoded; see `request`."""
 
     @abc.abstractmethod
     async def tokenize(self, body: bytes) -> int:
@@ -169,21 +183,6 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def shutdown(self) -> None:
         """End the engine and its processes; a second call does nothing."""
-
-
-def refuse_path(method: str, path: str) -> EngineResponse | None:
-    """Return the answer to a request for an unknown path; None if the path is one of `ENDPOINTS`.
-
-    vLLM's application also has routes that stop the engine or change its weights.
-
-    Examples
-    --------
-    >>> refuse_path("POST", "/v1/embeddings"), refuse_path("GET", "/v1/embeddings").status
-    (None, 404)
-    """
-    if method == "POST" and path in ENDPOINTS:
-        return None
-    return EngineResponse.of_json(_NOT_FOUND, error_body(f"Unknown request URL: {method} {path}.", code="unknown_url"))
 
 
 def openai_error(status: int, answer: bytes, path: str, name: str) -> bytes:

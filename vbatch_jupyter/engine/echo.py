@@ -91,13 +91,12 @@ class EchoEngine(Engine):
         self._death = asyncio.Event()
         self.state = "ready"
 
-    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
+    async def _answer(self, path: str, body: bytes, content: dict[str, Any], *, priority: int) -> EngineResponse:
         """Return the prompt."""
-        del method, priority
+        del priority
         if self.state != "ready":
             raise EngineDiedError("The echo engine is dead.")
         self.requests += 1
-        content = msgspec.json.decode(body)
         known = content.get("model") in self.served_model_names
         if known and content.get("stream"):
             # Such an answer takes its time for each word.

@@ -15,19 +15,12 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import msgspec
 
-from vbatch_jupyter.engine.base import (
-    BATCH_PRIORITY,
-    BUSY_STATUSES,
-    Engine,
-    EngineResponse,
-    openai_error,
-    refuse_path,
-)
+from vbatch_jupyter.engine.base import BATCH_PRIORITY, BUSY_STATUSES, Engine, EngineResponse, openai_error
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.engine.remote_stats import RemoteFigures
 from vbatch_jupyter.engine.vllm.contract import ABORTED
@@ -196,9 +189,8 @@ class RemoteEngine(Engine):
         except (httpx.HTTPError, EngineError):
             return False
 
-    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
-        if (refusal := refuse_path(method, path)) is not None:
-            return refusal
+    async def _answer(self, path: str, body: bytes, content: dict[str, Any], *, priority: int) -> EngineResponse:
+        del content
         response = await self._send(f"{self.url}{path.removeprefix('/v1')}", body, priority)
         if not response.is_closed:
             return EngineResponse(status=response.status_code, headers=response.headers, chunks=_stream(response))

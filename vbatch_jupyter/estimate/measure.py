@@ -7,15 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
-import msgspec
-
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.estimate import prices
 from vbatch_jupyter.estimate.report import DryRun, Rate
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.protocol.lines import decode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate
 
@@ -65,8 +63,7 @@ def estimate(
             return os.pread(file.fileno(), index.lengths[position], index.offsets[position])
 
         def body(position: int) -> dict[str, Any]:
-            decoded: dict[str, Any] = msgspec.json.decode(bytes(parse_request_line(read(position)).body))
-            return decoded
+            return decode_request_line(read(position)).body
 
         served = endpoint_of(endpoint)
 
@@ -78,8 +75,8 @@ def estimate(
         if count_tokens is not None:
             token_counts = count_tokens([served.countable(body(position)) for position in counted])
             tokens = round(sum(token_counts) * len(index) / len(counted))
-        first = [parse_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
-        bodies = {line.custom_id: msgspec.json.decode(bytes(line.body)) for line in first}
+        first = [decode_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
+        bodies = {line.custom_id: line.body for line in first}
         return DryRun(
             model=model,
             endpoint=endpoint,

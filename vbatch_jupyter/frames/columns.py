@@ -5,13 +5,12 @@ A label is any hashable. Labels need not be unique, and with a MultiIndex they a
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Hashable, Iterable, Sequence
 
 import pandas as pd
 
-from vbatch_jupyter.errors import FrameError
+from vbatch_jupyter.errors import FrameError, did_you_mean
 
 _SHOWN = 12
 _WORDS_OF_JINJA = frozenset("and else false if in is none not or recursive row true".split())  # noqa: SIM905
@@ -29,25 +28,6 @@ def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]
     for position, label in enumerate(columns):
         positions.setdefault(label, []).append(position)
     return positions
-
-
-def near_misses(name: object, columns: Iterable[Hashable]) -> list[Hashable]:
-    """List up to three labels that are similar to `name`, most similar first.
-
-    Case, spaces and punctuation do not count: ``review_text`` finds ``"Review Text"``.
-
-    Examples
-    --------
-    >>> near_misses("txt", ["text", "Rating", 7])
-    ['text']
-    >>> near_misses("rating", ["text", "Rating", 7])
-    ['Rating']
-    """
-    folded: dict[str, list[Hashable]] = {}
-    for label in columns:
-        folded.setdefault(_fold(label), []).append(label)
-    matches = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.6)
-    return [label for match in matches for label in folded[match]][:3]
 
 
 def describe_columns(columns: Sequence[Hashable]) -> str:
@@ -107,9 +87,8 @@ def column_position(df: pd.DataFrame, column: Hashable) -> int:
         raise FrameError(
             f"The DataFrame has the column {column!r} {len(positions)} times; custom_id= needs one.", param="custom_id"
         )
-    close = near_misses(column, labels)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else describe_columns(labels)
-    raise FrameError(f"Unknown column {column!r} in custom_id=. {hint}", param="custom_id")
+    hint = did_you_mean(column, labels) or f" {describe_columns(labels)}"
+    raise FrameError(f"Unknown column {column!r} in custom_id=.{hint}", param="custom_id")
 
 
 def full_label(columns: pd.Index, name: str) -> Hashable:
@@ -123,7 +102,3 @@ def full_label(columns: pd.Index, name: str) -> Hashable:
     ('response', '')
     """
     return (name, *[""] * (columns.nlevels - 1)) if isinstance(columns, pd.MultiIndex) else name
-
-
-def _fold(label: object) -> str:
-    return re.sub(r"[\W_]+", "_", str(label)).casefold().strip("_")

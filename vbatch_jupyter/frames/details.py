@@ -19,31 +19,19 @@ A reused answer keeps the counts of the response that it came with. What a batch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from vbatch_jupyter.protocol.reading import Reading
 from vbatch_jupyter.records import Timing
 
-TimedLine = tuple[bytes, Timing | None]
-"""A line of an output or error file, and when it came."""
+TimedLine = tuple[bytes, Mapping[str, Timing]]
+"""A line of an output or error file, and when the lines of its batch came, by their ids."""
 
 
-class Detail(NamedTuple):
-    """What one line has besides its answer. The fields are described in the module's docstring."""
-
-    status_code: int | None = None
-    finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
-    latency: float | None = None
-    reused: bool | None = None
-
-
-_DTYPES: Mapping[str, str] = {
+DETAILS: Mapping[str, str] = {
     "status_code": "Int64",
     "finish_reason": "string",
     "prompt_tokens": "Int64",
@@ -52,10 +40,12 @@ _DTYPES: Mapping[str, str] = {
     "latency": "Float64",
     "reused": "boolean",
 }
+"""The dtypes of the columns by their names, which the module describes."""
+
 _SUCCESS = 2
 
 
-def detail_of(reading: Reading, timing: Timing | None = None) -> Detail:
+def detail_of(reading: Reading, timing: Timing | None = None) -> dict[str, Any]:
     """Return what one line of an output or error file has besides its answer.
 
     Parameters
@@ -70,43 +60,37 @@ def detail_of(reading: Reading, timing: Timing | None = None) -> Detail:
     >>> from vbatch_jupyter.protocol.endpoints import CHAT
     >>> body = b'{"choices":[{"finish_reason":"length"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}'
     >>> reading = CHAT.read(b'{"custom_id":"a","response":{"status_code":200,"body":%b}}' % body)
-    >>> detail_of(reading, Timing(1764000000.0, 0.25))[:4]
-    (200, 'length', 5, 2)
+    >>> detail_of(reading, Timing(1764000000.0, 0.25))["finish_reason"]
+    'length'
     """
     latency = None if timing is None else timing.latency
     status, usage = reading.status_code, reading.usage
     was_answered = status is not None and status // 100 == _SUCCESS
-    return Detail(
-        status_code=status,
-        finish_reason=reading.answer.finish_reason,
-        prompt_tokens=usage.read,
-        completion_tokens=usage.written,
-        cached_tokens=usage.cached,
-        latency=latency,
-        reused=None if timing is None else latency is None and was_answered,
-    )
+    return {
+        "status_code": status,
+        "finish_reason": reading.answer.finish_reason,
+        "prompt_tokens": usage.read,
+        "completion_tokens": usage.written,
+        "cached_tokens": usage.cached,
+        "latency": latency,
+        "reused": None if timing is None else latency is None and was_answered,
+    }
 
 
-def detail_arrays(details: Sequence[Detail | None]) -> dict[str, Any]:
-    """Return the columns by name, a missing detail as a missing value in each.
+def detail_arrays(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the columns by name.
 
     Parameters
     ----------
     details
-        One for each row.
+        One for each row; what is not in it is missing.
 
     Examples
     --------
-    >>> detail_arrays([Detail(status_code=200), None])["status_code"].tolist()
+    >>> detail_arrays([{"status_code": 200}, {}])["status_code"].tolist()
     [200, <NA>]
     """
-    rows = [detail or Detail() for detail in details]
     return {
-        name: pd.array([getattr(row, name) for row in rows], dtype=dtype)  # type: ignore[call-overload]  # a name
-        for name, dtype in _DTYPES.items()
+        name: pd.array([row.get(name) for row in details], dtype=dtype)  # type: ignore[call-overload]  # a name
+        for name, dtype in DETAILS.items()
     }
-
-
-def detail_names() -> Collection[str]:
-    """Return the names of the columns."""
-    return _DTYPES.keys()

@@ -78,6 +78,17 @@ def sampled(df: pd.DataFrame, sample: int | None) -> pd.DataFrame:
     return df.iloc[:sample]
 
 
+def names_of_rows(rows: int) -> list[str]:
+    """Return the custom_ids of rows that no column names.
+
+    Examples
+    --------
+    >>> names_of_rows(2)
+    ['row-0', 'row-1']
+    """
+    return [f"row-{position}" for position in range(rows)]
+
+
 def describe_row(df: pd.DataFrame, position: int) -> str:
     """Name a row in an error by its position, and by its label if that is different.
 

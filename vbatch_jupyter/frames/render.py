@@ -27,7 +27,7 @@ from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.cells import cells_of, is_missing
 from vbatch_jupyter.frames.columns import column_position
 from vbatch_jupyter.frames.field_order import Orders, field_orders
-from vbatch_jupyter.frames.frame import FrameDescription, describe, describe_row, sampled
+from vbatch_jupyter.frames.frame import FrameDescription, describe, describe_row, names_of_rows, sampled
 from vbatch_jupyter.frames.schema import response_format
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
@@ -130,7 +130,7 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
     (['row-0', 'row-1'], ['17', '23'])
     """
     if column is None:
-        return [f"row-{position}" for position in range(len(df))]
+        return names_of_rows(len(df))
     names: list[str] = []
     seen: dict[str, int] = {}
     for position, value in enumerate(df.iloc[:, column_position(df, column)].tolist()):

@@ -34,11 +34,12 @@ import pandas as pd
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.columns import full_label
-from vbatch_jupyter.frames.details import Detail, TimedLine, detail_arrays, detail_names, detail_of
-from vbatch_jupyter.frames.frame import EXTRAS, check_output, prefix_of
+from vbatch_jupyter.frames.details import DETAILS, TimedLine, detail_arrays, detail_of
+from vbatch_jupyter.frames.frame import EXTRAS, check_output, names_of_rows, prefix_of
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
-from vbatch_jupyter.protocol.reading import Answer, read_line
+from vbatch_jupyter.protocol.reading import read_line
+from vbatch_jupyter.protocol.shapes import Answer
 
 
 def results(
@@ -86,13 +87,13 @@ def results(
     if df is not None and len(df) != rows:
         message = f"The batch was made from a DataFrame of {rows:,} rows; this one has {len(df):,}."
         raise FrameError(message, param="df")
-    names = [f"row-{position}" for position in range(rows)] if custom_ids is None else list(custom_ids)
+    names = names_of_rows(rows) if custom_ids is None else list(custom_ids)
     if len(names) != rows:
         raise FrameError(f"There are {len(names):,} custom_ids for {rows:,} rows.", param="custom_id")
     out = pd.DataFrame(index=pd.RangeIndex(rows)) if df is None else df.copy()
     answers, details = _collect(output_lines, names, schema, endpoint, full=full)
     found = [name for name in EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
-    check_output(out, output, schema, [*found, *(detail_names() if full else ())])
+    check_output(out, output, schema, [*found, *(DETAILS if full else ())])
     columns = _value_arrays(answers, output, schema, endpoint)
     for name in found:
         columns[prefix_of(output) + name] = _objects([getattr(answer, name) for answer in answers])
@@ -113,15 +114,15 @@ def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
 
 def _collect(
     lines: Iterable[bytes | TimedLine], names: list[str], schema: Schema | None, endpoint: str, *, full: bool
-) -> tuple[list[Answer], list[Detail | None]]:
+) -> tuple[list[Answer], list[dict[str, Any]]]:
     positions = {name: position for position, name in enumerate(names)}
     parse = None if schema is None else parser(schema)
     read = functools.partial(read_line, shapes=ENDPOINTS.get(endpoint, CHAT).shapes(), parse=parse)
     schema_fields = () if schema is None else fields(schema)
     answers: list[Answer | None] = [None] * len(names)
-    details: list[Detail | None] = [None] * len(names)
+    details: list[dict[str, Any]] = [{}] * len(names)
     for number, item in enumerate(lines, 1):
-        text, timing = item if isinstance(item, tuple) else (item, None)
+        text, timings = item if isinstance(item, tuple) else (item, {})
         if not text.strip():
             continue
         try:
@@ -136,7 +137,7 @@ def _collect(
         before = answers[position]
         if before is None or answer.error is None or before.error is not None:
             answers[position] = answer
-            details[position] = detail_of(reading, timing) if full else None
+            details[position] = detail_of(reading, timings.get(reading.id or "")) if full else {}
     complete = [
         Answer(error=f"No line for this row in the output file or the error file (custom_id {name!r}).")
         if answer is None

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.protocol.answer_schema import checker, json_object
-from vbatch_jupyter.protocol.reading import Parse
+from vbatch_jupyter.protocol.shapes import Parse
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

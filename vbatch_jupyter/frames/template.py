@@ -25,9 +25,9 @@ import pandas as pd
 from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vbatch_jupyter.errors import TemplateError
+from vbatch_jupyter.errors import TemplateError, did_you_mean
 from vbatch_jupyter.frames.cells import Missing, cell_of, is_missing
-from vbatch_jupyter.frames.columns import describe_columns, near_misses, positions_by_label
+from vbatch_jupyter.frames.columns import describe_columns, positions_by_label
 
 _PLAIN = (str, int, float, bytes, list, tuple, dict, set, frozenset, dt.date, dt.time, dt.timedelta)
 
@@ -62,7 +62,7 @@ class Template:
     >>> Template("Classify: {{ txt }}", ["text", "stars"])
     Traceback (most recent call last):
         ...
-    vbatch_jupyter.errors.TemplateError: Unknown column 'txt' in the template; did you mean 'text'?
+    vbatch_jupyter.errors.TemplateError: Unknown column 'txt' in the template. Did you mean 'text'?
     """
 
     def __init__(
@@ -209,9 +209,8 @@ class Template:
             return
         sentences = []
         for name in dict.fromkeys(unknown):
-            close = near_misses(name, self._columns)
-            hint = f"; did you mean {' or '.join(map(_as_written, close))}?" if close else "."
-            sentences.append(f"Unknown column {name!r} in the template{hint}")
+            hint = did_you_mean(name, self._columns, written=_as_written)
+            sentences.append(f"Unknown column {name!r} in the template.{hint}")
         if not any(sentence.endswith("?") for sentence in sentences):
             sentences.append(describe_columns(self._columns))
         raise self._error(" ".join(sentences))

@@ -13,9 +13,8 @@ from typing import Any
 
 import msgspec
 
-from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.errors import BadRequestError, did_you_mean
 from vbatch_jupyter.frames.ask import offered
-from vbatch_jupyter.magics.grammar import near_misses
 from vbatch_jupyter.targets.configuration import configured_tables
 from vbatch_jupyter.widgets.frontend import ProgressStyle
 
@@ -60,7 +59,7 @@ def _defaults_in(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
     known = Defaults.__struct_fields__
     for name in table:
         if name not in known:
-            hint = near_misses(name, known) or f" The keys are {', '.join(known)}."
+            hint = did_you_mean(name, known, written=str) or f" The keys are {', '.join(known)}."
             raise BadRequestError(f"Unknown key {name!r} in {where}.{hint}")
     try:
         defaults = msgspec.convert(table, Defaults)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import json
 import keyword
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
+from vbatch_jupyter.errors import did_you_mean
 from vbatch_jupyter.frames.ask import Option, offered
 
 
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
         # Here and not in parse_args, so that a verb's own parser handles its own options.
         if unknown:
             flags = list(self._option_string_actions)
-            hint = near_misses(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+            hint = did_you_mean(unknown[0].partition("=")[0], flags, written=str) if unknown[0].startswith("-") else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
         return options, unknown
 
@@ -39,12 +39,6 @@ class _Parser(argparse.ArgumentParser):
 
 class HelpShownError(Exception):
     """-h was given; its text has been printed."""
-
-
-def near_misses(name: str, known: Iterable[str]) -> str:
-    """Return which known names a name may have meant, or nothing if no name is similar."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def line_parser() -> argparse.ArgumentParser:
@@ -169,7 +163,7 @@ def check_verb(words: list[str], verbs: Collection[str]) -> None:
     """Raise an error for a first word that is not a verb, with similar verbs."""
     # argparse would list all of them.
     if words and not words[0].startswith("-") and words[0] not in verbs:
-        hint = near_misses(words[0], verbs) or f" The verbs are {', '.join(verbs)}."
+        hint = did_you_mean(words[0], verbs, written=str) or f" The verbs are {', '.join(verbs)}."
         raise UsageError(f"Unknown verb {words[0]!r}.{hint}")
 
 

@@ -14,7 +14,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Bool, Enum, Float, Instance, Integer, Unicode
 
 from vbatch_jupyter.display.listing import BatchList
-from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError
+from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError, did_you_mean
 from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
 from vbatch_jupyter.magics import defaults, environment
 from vbatch_jupyter.magics.grammar import (
@@ -23,7 +23,6 @@ from vbatch_jupyter.magics.grammar import (
     check_verb,
     description,
     line_parser,
-    near_misses,
     with_model,
     words_of,
 )
@@ -242,7 +241,7 @@ class VBatchMagics(Magics):
         names = self._user_ns()
         if name in names:
             return names[name]
-        hint = near_misses(name, [known for known in names if not known.startswith("_")])
+        hint = did_you_mean(name, [known for known in names if not known.startswith("_")], written=str)
         raise FrameError(f"There is no variable '{name}' for the {kind}.{hint}")
 
     def _out(self, name: str | None, value: Any) -> Any:

@@ -6,14 +6,14 @@ whose first batch has the input file with every request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.lifecycle import UNEXECUTED
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, unexecuted_line
+from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.records import Timing
 
 
@@ -56,8 +56,8 @@ def lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[bytes]:
                     yield from content
 
 
-def timed_lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[tuple[bytes, Timing | None]]:
-    """Return the lines of a chain, as `lines_of` does, each with its timing; None if none was kept.
+def timed_lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[tuple[bytes, Mapping[str, Timing]]]:
+    """Return the lines of a chain, as `lines_of` does, each with the timings of its batch by the ids of the lines.
 
     Parameters
     ----------
@@ -67,11 +67,10 @@ def timed_lines_of(manager: Manager, chain: Iterable[BatchRecord]) -> Iterator[t
         Batches that have ended.
     """
     for record in chain:
-        timings = manager.batches.timings(record.id)
-        positions = {name: place for place, name in enumerate(custom_ids_of(manager, record))} if timings else {}
+        kept = enumerate(manager.batches.timings(record.id))
+        timings = {request_id(record.id, position): timing for position, timing in kept}
         for line in lines_of(manager, [record]):
-            place = positions.get(parse_output_line(line).custom_id)
-            yield line, None if place is None else timings[place]
+            yield line, timings
 
 
 def _never_validated(manager: Manager, record: BatchRecord) -> Iterator[bytes]:

@@ -211,13 +211,13 @@ def _publish(
         output_offsets = array("Q", bytes(8 * len(written)))
         finished_at, latencies = array("d", bytes(8 * len(written))), array("d", [math.nan]) * len(written)
         usage = Usage()
-        for position, is_error, line, finished, latency in lease.records():
+        for position, is_error, line, finished, latency, used, _ in lease.records():
             written[position] += 1
             finished_at[position] = finished
             if latency is not None:
                 latencies[position] = latency
             if not is_error:
-                usage += usage_of(line)
+                usage += usage_of(line) if used is None else used
                 output_offsets[position] = output.bytes + 1
             file = error if is_error else output
             file.write(line)

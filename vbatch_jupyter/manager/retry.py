@@ -16,7 +16,7 @@ from vbatch_jupyter.protocol.answer_schema import checker
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
-from vbatch_jupyter.protocol.reading import Parse
+from vbatch_jupyter.protocol.shapes import Parse
 
 
 class Unanswered(NamedTuple):

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 if TYPE_CHECKING:
     from openai.types import Batch
 
@@ -89,8 +91,7 @@ class BatchError:
     line: int | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Tokens of a whole batch, summed over the lines of its output file.
 
     Parameters

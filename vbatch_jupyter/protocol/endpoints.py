@@ -1,8 +1,6 @@
 """OpenAI's endpoints: one object has everything about one endpoint.
 
-A new endpoint is one more object in `ENDPOINTS`. Its keys are listed here, because neither vLLM nor the ``openai``
-package should have to be imported to check a key: vLLM accepts any key and ignores unknown ones, so that a
-misspelt key would be lost silently. Tests compare the keys with vLLM 0.32 and openai 3.57.
+A new endpoint is one more object in `ENDPOINTS`, with its keys in `endpoint_keys` and its shape in `shapes`.
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ from typing import Any
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError, did_you_mean
-from vbatch_jupyter.protocol.reading import (
+from vbatch_jupyter.protocol.endpoint_keys import OPENAI_KEYS, VLLM_KEYS
+from vbatch_jupyter.protocol.reading import Reading, read_line
+from vbatch_jupyter.protocol.shapes import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
     OutputBody,
     Parse,
-    Reading,
     ResponseBody,
-    read_line,
 )
 
 _COUNTED = ("add_generation_prompt", "add_special_tokens", "chat_template_kwargs", "continue_final_message")
@@ -273,7 +271,7 @@ class Endpoint:
         message = f"Neither OpenAI nor vLLM knows the key '{key}' for {self.path}"
         if elsewhere:
             return f"{message}; it belongs to {' and '.join(elsewhere)}."
-        near = did_you_mean(key, sorted(self.openai_keys | self.vllm_keys))
+        near = did_you_mean(key, sorted(self.openai_keys | self.vllm_keys), cutoff=0.7)
         return f"{message}.{near}" if near else f"{message}; leave it out."
 
     # ----------------------------------------------------------------------------------------------------- responses
@@ -323,10 +321,6 @@ def _text_of(content: object) -> str:
     )
 
 
-def _keys(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 CHAT = Endpoint(
     path="/v1/chat/completions",
     name="chat",
@@ -336,24 +330,8 @@ CHAT = Endpoint(
     schema_key="response_format",
     limits=("max_completion_tokens", "max_tokens"),
     response=ChatBody,
-    openai_keys=_keys("""
-        audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens
-        messages metadata modalities model moderation n parallel_tool_calls prediction presence_penalty
-        prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
-        safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools
-        top_logprobs top_p user verbosity web_search_options
-    """),
-    vllm_keys=_keys("""
-        add_generation_prompt add_special_tokens allowed_token_ids bad_words cache_salt chat_template
-        chat_template_kwargs continue_final_message documents ec_transfer_params echo ignore_eos
-        include_reasoning include_stop_str_in_output kv_transfer_params length_penalty logprob_token_ids
-        media_io_kwargs min_p min_tokens mm_payload mm_processor_kwargs priority prompt_logprobs
-        repetition_detection repetition_penalty request_id return_mm_kwargs return_prompt_text
-        return_token_ids return_token_offsets return_tokens_as_token_ids routed_experts_prompt_start
-        session_id skip_special_tokens spaces_between_special_tokens stop_token_ids stream_interval
-        structured_outputs thinking_token_budget top_k truncate_prompt_tokens truncation_side
-        use_beam_search vllm_xargs watermarking
-    """),
+    openai_keys=OPENAI_KEYS["chat"],
+    vllm_keys=VLLM_KEYS["chat"],
 )
 COMPLETIONS = Endpoint(
     path="/v1/completions",
@@ -364,19 +342,8 @@ COMPLETIONS = Endpoint(
     vllm_inputs=("prompt_embeds",),
     limits=("max_tokens",),
     response=CompletionBody,
-    openai_keys=_keys("""
-        best_of echo frequency_penalty logit_bias logprobs max_tokens model n presence_penalty prompt seed
-        stop stream stream_options suffix temperature top_p user
-    """),
-    vllm_keys=_keys("""
-        add_special_tokens allowed_token_ids bad_words cache_salt ec_transfer_params ignore_eos
-        include_stop_str_in_output kv_transfer_params length_penalty logprob_token_ids min_p min_tokens
-        mm_payload priority prompt_embeds prompt_logprobs repetition_detection repetition_penalty request_id
-        response_format return_mm_kwargs return_token_ids return_token_offsets return_tokens_as_token_ids
-        routed_experts_prompt_start session_id skip_special_tokens spaces_between_special_tokens
-        stop_token_ids stream_interval structured_outputs thinking_token_budget top_k truncate_prompt_tokens
-        truncation_side use_beam_search vllm_xargs watermarking
-    """),
+    openai_keys=OPENAI_KEYS["completions"],
+    vllm_keys=VLLM_KEYS["completions"],
 )
 EMBEDDINGS = Endpoint(
     path="/v1/embeddings",
@@ -386,14 +353,8 @@ EMBEDDINGS = Endpoint(
     vllm_inputs=("messages",),
     response=EmbeddingBody,
     generates=False,
-    openai_keys=_keys("""
-        dimensions encoding_format input model user
-    """),
-    vllm_keys=_keys("""
-        add_generation_prompt add_special_tokens cache_salt chat_template chat_template_kwargs
-        continue_final_message embed_dtype endianness media_io_kwargs messages mm_processor_kwargs padding
-        priority request_id truncate_prompt_tokens truncation_side use_activation
-    """),
+    openai_keys=OPENAI_KEYS["embeddings"],
+    vllm_keys=VLLM_KEYS["embeddings"],
 )
 RESPONSES = Endpoint(
     path="/v1/responses",
@@ -404,20 +365,8 @@ RESPONSES = Endpoint(
     schema_key="text",
     limits=("max_output_tokens",),
     response=OutputBody,
-    openai_keys=_keys("""
-        access_programs background background_options context_management conversation image include input
-        instructions max_output_tokens max_tool_calls metadata model moderation parallel_tool_calls
-        previous_response_id prompt prompt_cache_key prompt_cache_options prompt_cache_retention reasoning
-        safety_identifier service_tier store stream stream_options temperature text tool_choice tools
-        top_logprobs top_p truncation user
-    """),
-    vllm_keys=_keys("""
-        cache_salt chat_template_kwargs ec_transfer_params enable_response_messages frequency_penalty
-        ignore_eos include_reasoning include_stop_str_in_output kv_transfer_params logit_bias
-        media_io_kwargs min_p mm_payload mm_processor_kwargs presence_penalty previous_input_messages
-        priority repetition_penalty request_id return_mm_kwargs seed session_id skip_special_tokens stop
-        stop_token_ids structured_outputs top_k vllm_xargs watermarking
-    """),
+    openai_keys=OPENAI_KEYS["responses"],
+    vllm_keys=VLLM_KEYS["responses"],
 )
 
 ENDPOINTS: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)}

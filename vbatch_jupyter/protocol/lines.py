@@ -15,12 +15,11 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError, EngineError
 
 _encode = msgspec.json.encode
-_decode = msgspec.json.decode
 
 Body = TypeVar("Body")
 
 
-class RequestLine(msgspec.Struct, frozen=True):
+class RequestLine(msgspec.Struct, Generic[Body], frozen=True):
     """One line of an input file.
 
     Parameters
@@ -32,13 +31,13 @@ class RequestLine(msgspec.Struct, frozen=True):
     url
         The endpoint's path, such as ``"/v1/chat/completions"``.
     body
-        The request's JSON, byte for byte as the file has it; ``bytes(line.body)`` gives it.
+        The request: decoded, or its JSON byte for byte as the file has it.
     """
 
     custom_id: str
     method: str
     url: str
-    body: msgspec.Raw
+    body: Body
 
 
 class OutputResponse(msgspec.Struct, Generic[Body], frozen=True):
@@ -68,13 +67,14 @@ class OutputLine(msgspec.Struct, Generic[Body], frozen=True):
     error: OutputError | None = None
 
 
-_REQUEST_DECODER = msgspec.json.Decoder(RequestLine)
+_REQUEST_DECODER = msgspec.json.Decoder(RequestLine[msgspec.Raw])
+_DECODED_REQUEST_DECODER = msgspec.json.Decoder(RequestLine[dict[str, Any]])
 _KEYS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OUTPUT_DECODER = msgspec.json.Decoder(OutputLine[msgspec.Raw])
 
 
-def parse_request_line(line: bytes) -> RequestLine:
-    """Read one line of an input file that has passed validation.
+def parse_request_line(line: bytes) -> RequestLine[msgspec.Raw]:
+    """Read one line of an input file that has passed validation, and leave its body as it is.
 
     Parameters
     ----------
@@ -92,14 +92,39 @@ def parse_request_line(line: bytes) -> RequestLine:
     >>> line.custom_id, bytes(line.body)
     ('a', b'{"n": 1}')
     """
+    return _request_of(line, _REQUEST_DECODER)
+
+
+def decode_request_line(line: bytes) -> RequestLine[dict[str, Any]]:
+    """Read one line of an input file that has passed validation, with its body decoded.
+
+    Parameters
+    ----------
+    line
+        The line's bytes, with or without its end.
+
+    Raises
+    ------
+    BadRequestError
+        As for `parse_request_line`.
+
+    Examples
+    --------
+    >>> decode_request_line(b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"n": 1}}').body
+    {'n': 1}
+    """
+    return _request_of(line, _DECODED_REQUEST_DECODER)
+
+
+def _request_of(line: bytes, decoder: msgspec.json.Decoder[RequestLine[Body]]) -> RequestLine[Body]:
     try:
         try:
-            return _REQUEST_DECODER.decode(line)
+            return decoder.decode(line)
         except msgspec.ValidationError:
             # If a key repeats, the last one counts, but the typed decoder fails on the first.
             keys = _KEYS_DECODER.decode(line)
             line = b"{%b}" % b",".join(b"%b:%b" % (_encode(key), bytes(value)) for key, value in keys.items())
-            return _REQUEST_DECODER.decode(line)
+            return decoder.decode(line)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(_unreadable("a request", line, error), code="invalid_json_line") from error
 
@@ -161,6 +186,24 @@ def encode_request_line(custom_id: str, url: str, body: Mapping[str, Any] | byte
     return b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}' % (name, path, raw)
 
 
+def decode_response(custom_id: str, status_code: int, body: bytes) -> Any:
+    """Decode the response to a request, before it becomes a line.
+
+    Raises
+    ------
+    EngineError
+        It is not JSON, so the engine (or a proxy before it) did not answer as OpenAI would.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        start = body[:200].decode(errors="replace")
+        message = (
+            f"The answer to request {custom_id!r} (status {status_code}) is not JSON: {error}. It begins {start!r}."
+        )
+        raise EngineError(message) from error
+
+
 # `id` is the key's name in the line.
 def output_line(*, id: str, custom_id: str, status_code: int, request_id: str, body: bytes) -> bytes:  # noqa: A002
     r"""Write the line of a request that was answered, without its end.
@@ -176,33 +219,19 @@ def output_line(*, id: str, custom_id: str, status_code: int, request_id: str, b
     status_code, request_id
         The response's.
     body
-        The response's JSON; numbers are kept digit for digit.
-
-    Raises
-    ------
-    EngineError
-        The body is not JSON, so the engine (or a proxy before it) did not answer as OpenAI would.
+        The response's JSON, which `decode_response` has seen; numbers are kept digit for digit.
 
     Examples
     --------
     >>> output_line(id="i", custom_id="a", status_code=200, request_id="r", body=b'{"n":\n1.50}')
     b'{"id":"i","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{"n":1.50}},"error":null}'
     """
-    try:
-        _decode(body)
-        body = _one_line(body)
-    except (ValueError, RecursionError) as error:
-        start = body[:200].decode(errors="replace")
-        message = (
-            f"The answer to request {custom_id!r} (status {status_code}) is not JSON: {error}. It begins {start!r}."
-        )
-        raise EngineError(message) from error
     return b'{"id":%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}' % (
         _encode(id),
         _one_line(_encode(custom_id)),
         status_code,
         _encode(request_id),
-        body,
+        _one_line(body),
     )
 
 

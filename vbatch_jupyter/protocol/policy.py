@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, RESPONSES
 
 MAX_SEQUENCES = 128
@@ -26,6 +27,8 @@ MAX_TOKENS = 1 << 20
 """The most output tokens that a request may ask for; more than the context of any model."""
 
 _LIMITS = tuple(dict.fromkeys(key for endpoint in ENDPOINTS.values() for key in endpoint.limits))
+_PROMPTS = ("messages", "input", "prompt", "previous_input_messages")
+_PLAIN_KEYS = frozenset({"content", "name", "role"})
 _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 _TEMPLATE_ARGUMENTS = frozenset(
     {
@@ -70,45 +73,59 @@ class Rule:
     inside: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a body is refused, with the fields of OpenAI's error envelope."""
+def decode(body: bytes) -> dict[str, Any]:
+    """Decode the body of a request.
 
-    message: str
-    param: str | None
-    code: str
+    Raises
+    ------
+    BadRequestError
+        It is not a JSON object.
+
+    Examples
+    --------
+    >>> decode(b'{"model": "m"}')
+    {'model': 'm'}
+    """
+    try:
+        content = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        # We must read the same as vLLM does, which would also accept UTF-16, NaN and lone surrogates.
+        message = f"We could not parse the JSON body of your request: {error}."
+        raise BadRequestError(message, code="invalid_json") from error
+    if not isinstance(content, dict):
+        raise BadRequestError("The body of a request must be a JSON object.", code="invalid_json")
+    return content
 
 
-def refusal(path: str, body: bytes) -> Refusal | None:
-    """Find the first rule that a request breaks.
+def check(path: str, body: Mapping[str, Any]) -> None:
+    """Refuse a request that breaks a rule.
 
     Parameters
     ----------
     path
         The endpoint's, such as ``"/v1/chat/completions"``.
     body
-        The request's JSON.
+        The request's body, as `decode` reads it.
+
+    Raises
+    ------
+    BadRequestError
+        Names the field and the rule.
 
     Examples
     --------
-    >>> refusal("/v1/completions", b'{"model": "m", "prompt": "a", "n": 2}')
-    >>> refusal("/v1/completions", b'{"model": "m", "prompt": "a", "n": 129}').param
-    'n'
+    >>> check("/v1/completions", {"model": "m", "prompt": "a", "n": 2})
+    >>> check("/v1/completions", {"model": "m", "prompt": "a", "n": 129})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    vbatch_jupyter.errors.BadRequestError: Invalid 'n': ...
     """
-    try:
-        content = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
-        # We must read the same as vLLM does, which would also accept UTF-16, NaN and lone surrogates.
-        return Refusal(f"We could not parse the JSON body of your request: {error}.", None, "invalid_json")
-    if not isinstance(content, dict):
-        return Refusal("The body of a request must be a JSON object.", None, "invalid_json")
-    for rule in RULES:
-        # Fast path: most bodies have none of these fields, and a batch may have a million bodies.
-        if not rule.inside and content.keys().isdisjoint(rule.fields):
-            continue
-        if (field := rule.broken(content, path)) is not None:
-            return Refusal(f"Invalid '{field}': {rule.sentence}", field, "unsupported_value")
-    return None
+    # Most bodies have none of the fields, and only plain texts; and a batch may have a million bodies.
+    rules = [rule for field in body if (rule := _BY_FIELD.get(field)) is not None]
+    if not _is_plain(body):
+        rules += _INSIDE
+    for rule in rules:
+        if (field := rule.broken(body, path)) is not None:
+            raise BadRequestError(f"Invalid '{field}': {rule.sentence}", param=field, code="unsupported_value")
 
 
 # ----------------------------------------------------------------------------------------------------- the checks
@@ -135,6 +152,8 @@ def _is_on(value: Any) -> bool:
 
 def _number(value: Any) -> float | None:
     """Read a number as vLLM's models do: a string with a number is accepted too."""
+    if value is None:
+        return None
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -179,7 +198,7 @@ def _template_arguments(body: Mapping[str, Any], path: str) -> str | None:
 
 def _members(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield every key inside ``messages``, ``input`` and ``prompt``, with its value."""
-    left = [body.get(name) for name in ("messages", "input", "prompt", "previous_input_messages")]
+    left = [body.get(name) for name in _PROMPTS]
     while left:
         value = left.pop()
         if isinstance(value, dict):
@@ -187,6 +206,19 @@ def _members(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             left.extend(value.values())
         elif isinstance(value, list):
             left.extend(value)
+
+
+def _is_plain(body: Mapping[str, Any]) -> bool:
+    """Return whether the prompt is only texts, so that nothing can be inside it."""
+    for name in _PROMPTS:
+        value = body.get(name)
+        if value is None or isinstance(value, str):
+            continue
+        for item in value if isinstance(value, list) else (value,):
+            texts = item.items() if isinstance(item, dict) else (("content", item),)
+            if any(key not in _PLAIN_KEYS or not isinstance(text, str | int) for key, text in texts):
+                return False
+    return True
 
 
 def _foreign_media(body: Mapping[str, Any], path: str) -> str | None:
@@ -296,6 +328,10 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 """In the order in which they are checked."""
+
+
+_INSIDE = [rule for rule in RULES if rule.inside]
+_BY_FIELD = {field: rule for rule in RULES if not rule.inside for field in rule.fields}
 
 
 def documentation() -> str:

@@ -88,7 +88,7 @@ def validate(
     models: Collection[str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Validation:
-    """Check an input file in one pass, holding no more than one line of it.
+    """Check an input file in one pass, holding no more of it than one line and its first few.
 
     Parameters
     ----------
@@ -291,7 +291,11 @@ class _Validator:
         most = self._profile.max_lines
         next_stop = _STOP_EVERY
         lines = ((line, self._decoded(line)) for line in input_lines(self._file, self._profile.max_line_bytes))
-        first = list(itertools.islice(lines, _COMPARED_BODIES))
+        first = []
+        for read in lines:
+            first.append(read)
+            if len(first) == _COMPARED_BODIES or read[0].offset >= _STOP_EVERY:
+                break
         self._prefix_lengths = prefix_lengths([text for _, request in first if (text := self._prompt_of(request))])
         for line, request in itertools.chain(first, lines):
             if line.offset >= next_stop:

@@ -140,13 +140,13 @@ class Latest:
         with self._lock:
             for record in records:
                 if record.is_error:
-                    self._count(record.line)
+                    # The errors of all endpoints are alike.
+                    self._count(record.message or CHAT.read(record.line).answer.error or "")
                 else:
                     self._answers.append(record.line)
 
-    def _count(self, line: bytes) -> None:
-        # The errors of all endpoints are alike.
-        message = (CHAT.read(line).answer.error or "")[:_MESSAGE_CHARACTERS]
+    def _count(self, message: str) -> None:
+        message = message[:_MESSAGE_CHARACTERS]
         # Messages that quote their request are all different.
         is_counted = message in self._errors or len(self._errors) < _MESSAGES
         self._errors[message if is_counted else _OTHERS] += 1

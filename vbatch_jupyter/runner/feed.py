@@ -7,16 +7,25 @@ import os
 import time
 from array import array
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, BUSY_STATUSES, Engine
 from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError
 from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.batch import BatchRecord, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.lines import RequestLine, error_body, output_line, parse_request_line
+from vbatch_jupyter.protocol.lines import (
+    RequestLine,
+    decode_request_line,
+    decode_response,
+    error_body,
+    output_line,
+)
+from vbatch_jupyter.protocol.reading import sentence_in, usage_in
 from vbatch_jupyter.runner.collector import Collector, Latest
 from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
@@ -31,6 +40,18 @@ _SUCCESS = range(200, 300)
 _SERVER_ERROR = 500
 _FOLLOWERS_AT_ONCE = 256
 _STARTED_AT_ONCE = 16
+
+
+_Request = RequestLine[dict[str, Any]]
+
+
+class _Answer(NamedTuple):
+    """What became of a request: the response, and what is needed of what it says."""
+
+    status: int
+    body: bytes
+    usage: Usage | None = None
+    message: str | None = None
 
 
 class Feed:
@@ -185,71 +206,69 @@ class Feed:
     # --------------------------------------------------------------------------------------------------- one request
 
     async def _run_one(self, position: int, descriptor: int) -> None:
-        request = self._read(position, descriptor)
+        request, body = self._read(position, descriptor)
         sent_at = time.monotonic()
-        status, body = await self._answer(request)
-        await self._collect(position, request, status, body, latency=time.monotonic() - sent_at)
+        answer = await self._answer(request, body)
+        await self._collector.put(self._record_of(position, request, answer, time.monotonic() - sent_at))
         followers = self._followers.get(position)
         if followers is None:
             return
-        if status in BUSY_STATUSES or status >= _SERVER_ERROR:
+        if answer.status in BUSY_STATUSES or answer.status >= _SERVER_ERROR:
             # A transient engine error says nothing about the request, so run its duplicates on their own.
             self._apart.extend(followers)
             return
         for count, follower in enumerate(followers):
-            other = self._read(follower, descriptor)
-            if _same(other, request):
-                await self._collect(follower, other, status, body)
+            other, its_body = self._read(follower, descriptor)
+            if (other.url, its_body) == (request.url, body):
+                await self._collector.put(self._record_of(follower, other, answer))
             else:
-                self._apart.append(follower)  # equal hashes, other bytes
+                self._apart.append(follower)  # equal hashes, other requests
             if count % _FOLLOWERS_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def _read(self, position: int, descriptor: int) -> RequestLine:
+    def _read(self, position: int, descriptor: int) -> tuple[_Request, bytes]:
+        """Read a request, and write its body as the engine gets it: exactly what was decoded, and nothing else."""
         line = os.pread(descriptor, self._index.lengths[position], self._index.offsets[position])
-        return parse_request_line(line)
+        request = decode_request_line(line)
+        return request, msgspec.json.encode(request.body)
 
-    async def _answer(self, request: RequestLine) -> tuple[int, bytes]:
+    async def _answer(self, request: _Request, body: bytes) -> _Answer:
         failures = 0
         while True:
-            status, asked = _SERVER_ERROR, None
+            asked = None
             try:
                 response = await self._engine.request(
-                    request.method, request.url, bytes(request.body), priority=BATCH_PRIORITY
+                    request.method, request.url, body, content=request.body, priority=BATCH_PRIORITY
                 )
-                body = await response.read()
+                answer = _answer_of(request.custom_id, response.status, await response.read())
                 if response.status not in BUSY_STATUSES:
-                    return response.status, body
-                status, asked = response.status, response.headers.get("retry-after")
+                    return answer
+                asked = response.headers.get("retry-after")
             except EngineDiedError:
                 raise
             except Exception as error:  # noqa: BLE001
                 # Whatever one request brings about inside the engine's front end must not end the batch.
                 reason = str(error) if isinstance(error, RequestAbortedError) else f"{type(error).__name__}: {error}"
-                message = f"The engine gave no answer in {failures + 1} attempts: {reason}"
-                body = error_body(message, type="server_error", code="engine_error")
+                answer = _no_answer(f"The engine gave no answer in {failures + 1} attempts: {reason}")
             failures += 1
             if (pause := self._engine.retry.after(failures, asked=asked)) is None:
-                return status, body
+                return answer
             self._engine.retries += 1
             await asyncio.sleep(pause)
 
-    async def _collect(
-        self, position: int, request: RequestLine, status: int, body: bytes, *, latency: float | None = None
-    ) -> None:
-        try:
-            record = self._record_of(position, request, status, body, latency)
-        except EngineError as error:
-            body = error_body(str(error), type="server_error", code="engine_error")
-            record = self._record_of(position, request, _SERVER_ERROR, body, latency)
-        await self._collector.put(record)
-
     def _record_of(
-        self, position: int, request: RequestLine, status: int, body: bytes, latency: float | None = None
+        self, position: int, request: _Request, answer: _Answer, latency: float | None = None
     ) -> SpoolRecord:
         name = request_id(self._record.id, position)
-        line = output_line(id=name, custom_id=request.custom_id, status_code=status, request_id=_inner(name), body=body)
-        return SpoolRecord(position, status not in _SUCCESS, line, self._store.clock(), latency)
+        line = output_line(
+            id=name,
+            custom_id=request.custom_id,
+            status_code=answer.status,
+            request_id=_inner(name),
+            body=answer.body,
+        )
+        is_error = answer.status not in _SUCCESS
+        return SpoolRecord(position, is_error, line, self._store.clock(), latency, answer.usage, answer.message)
 
     async def put_killer(self) -> None:
         """Write a line in the error file for the one request that ran when the engine died, and for its duplicates."""
@@ -258,14 +277,14 @@ class Feed:
             "The engine died each time it ran this request, so the request was skipped. "
             "The engine's log says why it died."
         )
-        body = error_body(message, type="server_error", code="engine_error")
+        answer = _no_answer(message)
         with self._store.files.open(self._record.input_file_id) as input_file:
-            request = self._read(killer, input_file.fileno())
-            group = [self._record_of(killer, request, _SERVER_ERROR, body)]
+            request, body = self._read(killer, input_file.fileno())
+            group = [self._record_of(killer, request, answer)]
             for follower in self._followers.get(killer, ()):
-                other = self._read(follower, input_file.fileno())
-                if _same(other, request):
-                    group.append(self._record_of(follower, other, _SERVER_ERROR, body))
+                other, its_body = self._read(follower, input_file.fileno())
+                if (other.url, its_body) == (request.url, body):
+                    group.append(self._record_of(follower, other, answer))
         await in_thread(self._lease.append, group)
 
 
@@ -276,8 +295,20 @@ async def _abort(tasks: Collection[asyncio.Task[None]]) -> None:
         await asyncio.wait(tasks)
 
 
-def _same(one: RequestLine, other: RequestLine) -> bool:
-    return one.url == other.url and bytes(one.body) == bytes(other.body)
+def _answer_of(custom_id: str, status: int, body: bytes) -> _Answer:
+    """Decode a response, once for all that is asked of it."""
+    try:
+        content = decode_response(custom_id, status, body)
+    except EngineError as error:
+        return _no_answer(str(error))
+    if status in _SUCCESS:
+        return _Answer(status, body, usage=usage_in(content))
+    return _Answer(status, body, message=sentence_in(content))
+
+
+def _no_answer(message: str) -> _Answer:
+    body = error_body(message, type="server_error", code="engine_error")
+    return _Answer(_SERVER_ERROR, body, message=message)
 
 
 def _inner(name: str) -> str:

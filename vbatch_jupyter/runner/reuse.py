@@ -8,6 +8,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import output_line, parse_output_line, parse_request_line
+from vbatch_jupyter.protocol.reading import usage_of
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 
 _GROUP_LINES = 4096
@@ -72,4 +73,4 @@ def _known(
                 request_id=response.request_id or name,
                 body=bytes(response.body),
             )
-            yield SpoolRecord(position, False, answer_line, store.clock())
+            yield SpoolRecord(position, False, answer_line, store.clock(), usage=usage_of(line))

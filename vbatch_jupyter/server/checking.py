@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from tornado import web
 
-from vbatch_jupyter.protocol.check import Finding, Summary, check
+from vbatch_jupyter.protocol.check import Finding, Summary, check, first_url
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 
@@ -62,13 +62,16 @@ class CheckHandler(VBatchHandler):
 
 
 def _report(content: Any, target: str) -> dict[str, Any]:
-    summary = Summary(target)
-    findings = summary.counted(check(content, PROFILES[target]))
+    summary, profile = Summary(target), PROFILES[target]
+    endpoint = first_url(content, profile)
+    findings = summary.counted(check(content, profile, endpoint=endpoint))
     listed: list[Finding] = list(itertools.islice(findings, MAX_FINDINGS))
     left_out = sum(1 for _ in findings)
     return {
         "object": "vbatch.check",
         "target": target,
+        "endpoint": endpoint,
+        "endpoints": profile.endpoints,
         "would_run": not summary.refuses,
         "counts": summary.counts,
         "findings": listed,

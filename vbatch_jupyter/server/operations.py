@@ -122,7 +122,12 @@ _SNAPSHOT = _object(
     engines={"type": "array", "items": ref("Engine")},
     problems=_OBJECTS,
 )
-_CHECK = _object(("object", "target", "would_run", "counts", "findings"), would_run={"type": "boolean"})
+_CHECK = _object(
+    ("object", "target", "endpoint", "endpoints", "would_run", "counts", "findings"),
+    endpoint=_TEXT,
+    endpoints={"type": "array", "items": _TEXT},
+    would_run={"type": "boolean"},
+)
 
 
 _OF_OPENAI = (

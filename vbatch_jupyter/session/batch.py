@@ -16,7 +16,7 @@ from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, time
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
-from vbatch_jupyter.protocol.reading import Parse
+from vbatch_jupyter.protocol.shapes import Parse
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner.collector import Latest
 
@@ -349,9 +349,10 @@ class Batch:
         errors = collections.Counter(failure.error for failure in self._unanswered([record]))
         timings, output_tokens = [], []
         read = ENDPOINTS.get(record.endpoint, CHAT).read
-        for text, timing in timed_lines_of(self._manager, [record]):
-            timings.append(timing)
-            output_tokens.append(read(text).usage.written)
+        for text, kept in timed_lines_of(self._manager, [record]):
+            reading = read(text)
+            timings.append(kept.get(reading.id or ""))
+            output_tokens.append(reading.usage.written)
         return draw(
             f"{self.id} · {record.model or ''} · {record.status}",
             timings=timings,

@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.file import FileRecord
 
@@ -88,7 +90,7 @@ def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "errors":
             columns[name] = json.dumps([dataclasses.asdict(error) for error in value]) if value else None
         elif name == "usage":
-            columns[name] = None if value is None else json.dumps(dataclasses.asdict(value))
+            columns[name] = None if value is None else json.dumps(msgspec.structs.asdict(value))
         elif name == "metadata":
             columns[name] = None if value is None else json.dumps(dict(value))
         elif name == "models":

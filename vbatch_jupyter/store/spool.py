@@ -4,7 +4,7 @@ Every lease writes a segment of its own (``spool-<epoch>``), so that a former ow
 can never write into the middle of its successor's lines. A line in a segment is::
 
     u32 length | u32 crc32 of all that follows | u32 position of the request | u8 kind | f64 finished at | f64 latency
-    the line, without its end
+    four u32 of usage, of the kind that has one | the line, without its end
 
 It promises that a group which `append` has returned from is on the disk; that `recover` finds every line that was
 ever written whole, each request once; and that both take memory of one line and one byte for each request.
@@ -24,13 +24,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vbatch_jupyter.errors import StoreCorruptError, StoreFullError
-from vbatch_jupyter.protocol.batch import RequestCounts
+from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.store.disk import MIB, sync_directory, write_all, writing
 
 NONE, OUTPUT, ERROR = 0, 1, 2
 """The state of a request: not finished, a line of the output file, or a line of the error file."""
 
+_WITH_USAGE = 3
+"""The kind, on the disk, of a line of the output file that has its usage before it."""
+
 _HEADER = struct.Struct("<IIIBdd")
+_USAGE = struct.Struct("<4I")
+_MOST_TOKENS = (1 << 32) - 1
 _CHECKED = struct.Struct("<IBdd")
 _CHECKED_FROM = 8
 _SEGMENT = re.compile(r"spool-(\d+)")
@@ -51,6 +56,10 @@ class SpoolRecord(NamedTuple):
         When its answer came, in Unix seconds; 0 if that is not known.
     latency
         Seconds from handing the request to the engine to its answer; None if the engine was not asked.
+    usage
+        The tokens of a line of the output file; None if nobody has read them yet.
+    message
+        The sentence in a line of the error file, for the live widget; it is not stored.
     """
 
     position: int
@@ -58,6 +67,8 @@ class SpoolRecord(NamedTuple):
     line: bytes
     finished_at: float = 0.0
     latency: float | None = None
+    usage: Usage | None = None
+    message: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,13 +186,16 @@ class Spool:
         """
         parts: list[bytes] = []
         kinds: dict[int, int] = {}
-        for position, is_error, line, finished_at, latency in records:
+        for position, is_error, line, finished_at, latency, usage, _ in records:
             if not 0 <= position < len(self.finished):
                 raise ValueError(f"There is no request {position}: the batch has {len(self.finished)}.")
             if self.finished[position] == NONE and position not in kinds:
                 kinds[position] = kind = ERROR if is_error else OUTPUT
+                content = line
+                if usage is not None and not is_error:
+                    kind, content = _WITH_USAGE, _packed(usage) + line
                 checked = _CHECKED.pack(position, kind, finished_at, math.nan if latency is None else latency)
-                parts += (struct.pack("<II", len(line), zlib.crc32(line, zlib.crc32(checked))), checked, line)
+                parts += (struct.pack("<II", len(content), zlib.crc32(content, zlib.crc32(checked))), checked, content)
         if not parts:
             return
         group = b"".join(parts)
@@ -260,6 +274,19 @@ def _scan(path: Path, *, size: int | None = None) -> Iterator[tuple[SpoolRecord,
             if end > size:
                 return
             line = file.read(length)
-            if zlib.crc32(line, zlib.crc32(header[_CHECKED_FROM:])) != crc or kind not in {OUTPUT, ERROR}:
+            if zlib.crc32(line, zlib.crc32(header[_CHECKED_FROM:])) != crc or kind not in {OUTPUT, ERROR, _WITH_USAGE}:
                 return
-            yield SpoolRecord(position, kind == ERROR, line, finished_at, None if math.isnan(latency) else latency), end
+            usage = None
+            if kind == _WITH_USAGE:
+                usage, line = Usage(*_USAGE.unpack_from(line)), line[_USAGE.size :]
+            asked = None if math.isnan(latency) else latency
+            yield SpoolRecord(position, kind == ERROR, line, finished_at, asked, usage), end
+
+
+def _packed(usage: Usage) -> bytes:
+    tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.reasoning_tokens)
+    try:
+        return _USAGE.pack(*tokens)
+    except struct.error:
+        # A server may say anything.
+        return _USAGE.pack(*(min(max(count, 0), _MOST_TOKENS) for count in tokens))

@@ -14,7 +14,6 @@ A key is read from its variable whenever the service is asked, and is never kept
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.errors import BadRequestError, did_you_mean
 from vbatch_jupyter.protocol.profiles import PROFILES, Profile
 
 
@@ -166,8 +165,7 @@ def named_target(name: str, folder: Path | None = None) -> Target:
     """
     known = targets(folder)
     if name not in known:
-        near = difflib.get_close_matches(name, known)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, known, written=str)
         message = (
             f"There is no target {name!r}.{hint} The targets are {', '.join(known)}; to add one, write "
             f"[tool.vbatch.targets.{name}] with base_url and api_key_env into pyproject.toml."

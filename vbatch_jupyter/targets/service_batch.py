@@ -16,7 +16,8 @@ from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import MAX_METADATA_PAIRS, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.lines import OutputLine, error_body, output_line, parse_output_line
+from vbatch_jupyter.protocol.lines import OutputLine, decode_response, error_body, output_line, parse_output_line
+from vbatch_jupyter.protocol.reading import usage_in
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 from vbatch_jupyter.targets.configuration import Target
 from vbatch_jupyter.targets.parts import (
@@ -293,17 +294,19 @@ def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool
     response = parsed.response
     if response is None:
         return _error(batch_id, position, parsed.custom_id, *_said(parsed), status=504)
+    body, status = bytes(response.body), response.status_code
     try:
-        written = output_line(
-            id=parsed.id or request_id(batch_id, position),
-            custom_id=parsed.custom_id,
-            status_code=response.status_code,
-            request_id=response.request_id or "",
-            body=bytes(response.body),
-        )
+        usage = usage_in(decode_response(parsed.custom_id, status, body))
     except EngineError as error:
         return _error(batch_id, position, parsed.custom_id, str(error), status=502)
-    return SpoolRecord(position, is_error or response.status_code >= 400, written)  # noqa: PLR2004 - HTTP's errors
+    written = output_line(
+        id=parsed.id or request_id(batch_id, position),
+        custom_id=parsed.custom_id,
+        status_code=status,
+        request_id=response.request_id or "",
+        body=body,
+    )
+    return SpoolRecord(position, is_error or status >= 400, written, usage=usage)  # noqa: PLR2004 - HTTP's errors
 
 
 def _said(line: OutputLine[msgspec.Raw]) -> tuple[str, str | None]:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import ipywidgets
-import msgspec
 from IPython.display import display
 
 from vbatch_jupyter.display import drawing
@@ -200,15 +199,15 @@ class Builder:
 
     def _rendered(self, ask: Ask) -> str:
         from vbatch_jupyter.frames.render import requests_of
-        from vbatch_jupyter.protocol.lines import parse_request_line
+        from vbatch_jupyter.protocol.lines import decode_request_line
 
         parts = []
         for line in requests_of(self._df, dataclasses.replace(ask, model=ask.model or "")).lines:
-            request = parse_request_line(line.rstrip(b"\n"))
-            endpoint, content = endpoint_of(request.url), msgspec.json.decode(request.body)
-            tokens = self._session.tokenize(endpoint, content)
+            request = decode_request_line(line.rstrip(b"\n"))
+            endpoint = endpoint_of(request.url)
+            tokens = self._session.tokenize(endpoint, request.body)
             counted = "" if tokens is None else f" · {tokens:,} prompt tokens"
-            parts.append(drawing.request(request.custom_id + counted, list(endpoint.turns(content))))
+            parts.append(drawing.request(request.custom_id + counted, list(endpoint.turns(request.body))))
         return "".join(parts) or drawing.faint("The DataFrame has no rows.")
 
     # -------------------------------------------------------------------------------------------------------- running

@@ -95,7 +95,7 @@ def test_columns_of_a_multiindex_and_columns_that_are_numbers():
 def test_an_empty_frame_gives_no_line_and_is_checked_all_the_same():
     empty = pd.DataFrame({"text": []})
     assert lines(empty) == []
-    with pytest.raises(TemplateError, match="Unknown column 'txt' in the template; did you mean 'text'"):
+    with pytest.raises(TemplateError, match=r"Unknown column 'txt' in the template\. Did you mean 'text'"):
         render(empty, "{{ txt }}")
 
 

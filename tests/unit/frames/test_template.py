@@ -133,14 +133,14 @@ def test_only_the_columns_in_use_are_asked_for():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{{ txt }}", "Unknown column 'txt' in the template; did you mean 'text'?"),
-        ("{{ TEXT }}", "Unknown column 'TEXT' in the template; did you mean 'text'?"),
-        ("{{ star_rating }}", "Unknown column 'star_rating' in the template; did you mean row['Star rating']?"),
-        ("{{ row['txet'] }}", "Unknown column 'txet' in the template; did you mean 'text'?"),
-        ("{{ row.txet }}", "Unknown column 'txet' in the template; did you mean 'text'?"),
+        ("{{ txt }}", "Unknown column 'txt' in the template. Did you mean 'text'?"),
+        ("{{ TEXT }}", "Unknown column 'TEXT' in the template. Did you mean 'text'?"),
+        ("{{ star_rating }}", "Unknown column 'star_rating' in the template. Did you mean row['Star rating']?"),
+        ("{{ row['txet'] }}", "Unknown column 'txet' in the template. Did you mean 'text'?"),
+        ("{{ row.txet }}", "Unknown column 'txet' in the template. Did you mean 'text'?"),
         ("{{ row[8] }}", "Unknown column 8 in the template. The columns are 'text', 'Star rating', 7."),
         ("{{ zzz | default('x') }}", "Unknown column 'zzz' in the template. The columns are 'text', 'Star rating', 7."),
-        ("{% if 0 %}{{ txt }}{% endif %}", "Unknown column 'txt' in the template; did you mean 'text'?"),
+        ("{% if 0 %}{{ txt }}{% endif %}", "Unknown column 'txt' in the template. Did you mean 'text'?"),
     ],
 )
 def test_an_unknown_column_is_an_error_before_anything_is_rendered(source, message):
@@ -152,7 +152,7 @@ def test_an_unknown_column_is_an_error_before_anything_is_rendered(source, messa
 def test_every_unknown_column_is_named_at_once():
     message = refusal("{{ txt }} {{ nme }}", ["text", "name"])
     assert "'txt'" in message
-    assert "'nme' in the template; did you mean 'name'?" in message
+    assert "'nme' in the template. Did you mean 'name'?" in message
 
 
 def test_a_frame_without_columns_says_so():

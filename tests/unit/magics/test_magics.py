@@ -141,7 +141,7 @@ def test_the_engine_shows_what_fails_in_this_kernel(shell, session, monkeypatch)
             "There is no variable 'Mod' for the schema. Did you mean Mood?",
         ),
         ("%%vbatch Mood\n{{ text }}", "A dict is not a pandas DataFrame; convert it first."),
-        ("%%vbatch df\n{{ tixt }}", "Unknown column 'tixt' in the template; did you mean 'text'?"),
+        ("%%vbatch df\n{{ tixt }}", "Unknown column 'tixt' in the template. Did you mean 'text'?"),
         (
             "%%vbatch df --max-tokenz 3\n{{ text }}",
             "unrecognized arguments: --max-tokenz 3. Did you mean --max-tokens? See %%vbatch -h.",

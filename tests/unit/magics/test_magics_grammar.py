@@ -200,7 +200,7 @@ def test_an_export_for_another_model_needs_no_engine_and_a_mistake_leaves_the_fi
     assert request["body"] == {"model": "other", "messages": [{"role": "user", "content": "a"}]}
     capsys.readouterr()
     shell.run_cell("%vbatch export df in.jsonl -m other -p '{{ tixt }}'")
-    assert "did you mean 'text'?" in capsys.readouterr().err
+    assert "Did you mean 'text'?" in capsys.readouterr().err
     shell.run_cell("%vbatch export df no/such/in.jsonl -m other -p '{{ text }}'")
     assert capsys.readouterr().err == (
         "UsageError: The file no/such/in.jsonl cannot be written: No such file or directory.\n"

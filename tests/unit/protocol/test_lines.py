@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vbatch_jupyter.errors import BadRequestError, EngineError
 from vbatch_jupyter.protocol.batch import Usage
 from vbatch_jupyter.protocol.lines import (
+    decode_response,
     encode_request_line,
     error_body,
     output_line,
@@ -108,7 +109,7 @@ def test_an_error_body_has_all_four_keys_when_only_a_message_is_given():
 )
 def test_an_answer_that_is_not_json_is_refused_with_its_beginning(body):
     with pytest.raises(EngineError) as caught:
-        output_line(id="i", custom_id="row-3", status_code=502, request_id="r", body=body)
+        decode_response("row-3", 502, body)
 
     assert str(caught.value).startswith("The answer to request 'row-3' (status 502) is not JSON: ")
     assert repr(body[:200].decode(errors="replace")) in str(caught.value)

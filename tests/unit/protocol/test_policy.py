@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
@@ -16,8 +17,11 @@ CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
 
 
 def param(path: str, **body):
-    found = policy.refusal(path, json.dumps({"model": "m", **body}).encode())
-    return None if found is None else found.param
+    try:
+        policy.check(path, policy.decode(json.dumps({"model": "m", **body}).encode()))
+    except BadRequestError as error:
+        return error.param
+    return None
 
 
 def chat_with(*parts):
@@ -139,14 +143,15 @@ def test_tensors_are_refused_however_they_are_spelt(kind):
     ],
 )
 def test_what_vllm_might_read_in_another_way_is_refused(body):
-    found = policy.refusal(CHAT, body)
-    assert found is not None
-    assert found.code == "invalid_json"
+    with pytest.raises(BadRequestError) as caught:
+        policy.decode(body)
+    assert caught.value.code == "invalid_json"
 
 
 def test_of_a_field_that_stands_twice_the_last_one_counts_as_in_vllm():
-    assert policy.refusal(CHAT, b'{"priority": null, "pri\\u006frity": 1}') is not None
-    assert policy.refusal(CHAT, b'{"priority": 1, "priority": null}') is None
+    with pytest.raises(BadRequestError):
+        policy.check(CHAT, policy.decode(b'{"priority": null, "pri\\u006frity": 1}'))
+    policy.check(CHAT, policy.decode(b'{"priority": 1, "priority": null}'))
 
 
 def test_each_rule_is_about_fields_that_there_are():

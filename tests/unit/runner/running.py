@@ -84,9 +84,9 @@ class WitnessEngine(EchoEngine):
         if self._left_to_live == 0:
             self.die()
 
-    async def request(self, method: str, path: str, body: bytes, *, priority: int = 0) -> EngineResponse:
-        assert (method, path, priority) == ("POST", ENDPOINT, BATCH_PRIORITY)
-        prompt = msgspec.json.decode(body)["messages"][-1]["content"]
+    async def _answer(self, path: str, body: bytes, content: dict[str, Any], *, priority: int) -> EngineResponse:
+        assert (path, priority) == (ENDPOINT, BATCH_PRIORITY)
+        prompt = content["messages"][-1]["content"]
         self.asked.append(prompt)
         self.running_when_asked.append(self._running + 1)
         if self._left_to_live is not None:
@@ -101,7 +101,7 @@ class WitnessEngine(EchoEngine):
         try:
             if self._hanging is not None and self._hanging in prompt:
                 await self.released.wait()
-            return await super().request(method, path, body, priority=priority)
+            return await super()._answer(path, body, content, priority=priority)
         except asyncio.CancelledError:
             self.aborted.append(prompt)
             raise

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+import vbatch_jupyter as vb
 from tests.waiting import wait_for
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.columns import placeholder
 from vbatch_jupyter.frames.template import Template
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import parse_request_line
 from vbatch_jupyter.widgets.build import Builder
 from vbatch_jupyter.widgets.cell_text import cell_text
@@ -57,10 +59,23 @@ def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_t
     assert not builder._all.disabled
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda endpoint: endpoint.name)
+def test_it_counts_the_same_tokens_as_the_dry_run_for_every_endpoint(session, names, endpoint, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
+    options = {"system": "Be very brief."} if endpoint.takes_system else {}
+    dry = vb.dry_run(names["df"][:1], "Say {{ text }} twice", endpoint=endpoint.name, **options)
+    builder = Builder(session, names, df="df")
+    builder._fields["endpoint"].value = endpoint.name
+    builder._fields["system"].value = options.get("system", "")
+    builder._fields["template"].value = "Say {{ text }} twice"
+    assert f"row-0 · {dry.prompt_tokens} prompt tokens" in builder._preview.value
+    assert dry.prompt_tokens == 4
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("template", "{{ txt }}", "Unknown column &#x27;txt&#x27; in the template; did you mean &#x27;text&#x27;?"),
+        ("template", "{{ txt }}", "Unknown column &#x27;txt&#x27; in the template. Did you mean &#x27;text&#x27;?"),
         ("template", "{{", "unexpected"),
         ("max_tokens", "many", "max_tokens must be a number, not &#x27;many&#x27;."),
         ("body", "[1]", "body must be a JSON object, not &#x27;[1]&#x27;."),

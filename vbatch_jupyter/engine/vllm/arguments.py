@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vbatch_jupyter.engine.vllm import installed
-from vbatch_jupyter.errors import EngineArgumentError
+from vbatch_jupyter.errors import EngineArgumentError, did_you_mean
 
 MAX_MODEL_LEN = 8192
 """The default limit of the context length, in tokens, because many requests share the KV cache."""
@@ -103,6 +102,5 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc, unused-ignore]
     def error(self, message: str) -> NoReturn:
         hint = ""
         if unknown := re.search(r"unrecognized arguments: (--[\w-]+)", message):
-            near = difflib.get_close_matches(unknown[1], list(self._option_string_actions), n=3)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            hint = did_you_mean(unknown[1], self._option_string_actions, written=str)
         raise EngineArgumentError(f"vllm serve refuses the arguments: {message}.{hint}")

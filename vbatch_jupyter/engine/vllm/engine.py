@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbatch_jupyter.engine import asgi
-from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse, openai_error, refuse_path
+from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse, openai_error
 from vbatch_jupyter.engine.vllm import process as vllm_process
 from vbatch_jupyter.engine.vllm.contract import ABORTED
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
@@ -38,10 +38,6 @@ _SHUTDOWN_SECONDS = 15.0
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
 _NOT_FOUND = 404
-
-
-class _Model(msgspec.Struct):
-    model: str | None = None
 
 
 class VllmEngine(Engine):
@@ -127,13 +123,13 @@ class VllmEngine(Engine):
             building.add_done_callback(_discard)
             raise
 
-    async def _answer(self, method: str, path: str, body: bytes, *, priority: int) -> EngineResponse:
+    async def _answer(self, path: str, body: bytes, content: dict[str, Any], *, priority: int) -> EngineResponse:
         app = self._live_app()
-        if refusal := self._refuse(method, path, body):
+        if refusal := self._refuse(content):
             return refusal
         if priority >= BATCH_PRIORITY and (answered := await self._call_function(path, body, priority)) is not None:
             return self._checked(path, *answered)
-        response = await self._call(app, method, path, body, priority)
+        response = await self._call(app, "POST", path, body, priority)
         if not response.headers.get("content-type", "").startswith("application/json"):
             return response
         with self._deaths_reported():
@@ -205,15 +201,10 @@ class VllmEngine(Engine):
             raise EngineDiedError("The engine has died. Load it again with %vbatch load.")
         return self._app
 
-    def _refuse(self, method: str, path: str, body: bytes) -> EngineResponse | None:
-        if (refusal := refuse_path(method, path)) is not None:
-            return refusal
-        try:
-            model = msgspec.json.decode(body, type=_Model).model
-        except msgspec.MsgspecError:
+    def _refuse(self, content: dict[str, Any]) -> EngineResponse | None:
+        model = content.get("model")
+        if not isinstance(model, str) or model in self.served_model_names:
             return None  # vLLM's own validation says what is wrong with it
-        if model is None or model in self.served_model_names:
-            return None
         # vLLM checks the name for chats, but takes any name for embeddings.
         message = f"The model `{model}` does not exist. This engine serves {', '.join(self.served_model_names)}."
         return EngineResponse.of_json(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
