@@ -1,19 +1,20 @@
-"""The server's own description in OpenAPI 3.1."""
+"""The server's own description in OpenAPI 3.1: ``openapi.yaml``, with what other modules know filled in."""
 
 from __future__ import annotations
 
 import functools
 import re
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from tornado import web
 
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.operations import OPERATIONS, SCHEMAS, Operation, ref
 
-_PARAMETER = re.compile(r"\{(\w+)\}")
-_OPEN = "/vbatch/healthz"
+_EACH_ENDPOINT = "/vbatch{endpoint}"
 
 
 def describe(base_url: str) -> dict[str, Any]:
@@ -30,54 +31,35 @@ def describe(base_url: str) -> dict[str, Any]:
     >>> description["servers"], sorted(description["paths"]["/vbatch/v1/batches"])
     ([{'url': '/user/ann'}], ['get', 'post'])
     """
-    paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "vbatch-jupyter", "version": metadata.version("vbatch-jupyter")},
-        "servers": [{"url": base_url.rstrip("/") or "/"}],
-        "security": [{"key": []}],
-        "paths": paths,
-        "components": {
-            "schemas": _schemas(),
-            "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "This Jupyter server's token."}
-            },
-        },
-    }
-
-
-def _described(operation: Operation) -> dict[str, Any]:
-    in_path = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for name in _PARAMETER.findall(operation.path)
-    ]
-    in_query = [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
-    words = re.sub(r"\W+", "_", operation.path.removeprefix("/vbatch/")).strip("_")
-    described: dict[str, Any] = {
-        "operationId": f"{operation.method}_{words}",
-        "summary": operation.summary,
-        "parameters": [*in_path, *in_query],
-        "responses": {
-            "200": {"description": "Done.", "content": {operation.answer_type: {"schema": operation.answer}}},
-            "default": {
-                "description": "OpenAI's error envelope; the header x-request-id names the request in the log.",
-                "content": {"application/json": {"schema": ref("Error")}},
-            },
-        },
-    }
-    if operation.path == _OPEN:
-        described["security"] = []
-    if operation.body is not None:
-        content = {operation.body_type: {"schema": operation.body}}
-        described["requestBody"] = {"required": operation.body_required, "content": content}
-    return described
+    return {**_description(), "servers": [{"url": base_url.rstrip("/") or "/"}]}
 
 
 @functools.cache
-def _schemas() -> dict[str, Any]:
-    """Return the schemas: OpenAI's objects are those of its own package."""
+def _description() -> dict[str, Any]:
+    import yaml
+
+    description: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
+    description["info"]["version"] = metadata.version("vbatch-jupyter")
+    paths, schemas = description["paths"], description["components"]["schemas"]
+    online = paths.pop(_EACH_ENDPOINT)
+    paths |= {f"/vbatch{path}": {method: dict(online[method]) for method in online} for path in ENDPOINTS}
+    for path, operations in paths.items():
+        in_path = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in re.findall(r"\{(\w+)\}", path)
+        ]
+        words = re.sub(r"\W+", "_", path.removeprefix("/vbatch/")).strip("_")
+        for method, operation in operations.items():
+            operation["operationId"] = f"{method}_{words}"
+            operation["parameters"] = [*in_path, *operation.get("parameters", ())]
+            operation["responses"]["default"] = {"$ref": "#/components/responses/Error"}
+    schemas |= {"Endpoint": {"enum": list(ENDPOINTS)}, "Profile": {"enum": list(PROFILES)}}
+    description["components"]["schemas"] = {**_openai_schemas(), **schemas}
+    return description
+
+
+def _openai_schemas() -> dict[str, Any]:
+    """Return the schemas of OpenAI's objects, which are those of its own package."""
     from openai.types import Batch, FileDeleted, FileObject, Model, Upload
     from openai.types.uploads import UploadPart
     from pydantic.json_schema import models_json_schema
@@ -86,7 +68,7 @@ def _schemas() -> dict[str, Any]:
     _, collected = models_json_schema(
         [(kind, "serialization") for kind in kinds], ref_template="#/components/schemas/{model}"
     )
-    schemas = {**collected["$defs"], **SCHEMAS}
+    schemas: dict[str, Any] = collected["$defs"]
     # A purpose that OpenAI's API has and its package forgets.
     schemas["FileObject"]["properties"]["purpose"]["enum"].append("evals")
     return schemas
