@@ -19,8 +19,7 @@ from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptErro
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
 from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import MIB, Space
-from vbatch_jupyter.store.incoming import Incoming
+from vbatch_jupyter.store.disk import MIB, Incoming, Space
 from vbatch_jupyter.store.rows import UNFINISHED, Page, file_from_row, insert
 from vbatch_jupyter.store.sweep import ids_with_rows
 
@@ -100,7 +99,7 @@ class Files:
         def row() -> FileRecord:
             record = FileRecord(
                 id=id,
-                bytes=incoming.size,
+                bytes=incoming.bytes,
                 created_at=int(self._clock()),
                 filename=filename,
                 purpose=purpose,

@@ -17,9 +17,8 @@ from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
 from vbatch_jupyter.protocol.upload import PartRecord, UploadRecord
 from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import MIB, Space
+from vbatch_jupyter.store.disk import MIB, Incoming, Space
 from vbatch_jupyter.store.files import Files
-from vbatch_jupyter.store.incoming import Incoming
 from vbatch_jupyter.store.rows import insert
 from vbatch_jupyter.store.sweep import ids_with_rows
 
@@ -122,7 +121,7 @@ class Uploads:
         part_id = new_part_id()
 
         def row() -> PartRecord:
-            record = PartRecord(id=part_id, upload_id=id, bytes=incoming.size, created_at=int(self._clock()))
+            record = PartRecord(id=part_id, upload_id=id, bytes=incoming.bytes, created_at=int(self._clock()))
 
             def add(connection: sqlite3.Connection) -> None:
                 _check_pending(self.get(id))
