@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts
+
+ASK_SERVER = Path(__file__).with_name("ask_server.js").read_text(encoding="utf-8")
+"""JavaScript: ``askServer(path)``."""
 
 _COMPLETED = "var(--jp-success-color1, #388e3c)"
 _FAILED = "var(--jp-error-color1, #d32f2f)"

@@ -12,9 +12,9 @@ import html
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from vbatch_jupyter.display import drawing
-from vbatch_jupyter.display.javascript import ASK_SERVER
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.errors import NotFoundError
@@ -23,6 +23,8 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 
 _LINES_READ = 10_000
+_RETRY_BUTTON = Path(__file__).with_name("retry_button.js").read_text(encoding="utf-8")
+_RETRY_SCRIPT = f"(() => {{\n{drawing.ASK_SERVER}{_RETRY_BUTTON}}})();"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,31 +136,3 @@ def _retry(batch_id: str) -> str:
         f'<div data-vbatch-retry="{quoted}">{drawing.faint("to run the requests without an answer again:")} '
         f"<code>%vbatch retry {drawing.text(batch_id)}</code> </div><script>{_RETRY_SCRIPT}</script>"
     )
-
-
-_RETRY_SCRIPT = (
-    "(() => {"
-    + ASK_SERVER
-    + """
-  const places = document.querySelectorAll("div[data-vbatch-retry]:not([data-vbatch-drawn])");
-  if (!document.getElementById("jupyter-config-data")) return;
-  for (const place of places) {
-    place.setAttribute("data-vbatch-drawn", "");
-    const button = document.createElement("button");
-    button.textContent = "Retry failed";
-    button.className = "vbatch-retry";
-    button.onclick = async () => {
-      button.disabled = true;
-      const id = place.getAttribute("data-vbatch-retry");
-      const response = await askServer(`vbatch/batches/${encodeURIComponent(id)}/retry`);
-      const answer = response ? await response.json().catch(() => ({})) : {};
-      const said = document.createElement("span");
-      said.textContent = response && response.ok
-        ? ` runs as ${answer.id}: %vbatch attach ${answer.id}`
-        : ` ${(answer.error && answer.error.message) || "The Jupyter server refused."}`;
-      button.after(said);
-    };
-    place.append(button);
-  }
-})();"""
-)

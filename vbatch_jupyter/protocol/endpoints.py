@@ -1,19 +1,20 @@
 """OpenAI's endpoints: one object has everything about one endpoint.
 
-A new endpoint is one more object in `ENDPOINTS`, with its keys in `endpoint_keys` and its shape in `shapes`.
+A new endpoint is one more object in `ENDPOINTS`, with its keys in ``endpoint_keys.toml`` and its shape in `shapes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError, did_you_mean
-from vbatch_jupyter.protocol.endpoint_keys import OPENAI_KEYS, VLLM_KEYS
 from vbatch_jupyter.protocol.reading import Reading, read_line
 from vbatch_jupyter.protocol.shapes import (
     ChatBody,
@@ -321,6 +322,13 @@ def _text_of(content: object) -> str:
     )
 
 
+_KEYS = tomllib.loads(Path(__file__).with_name("endpoint_keys.toml").read_text(encoding="utf-8"))
+
+
+def _keys(name: str) -> dict[str, Any]:
+    return {f"{whose}_keys": frozenset(keys[name].split()) for whose, keys in _KEYS.items()}
+
+
 CHAT = Endpoint(
     path="/v1/chat/completions",
     name="chat",
@@ -330,8 +338,7 @@ CHAT = Endpoint(
     schema_key="response_format",
     limits=("max_completion_tokens", "max_tokens"),
     response=ChatBody,
-    openai_keys=OPENAI_KEYS["chat"],
-    vllm_keys=VLLM_KEYS["chat"],
+    **_keys("chat"),
 )
 COMPLETIONS = Endpoint(
     path="/v1/completions",
@@ -342,8 +349,7 @@ COMPLETIONS = Endpoint(
     vllm_inputs=("prompt_embeds",),
     limits=("max_tokens",),
     response=CompletionBody,
-    openai_keys=OPENAI_KEYS["completions"],
-    vllm_keys=VLLM_KEYS["completions"],
+    **_keys("completions"),
 )
 EMBEDDINGS = Endpoint(
     path="/v1/embeddings",
@@ -353,8 +359,7 @@ EMBEDDINGS = Endpoint(
     vllm_inputs=("messages",),
     response=EmbeddingBody,
     generates=False,
-    openai_keys=OPENAI_KEYS["embeddings"],
-    vllm_keys=VLLM_KEYS["embeddings"],
+    **_keys("embeddings"),
 )
 RESPONSES = Endpoint(
     path="/v1/responses",
@@ -365,8 +370,7 @@ RESPONSES = Endpoint(
     schema_key="text",
     limits=("max_output_tokens",),
     response=OutputBody,
-    openai_keys=OPENAI_KEYS["responses"],
-    vllm_keys=VLLM_KEYS["responses"],
+    **_keys("responses"),
 )
 
 ENDPOINTS: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)}

@@ -10,11 +10,12 @@ button sends a message to the kernel, which gets it when no cell runs, or only o
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import anywidget
 import traitlets
 
-from vbatch_jupyter.display.javascript import ASK_SERVER
+from vbatch_jupyter.display.drawing import ASK_SERVER
 
 
 class ServerButton(anywidget.AnyWidget):
@@ -30,32 +31,7 @@ class ServerButton(anywidget.AnyWidget):
         Called in the kernel if the server did not do it.
     """
 
-    _esm = (
-        ASK_SERVER
-        + """
-  export default {
-    render({ model, el }) {
-      const button = document.createElement("button");
-      button.className = "lm-Widget jupyter-widgets jupyter-button widget-button vbatch-" +
-        model.get("label").toLowerCase();
-      const draw = () => {
-        button.textContent = model.get("label");
-        button.disabled = !model.get("is_enabled");
-      };
-      button.onclick = async () => {
-        button.disabled = true;
-        const response = await askServer(model.get("path"));
-        // A conflict says that the batch has ended already.
-        if (!response || !(response.ok || response.status === 409)) model.send({ refused: true });
-      };
-      model.on("change:label", draw);
-      model.on("change:is_enabled", draw);
-      draw();
-      el.append(button);
-    },
-  };
-"""
-    )
+    _esm = ASK_SERVER + Path(__file__).with_name("server_button.js").read_text(encoding="utf-8")
     label = traitlets.Unicode().tag(sync=True)
     path = traitlets.Unicode().tag(sync=True)
     is_enabled = traitlets.Bool(True).tag(sync=True)
