@@ -155,7 +155,7 @@ def submit(
 
 
 def _asks_as_submit_does(function: F) -> F:
-    """Let `help` and Tab show the arguments of `submit` for a function that takes the same."""
+    """Let `help` and Tab show the arguments of `submit` for a function that takes the same ones."""
     signature = inspect.signature(submit).replace(return_annotation=function.__annotations__["return"])
     documented = str(submit.__doc__).partition("    df\n")[2].partition("\n\n    Raises")[0]
     function.__doc__ = str(function.__doc__).replace(

@@ -213,7 +213,7 @@ def did_you_mean(
     written
         Writes one of them.
     cutoff
-        How alike two names must be, from 0 to 1.
+        How similar two names must be, from 0 to 1.
 
     Examples
     --------

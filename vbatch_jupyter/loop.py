@@ -33,11 +33,11 @@ class Backoff:
     first, longest
         Seconds.
     growth
-        By what each pause is multiplied.
+        The factor from each pause to the next.
     spread
-        The part of a pause that is random, 0 to 1, so that many who wait do not all try again at once.
+        The random part of a pause, 0 to 1, so that not everyone tries again at once.
     attempts
-        How many attempts to make; None for as many as it takes.
+        How many attempts to make; None for no limit.
 
     Examples
     --------
@@ -53,19 +53,19 @@ class Backoff:
     attempts: int | None = None
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after this many failures in a row."""
         pause = min(self.first * self.growth ** min(failures - 1, 64), self.longest)
         return pause * random.uniform(1 - self.spread, 1) if self.spread else pause  # noqa: S311 - not for secrets
 
     def after(self, failures: int, *, asked: str | None = None) -> float | None:
-        """Return the seconds to wait after so many failed attempts, or None to give up.
+        """Return the seconds to wait after this many failed attempts, or None to give up.
 
         Parameters
         ----------
         failures
             In a row, the last one included.
         asked
-            What a server has asked for, as in HTTP's Retry-After.
+            The pause that a server has asked for, as in HTTP's Retry-After.
         """
         if self.attempts is not None and failures >= self.attempts:
             return None

@@ -25,7 +25,7 @@ BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
 
 BUSY_STATUSES = frozenset({429, 502, 503, 504})
-"""Answers that say nothing about the request, but that the engine cannot answer it now."""
+"""Statuses that say only that the engine cannot answer now, and nothing about the request."""
 
 _TOKENIZED_AT_ONCE = 64
 _NOT_FOUND, _SERVER_ERROR = 404, 500
@@ -86,7 +86,7 @@ class Engine(abc.ABC):
         How often a batch's request is sent if the engine is too busy or gives it up, and after which pauses. The feed
         does this, and nothing below it, so that attempts do not multiply.
     retries
-        How many requests have been sent again.
+        The number of requests that were sent again.
     """
 
     served_model_names: Sequence[str] = ()

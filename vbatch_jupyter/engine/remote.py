@@ -76,7 +76,7 @@ class RemoteEngine(Engine):
     retry
         See `Engine`.
     lost
-        How often a request is sent that is lost, or that the server fails at.
+        How often to send a request that is lost, or that the server fails to answer.
     away_seconds
         How long the server may be away in the middle of a batch.
 
@@ -220,7 +220,7 @@ class RemoteEngine(Engine):
                     if (pause := self._lost.after(lost)) is None:
                         self._lose(error)
                 else:
-                    # A busy server is the feed's to wait for; interactive clients decide themselves whether to wait.
+                    # The feed waits for a busy server; interactive clients decide themselves whether to wait.
                     if response.status_code != _SERVER_ERROR or priority < BATCH_PRIORITY:
                         return response
                     lost += 1

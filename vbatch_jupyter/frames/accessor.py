@@ -45,7 +45,7 @@ def register(**functions: Callable[..., Any]) -> None:
 
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method of a function whose first argument is the frame; `help` and Tab show the others."""
+    """Make a method from a function whose first argument is the frame; `help` and Tab show the others."""
 
     @functools.wraps(function)
     def method(self: VBatchAccessor, *arguments: Any, **options: Any) -> Any:

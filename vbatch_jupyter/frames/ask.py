@@ -1,4 +1,4 @@
-"""What is asked of a frame's rows: one object, made where the user says it, and passed whole from there.
+"""What a user asks of a frame's rows: one object, made from the user's input and passed on whole.
 
 Each field carries an `Option`: what it is, and which faces do not offer it, with the reason. The faces are made of
 these records:
@@ -25,26 +25,26 @@ Face: TypeAlias = Literal["keyword", "flag", "trait", "builder"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One thing that is asked, as the faces offer it.
+    """One option, as the faces offer it.
 
     Parameters
     ----------
     help
-        What it is, in a few words.
+        The help text.
     type
         What a face reads: `str`, `int`, `float`, `bool`, or `dict` for a JSON object.
     short
         The one-letter flag.
     metavar
-        What the flag's value is called.
+        The name of the flag's value in the help.
     label
-        What the builder calls it; its name by default.
+        The builder's label; its name by default.
     names_variable
-        Whether a flag names the variable of the notebook that holds it.
+        Whether the flag takes the name of a notebook variable.
     has_lines
-        Whether it is a text of several lines.
+        Whether it is a text that may have several lines.
     of_run
-        Whether it says how a batch is run, and nothing about its requests.
+        Whether it is about running the batch, not about its requests.
     of_body
         Whether it is a key of the request's body, so that only some endpoints take it.
     absent
@@ -65,7 +65,7 @@ class Option:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What is asked of every row of a frame; `vbatch_jupyter.submit` says what each field means.
+    """What is asked of every row of a frame; the fields are described at `vbatch_jupyter.submit`.
 
     Examples
     --------
@@ -182,7 +182,7 @@ _BODY_OPTIONS: Mapping[str, Option] = {
 }
 
 OPTIONS: Mapping[str, Option] = {**_FIELD_OPTIONS, **_BODY_OPTIONS}
-"""What can be asked, by name: the fields of `Ask`, and the keys of the body that have flags of their own."""
+"""The options by name: the fields of `Ask`, and the keys of the body that have their own flags."""
 
 
 def offered(face: Face) -> dict[str, Option]:

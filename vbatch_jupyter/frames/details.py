@@ -83,7 +83,7 @@ def detail_arrays(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Parameters
     ----------
     details
-        One for each row; what is not in it is missing.
+        One for each row; absent keys are missing values.
 
     Examples
     --------

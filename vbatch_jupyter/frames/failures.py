@@ -13,7 +13,7 @@ def failures(unanswered: Iterable[tuple[str, int | None, str]]) -> pd.DataFrame:
     Parameters
     ----------
     unanswered
-        Of each its custom_id, the response's status code, and why there is no answer.
+        The custom_id, the response's status code and the reason of each.
 
     Examples
     --------

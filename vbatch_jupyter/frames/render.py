@@ -48,12 +48,12 @@ _ROWS_AT_ONCE = 8_192
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """The requests of a frame's rows; everything that can be wrong but a row's own prompt has been checked.
+    """The requests of a frame's rows; everything has been checked except the prompts of the rows.
 
     Parameters
     ----------
     df
-        The rows that are asked about.
+        The rows.
     ask
         What is asked.
     description
@@ -71,7 +71,7 @@ class Requests:
 
 
 def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
-    r"""Check what is asked of a frame, and make the requests of its rows.
+    r"""Check an ask, and make the requests of a frame's rows.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _body_builder(endpoint: Endpoint, ask: Ask) -> Callable[[str], dict[str, Any
             reason = "a batch does not stream" if taken == "stream" else "it comes from the DataFrame and the arguments"
             raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
     if ask.model is None:
-        raise FrameError("Name the model that shall answer: model=.", param="model")
+        raise FrameError("Name the model with model=.", param="model")
     build = functools.partial(
         endpoint.body,
         model=ask.model,

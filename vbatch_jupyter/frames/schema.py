@@ -68,7 +68,7 @@ def is_model(schema: object) -> TypeGuard[type[BaseModel]]:
 
 
 def schemas_among(names: Mapping[str, object]) -> list[str]:
-    """List the names that stand for a schema, the latest first; those that begin with an underscore are left out.
+    """List the variables with a schema, latest first, without those that begin with an underscore.
 
     Examples
     --------

@@ -42,7 +42,7 @@ _TRAITS = {str: Unicode, int: Integer, float: Float, bool: Bool}
 
 def _trait(option: Option) -> Any:
     said: dict[str, Any] = {"allow_none": True, "help": f"{option.help[0].upper()}{option.help[1:]}."}
-    # A Dict would be empty where nothing is set.
+    # A Dict would be empty if nothing is set.
     trait = Instance(dict, **said) if option.type is dict else _TRAITS[option.type](None, **said)
     return trait.tag(config=True)
 
@@ -139,7 +139,7 @@ class VBatchMagics(Magics):
         return self._out(options.out, current.run(df, ask))
 
     def _ask(self, options: argparse.Namespace, template: str) -> Ask:
-        """Return what flags and defaults ask; defaults that do not apply to the endpoint are left out."""
+        """Return the ask of flags and defaults, without defaults that do not apply to the endpoint."""
         said: dict[str, Any] = {name: getattr(options, name, None) for name in offered("flag")}
         endpoint = self._default("endpoint", said["endpoint"]) or Ask.endpoint
         asked = {

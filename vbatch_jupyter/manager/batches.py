@@ -106,7 +106,7 @@ class BatchesManager:
         retry_of
             The batch whose unanswered requests it runs again.
         models
-            The models that its requests may name; any by default, and the batch waits for an engine that holds its.
+            The models that its requests may name; any by default, and the batch waits for an engine with its model.
         idempotency_key
             A create that was made under the same key gives its batch again, as it is now.
 
@@ -161,12 +161,12 @@ class BatchesManager:
         return why_waiting(record, self._store.engines.live() if needs_engine(record) else ())
 
     def misfits(self, batch_id: str) -> Mapping[str, str]:
-        """Return the answers that `keep_misfits` has kept."""
+        """Return what `keep_misfits` has kept."""
         return misfits.find(self._store.files, self.retrieve(batch_id))
 
     def keep_misfits(self, batch_id: str, found: Mapping[str, str]) -> None:
-        """Keep which answers do not fit a pydantic class, and why, by custom_id: a retry runs them again."""
-        # It is not worth a result that cannot be read.
+        """Keep the answers that do not fit a pydantic class, by custom_id with the reason: a retry runs them again."""
+        # A failure here must not keep the result from being read.
         with contextlib.suppress(StoreFullError):
             misfits.keep(self._store.files, self.retrieve(batch_id), found)
 

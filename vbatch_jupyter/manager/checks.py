@@ -162,12 +162,12 @@ def wrong_type(param: str, expected: str, value: object) -> BadRequestError:
 
 
 def check_first_line(head: bytearray) -> None:
-    """Refuse a file for a batch that does not begin with a line of JSON.
+    """Raise an error if a file for a batch does not begin with a line of JSON.
 
     Parameters
     ----------
     head
-        The file's first bytes; a first line that is longer than `HEAD_BYTES` is for validation to judge.
+        The file's first bytes; validation checks a first line that is longer than `HEAD_BYTES`.
 
     Raises
     ------

@@ -36,7 +36,7 @@ class FilesManager:
         self.retrieve, self.content, self.delete = store.files.get, store.files.open, store.files.delete
 
     def begin(self, *, max_bytes: int | None = None) -> Incoming:
-        """Begin an upload whose content comes piece by piece, before what its file is for is known; `keep` ends it.
+        """Begin an upload whose content comes piece by piece, before its purpose is known; `keep` ends it.
 
         Parameters
         ----------

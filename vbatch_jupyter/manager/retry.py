@@ -79,7 +79,7 @@ class _Frame(msgspec.Struct):
 
 
 def _parsers(manager: Manager, root: BatchRecord) -> Callable[[bytes], Parse | None]:
-    """Return the function that finds by what JSON schema the answer in a line is read."""
+    """Return a function that finds the JSON schema for the answer in a line."""
     schema = None if root.frame is None else msgspec.json.decode(root.frame, type=_Frame).schema
     if schema is not None:
         parse = _checker(schema)
@@ -99,7 +99,7 @@ def _parsers(manager: Manager, root: BatchRecord) -> Callable[[bytes], Parse | N
 
 
 def _checker(schema: Any) -> Parse | None:
-    # The engine has judged whether it is a schema; no answer can be held to one that is not.
+    # The engine has checked the schema; an answer cannot be checked against one that is not valid.
     with contextlib.suppress(ValueError):
         return checker(schema)
     return None

@@ -24,17 +24,17 @@ class Holder(Protocol):
 
 
 def held_models(engines: Iterable[Holder]) -> set[str]:
-    """Return the models that engines hold, those that are being loaded too."""
+    """Return the models of all engines, also of those that are loading."""
     return {model for engine in engines for model in engine.models}
 
 
 def refuse_to_wait(model: str | None, engines: Iterable[Holder]) -> None:
-    """Refuse to wait for an answer where no engine holds the model.
+    """Raise an error if no engine has the model.
 
     Parameters
     ----------
     model
-        The model's name; None if the requests do not say, which their validation tells.
+        The model's name; None if the requests have none, which validation reports.
     engines
         The engines of all processes on the store.
 

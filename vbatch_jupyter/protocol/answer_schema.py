@@ -49,7 +49,7 @@ def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
 
 
 class _NoDocuments(dict[str, Callable[[str], Any]]):
-    """What fetches the documents that a schema refers to: nothing does, neither from the network nor from the disk."""
+    """Fetches no document that a schema refers to, neither from the network nor from the disk."""
 
     def __contains__(self, scheme: object) -> bool:
         return True

@@ -172,9 +172,9 @@ class BatchRecord:
     remote: str | None = None
     """What that service has of the batch, as JSON for `targets`."""
     retry_of: str | None = None
-    """The batch whose unanswered requests it runs again; shown in the metadata where there is room."""
+    """The batch whose unanswered requests it runs again; shown in the metadata if there is room."""
     models: tuple[str, ...] | None = None
-    """The models that its requests may name; None if any may be named, and the batch waits for its engine."""
+    """The models that its requests may name; None for any, and the batch waits for its engine."""
     origin: str | None = None
     """The notebook that made it, as its kernel's session is called; None if it was made over HTTP."""
 

@@ -98,7 +98,7 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def check(path: str, body: Mapping[str, Any]) -> None:
-    """Refuse a request that breaks a rule.
+    """Raise an error if a request breaks a rule.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def check(path: str, body: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     vbatch_jupyter.errors.BadRequestError: Invalid 'n': ...
     """
-    # Most bodies have none of the fields, and only plain texts; and a batch may have a million bodies.
+    # Fast path: most bodies have none of these fields and only plain texts, and a batch may have a million bodies.
     rules = [rule for field in body if (rule := _BY_FIELD.get(field)) is not None]
     if not _is_plain(body):
         rules += _INSIDE

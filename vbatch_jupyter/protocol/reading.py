@@ -1,4 +1,4 @@
-"""What a line of an output or error file says: an answer, or why there is none.
+"""Reads a line of an output or error file: an answer, or the reason why there is no answer.
 
 The line and the body in it are decoded once, into the shape of the endpoint's responses. `endpoints.Endpoint.read` is
 the way in.
@@ -84,7 +84,7 @@ def read_line(line: bytes, shapes: Iterable[type[ResponseBody]], parse: Parse | 
 
 
 def usage_in(body: Any) -> Usage:
-    """Return what a decoded response used, in the words of a batch's usage; zeros if it does not say.
+    """Return the usage of a decoded response as a batch's usage; zeros if it has none.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def usage_in(body: Any) -> Usage:
 
 
 def usage_of(line: bytes) -> Usage:
-    """Return what one line of an output or error file used, as `usage_in` does.
+    """Return the usage of one line of an output or error file, as `usage_in` does.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def _said(raw: bytes) -> str | None:
 
 
 def sentence_in(body: Any) -> str | None:
-    """Find the sentence in the decoded body of an error, whatever server it is from; None if there is none.
+    """Find the message in the decoded body of an error of any server; None if there is none.
 
     Examples
     --------

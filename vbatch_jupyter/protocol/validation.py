@@ -88,7 +88,7 @@ def validate(
     models: Collection[str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Validation:
-    """Check an input file in one pass, holding no more of it than one line and its first few.
+    """Check an input file in one pass, with only one line and the first few in memory.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ _Request = RequestLine[dict[str, Any]]
 
 
 class _Answer(NamedTuple):
-    """What became of a request: the response, and what is needed of what it says."""
+    """The outcome of a request: the response, and the decoded parts that are needed."""
 
     status: int
     body: bytes
@@ -296,7 +296,7 @@ async def _abort(tasks: Collection[asyncio.Task[None]]) -> None:
 
 
 def _answer_of(custom_id: str, status: int, body: bytes) -> _Answer:
-    """Decode a response, once for all that is asked of it."""
+    """Decode a response, once for all uses."""
     try:
         content = decode_response(custom_id, status, body)
     except EngineError as error:

@@ -70,7 +70,7 @@ class VBatch(ExtensionApp):
     ).tag(config=True)
     strict_models = Bool(
         False,
-        help="Whether a batch made over HTTP fails with model_not_found where no engine holds its model; by default it "
+        help="Whether a batch made over HTTP fails with model_not_found if no engine has its model; by default it "
         "waits for one.",
     ).tag(config=True)
     max_file_bytes = Int(

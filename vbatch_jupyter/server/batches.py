@@ -57,7 +57,7 @@ class BatchesHandler(VBatchHandler):
         self.send(record.to_openai())
 
     async def _held_models(self) -> list[str]:
-        """Return the models that engines hold, and those that the server starts an engine for."""
+        """Return the models of all engines, and those that the server starts an engine for."""
         return sorted(held_models(await self.services.engines()).union(self.settings[KERNELS_KEY].names))
 
 

@@ -32,7 +32,7 @@ class Services:
     profile
         The service whose limits apply to batches made over HTTP.
     strict_models
-        Whether a batch over HTTP fails where no engine holds its model.
+        Whether a batch over HTTP fails if no engine has its model.
     max_file_bytes
         How large an uploaded file may be.
     idle_seconds

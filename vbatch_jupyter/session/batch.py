@@ -79,7 +79,7 @@ class Batch:
         self._df = df
         self._schema = schema
         self._ended: BatchRecord | None = None
-        """The batch as it ended, once a wait has seen that."""
+        """The batch as it ended, if a wait has seen its end."""
 
     def __repr__(self) -> str:
         record = self._record()
@@ -168,7 +168,7 @@ class Batch:
         timeout
             Seconds.
         show
-            Called repeatedly with the batch as the store has it.
+            Called repeatedly with the current state of the batch.
 
         Raises
         ------
@@ -370,7 +370,7 @@ class Batch:
         return unanswered(self._manager, chain, parse=self._parse())
 
     def _parse(self) -> Parse | None:
-        """Return what reads answers by a pydantic class; a JSON schema is in the store."""
+        """Return the reader of answers for a pydantic class; a JSON schema is in the store."""
         from vbatch_jupyter.frames.schema import is_model, parser
 
         return parser(self._schema) if is_model(self._schema) else None

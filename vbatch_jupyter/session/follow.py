@@ -38,7 +38,7 @@ def follow(batch: Batch, *, style: ProgressStyle, notices: deque[str], cancels: 
     KeyboardInterrupt
         At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
     """
-    # Made when there is something to say: a widget needs none.
+    # Made when there is something to print: a widget needs no line.
     line = functools.cache(Line)
     live = None if style in ("text", "none") else batch.live()
     progress = Progress(batch.snapshot()) if live is None and style != "none" else None

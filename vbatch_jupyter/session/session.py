@@ -234,7 +234,7 @@ class Session:
             after = page.data[-1].id
 
     def requests_of(self, df: pd.DataFrame, ask: Ask) -> Requests:
-        """Check what is asked of a frame and make its requests; the engine's model answers where the ask names none."""
+        """Check an ask and make its requests; the engine's model answers if the ask has no model."""
         from vbatch_jupyter.frames.render import requests_of
 
         return requests_of(df, dataclasses.replace(ask, model=ask.model or self._default_model(ask.target)))
@@ -322,7 +322,7 @@ class Session:
             return self.follow(self._submit(requests)).results()
         from vbatch_jupyter.frames.results import results
 
-        # No batch is made of no rows; what is wrong has been an error all the same.
+        # A frame without rows makes no batch; mistakes have been reported before.
         known = requests.description
         return results(
             [],

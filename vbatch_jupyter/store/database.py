@@ -42,7 +42,7 @@ _BACKOFF = Backoff(first=0.0, longest=0.0, attempts=3)
 
 @dataclasses.dataclass
 class Commits:
-    """How often a store object has committed; it costs nothing to look."""
+    """How often a store object has committed; cheap."""
 
     count: int = 0
 

@@ -1,4 +1,4 @@
-"""Which answers of an ended batch a pydantic class has found not to fit, beyond what a JSON schema can say.
+"""Which answers of an ended batch do not fit a pydantic class, which checks more than a JSON schema.
 
 Only the kernel that has the class can find them. They are in a file next to the batch's output file and go with it, so
 that a Jupyter server's retry runs them again too.
@@ -18,7 +18,7 @@ from vbatch_jupyter.store.files import Files
 
 
 def keep(files: Files, record: BatchRecord, misfits: Mapping[str, str]) -> None:
-    """Keep why answers do not fit, by custom_id, instead of what was kept before.
+    """Keep the reasons why answers do not fit, by custom_id, and replace the earlier ones.
 
     Parameters
     ----------

@@ -57,9 +57,9 @@ class SpoolRecord(NamedTuple):
     latency
         Seconds from handing the request to the engine to its answer; None if the engine was not asked.
     usage
-        The tokens of a line of the output file; None if nobody has read them yet.
+        The tokens of a line of the output file; None if they have not been read yet.
     message
-        The sentence in a line of the error file, for the live widget; it is not stored.
+        The message in a line of the error file, for the live widget; it is not stored.
     """
 
     position: int
@@ -288,5 +288,5 @@ def _packed(usage: Usage) -> bytes:
     try:
         return _USAGE.pack(*tokens)
     except struct.error:
-        # A server may say anything.
+        # A server may send any text.
         return _USAGE.pack(*(min(max(count, 0), _MOST_TOKENS) for count in tokens))

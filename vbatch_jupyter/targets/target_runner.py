@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.5
 """How often the store is looked at."""
 
 POLL = Backoff(first=1.0, longest=30.0, growth=1.5)
-"""The pauses between two looks at a service."""
+"""The pauses between two requests to a service."""
 
 _KEY_SECONDS = 2.0
 

@@ -147,7 +147,7 @@ class Builder:
         return cast("pd.DataFrame", df)
 
     def _options(self) -> dict[str, Any]:
-        """Return the options that are set, as the flags have them; a value that cannot be read is an error."""
+        """Return the options that are set, in the form of the flags. Raises an error if a value is not valid."""
         unset = ("", _HERE, False, Ask.endpoint)
         values = {name: field.value for name, field in self._fields.items() if name != "template"}
         return {
