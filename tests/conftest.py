@@ -94,7 +94,7 @@ print("JSON" + json.dumps(figures))
 def ten_loads(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[NotebookKernel, str] | None]:
-    """Start ten loads and unloads in a kernel of their own: they take minutes, beside all other tests."""
+    """Start ten loads and unloads in a kernel of their own: they take minutes, during all other tests."""
     if not any("ten_loads" in item.name for item in request.session.items):
         yield None
         return

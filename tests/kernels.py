@@ -77,7 +77,7 @@ class NotebookKernel:
     store
         The store's directory; the folder that it is in is the kernel's.
     environment
-        Variables beside those of this process.
+        Variables in addition to those of this process.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class NotebookKernel:
 
 
 def engine_processes(pid: int) -> list[psutil.Process]:
-    """Give the processes that vLLM has started under a kernel."""
+    """Return the processes that vLLM has started under a kernel."""
     return [
         process
         for process in psutil.Process(pid).children(recursive=True)
@@ -164,14 +164,14 @@ def engine_processes(pid: int) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process has not ended; one that has stays as a zombie until somebody takes note of it."""
+    """Return whether a process has not ended; one that has stays as a zombie until somebody takes note of it."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
 def lines_of(text: str) -> list[str]:
-    """Give the lines as a front end shows them: of what is drawn over itself, the last."""
+    """Return the lines as a front end shows them: of what is drawn over itself, the last."""
     return [line.rpartition("\r")[2].rstrip() for line in text.split("\n") if line.strip()]
 
 

@@ -37,7 +37,7 @@ class JupyterServer:
     base_url
         What all its paths begin with.
     environment
-        Variables beside those of this process.
+        Variables in addition to those of this process.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class JupyterServer:
         return self._process.pid
 
     def log(self) -> str:
-        """Give everything that the process, and those before it, have printed."""
+        """Return everything that the process, and those before it, have printed."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
 
     def start(self) -> Self:
@@ -139,15 +139,15 @@ class JupyterServer:
         self._process = None
 
     def client(self, **arguments: Any) -> openai.OpenAI:
-        """Give the stock client, which does not hide errors by trying again."""
+        """Return the stock client, which does not hide errors by trying again."""
         return openai.OpenAI(**{"base_url": self.url, "api_key": self.token, "max_retries": 0, **arguments})
 
     def async_client(self, **arguments: Any) -> openai.AsyncOpenAI:
-        """Give the stock asynchronous client."""
+        """Return the stock asynchronous client."""
         return openai.AsyncOpenAI(**{"base_url": self.url, "api_key": self.token, "max_retries": 0, **arguments})
 
     def http(self, **arguments: Any) -> httpx.Client:
-        """Give a plain client with the key, whose paths are below `root`."""
+        """Return a plain client with the key, whose paths are below `root`."""
         headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
         return httpx.Client(**{"base_url": self.root, "headers": headers, "timeout": 60, **arguments})
 
@@ -181,7 +181,7 @@ def wait_until_up(
 
 
 def free_port() -> int:
-    """Give a port of the loopback that nobody has."""
+    """Return a port of the loopback that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -194,7 +194,7 @@ def assert_strict(kind: type[openai.BaseModel], answer: Mapping[str, Any]) -> No
 
 
 def assert_envelope(response: httpx.Response, status: int, **expected: object) -> str:
-    """Hold an error to OpenAI's envelope; give its message."""
+    """Hold an error to OpenAI's envelope; return its message."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"].startswith("application/json")
     assert response.headers["x-request-id"].startswith("req_")

@@ -83,7 +83,7 @@ class Fault:
     match
         Searched in ``"POST /vbatch/v1/batches"``.
     status
-        Answered in the place of the service; None to break the connection off.
+        Answered instead of the service; None to break the connection off.
     after
         Whether the service has done what it was asked all the same.
     times
@@ -103,7 +103,7 @@ class Fault:
 
 
 class FaultyProxy:
-    """Passes requests on to a server, but for faults.
+    """Passes requests on to a server, except for faults.
 
     Parameters
     ----------

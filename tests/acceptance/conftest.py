@@ -9,7 +9,7 @@ from tests.acceptance.wheel import Wheel
 
 @pytest.fixture(scope="session", autouse=True)
 def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wheel | None]:
-    """Begin with the wheel where it is tested, beside the tests before it, whose processes mostly wait to be killed."""
+    """Begin with the wheel if it is tested, during the tests before it, whose processes mostly wait to be killed."""
     if not any("test_wheel" in item.nodeid for item in request.session.items):
         yield None
         return

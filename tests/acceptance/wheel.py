@@ -33,7 +33,7 @@ def call(*command: object, cwd: Path | None = None, environment: Mapping[str, st
 
 
 def interpreter(version: str) -> Path | None:
-    """Find a CPython of that version that starts; None where this machine has none."""
+    """Find a CPython of that version that starts; None if this machine has none."""
     candidates = [Path(sys.executable)] if version == f"3.{sys.version_info[1]}" else []
     named = shutil.which(f"python{version}")
     candidates += [Path(named)] if named else []
@@ -47,7 +47,7 @@ def interpreter(version: str) -> Path | None:
 
 
 class Wheel:
-    """The wheel, its environments and the unit tests in them: begun at once, beside other tests that mostly wait.
+    """The wheel, its environments and the unit tests in them: started at once, during other tests that mostly wait.
 
     Parameters
     ----------

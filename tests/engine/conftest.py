@@ -12,7 +12,7 @@ _figures: list[str] = []
 
 @pytest.fixture
 def figures() -> list[str]:
-    """Give where a test puts what it has measured; it is printed after the run."""
+    """Return where a test puts what it has measured; it is printed after the run."""
     return _figures
 
 

@@ -170,7 +170,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items() if key not in VOLATILE and "cached" not in key}
     if isinstance(value, float):
-        return round(value, 2)  # what stands in the prefix cache was computed beside other requests
+        return round(value, 2)  # what is in the prefix cache was computed together with other requests
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 

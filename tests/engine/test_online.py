@@ -121,7 +121,7 @@ def stats(store: Store) -> dict[str, Any]:
 
 
 def first_tokens(client: openai.OpenAI, chats: int) -> list[float]:
-    """Give the seconds to the first token of chats, one after the other."""
+    """Return the seconds to the first token of chats, one after the other."""
     seconds = []
     for number in range(chats):
         begun = time.perf_counter()
@@ -162,7 +162,7 @@ def test_a_timer_in_the_kernels_main_thread_is_on_time_beside_a_batch(kernel, fi
     late = json.loads(kernel.run("show(lateness())").rpartition("JSON")[2])
     p99 = late[int(0.99 * len(late))]
     figures.append(
-        f"a timer of 1 ms beside a batch: late by {1000 * p99:.1f} ms at p99, {1000 * late[-1]:.0f} ms at most"
+        f"a timer of 1 ms during a batch: late by {1000 * p99:.1f} ms at p99, {1000 * late[-1]:.0f} ms at most"
     )
     assert len(late) > 300
     assert p99 < 0.05

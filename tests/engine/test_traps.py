@@ -18,7 +18,7 @@ from vbatch_jupyter.store.fsck import check
 
 StartKernel = Callable[[Path], NotebookKernel]
 
-# A load takes half a minute on two idle cores, and here ten run beside the other tests.
+# A load takes half a minute on two idle cores, and here ten run during the other tests.
 pytestmark = pytest.mark.timeout(1500)
 
 FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M --max-num-seqs 64"
@@ -39,7 +39,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory, new_kernel: StartKernel, ti
 def programs(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
 ) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path, Path]]]:
-    """Start a program from its file and from standard input, with where they print, beside other tests."""
+    """Start a program from its file and from standard input, with where they print, during other tests."""
     folder = tmp_path_factory.mktemp("programs")
     script = folder / "program.py"
     script.write_text(f"""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def session(server: JupyterServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """Open a session on the server's store, as a kernel beside it."""
+    """Open a session on the server's store, as a kernel next to it."""
     session = Session(
         open_store(server.store), make_engine=lambda *_, **__: EchoEngine(refusing="refuse me"), say=lambda _: None
     )

@@ -26,7 +26,7 @@ class Refusing(Authorizer):
 
 
 def path_of(pattern: str) -> str:
-    """Give an address that the pattern takes."""
+    """Return an address that the pattern takes."""
     path = re.sub(r"\(\[\^/\]\+\)|\(\.\+\)|\(\.\*\)|\.\*", "x", pattern)
     path = re.sub(r"\(\?:([^|)]*)[^)]*\)|\(([^|)]*)[^)]*\)", lambda found: found[1] or found[2], path)
     path = re.sub(r"\\(.)", r"\1", path)

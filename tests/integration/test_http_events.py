@@ -25,7 +25,7 @@ def server(untending_server):
 
 @contextlib.contextmanager
 def listening(http: httpx.Client) -> Iterator[Iterator[tuple[str, Any]]]:
-    """Give name and data of each event, as they come."""
+    """Return name and data of each event, as they come."""
     with http.stream("GET", "vbatch/events", timeout=20) as response:
         assert response.headers["content-type"] == "text/event-stream"
         yield events_of(response.iter_lines())

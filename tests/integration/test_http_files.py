@@ -376,7 +376,7 @@ def test_200_mb_up_and_down_take_little_memory_and_never_block_the_server(http, 
         record_property("upload", figures)
         sys.stdout.write(figures + "\n")
         assert growth < 64 * MIB
-        # A machine that is busy with other things is no server that is blocked: that would be seen every time.
+        # A busy machine is not a blocked server, which would be seen every time.
         if worst < 0.1:
             return
     pytest.fail(figures)

@@ -67,7 +67,7 @@ def log_before(server: JupyterServer) -> str:
 
 @pytest.fixture(scope="module")
 def known(server: JupyterServer, log_before: str) -> dict[str, str]:
-    """Give the ids of objects that are there, by the names that the description has for them."""
+    """Return the ids of objects that are there, by the names that the description has for them."""
     with server.client() as client:
         file = client.files.create(file=("in.jsonl", b'{"custom_id": "a"}'), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")

@@ -32,7 +32,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookKernel]
 
 
 def displayed(kernel: NotebookKernel, code: str) -> list[dict[str, Any]]:
-    """Give what a cell displays, by mimetype."""
+    """Return what a cell displays, by mimetype."""
     sent = kernel.start(code)
     shown: list[dict[str, Any]] = []
     while True:
@@ -51,7 +51,7 @@ def displayed(kernel: NotebookKernel, code: str) -> list[dict[str, Any]]:
 
 
 def completed(kernel: NotebookKernel, code: str) -> list[str]:
-    """Give what Tab makes of a cell at its end."""
+    """Return what Tab makes of a cell at its end."""
     reply = kernel.client.complete(code, reply=True, timeout=60)["content"]
     return [code[: reply["cursor_start"]] + match for match in reply["matches"]]
 

@@ -52,7 +52,7 @@ def store(kernel: NotebookKernel, tmp_path: Path) -> Iterator[Store]:
 
 
 def told(kernel: NotebookKernel, until: Callable[[Message], bool], timeout: float = 60) -> list[Message]:
-    """Give all that the kernel tells its front ends until it tells what is waited for."""
+    """Return all that the kernel tells its front ends until it tells what is waited for."""
     messages: list[Message] = []
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -83,7 +83,7 @@ def is_summary(message: Message) -> bool:
 
 
 def comms(messages: list[Message]) -> dict[str, str]:
-    """Give the widgets that kernel and front end have to keep, with their kind."""
+    """Return the widgets that kernel and front end have to keep, with their kind."""
     opened = {
         message["content"]["comm_id"]: message["content"]["data"]["state"].get("_model_name", "")
         for message in messages
@@ -94,7 +94,7 @@ def comms(messages: list[Message]) -> dict[str, str]:
 
 
 def heads(messages: list[Message]) -> list[tuple[float, str]]:
-    """Give when and how the widget's head was redrawn."""
+    """Return when and how the widget's head was redrawn."""
     updates = [
         (message["at"], message["content"]["data"].get("state", {}).get("value", ""))
         for message in messages

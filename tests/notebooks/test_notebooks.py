@@ -49,7 +49,7 @@ class Executed:
         self._cells = {cell.id: cell for cell in nbformat.read(path, as_version=4).cells}
 
     def text(self, cell_id: str) -> str:
-        """Give what a cell shows where nothing but text is shown; of a line drawn over itself, the last."""
+        """Return what a cell shows where nothing but text is shown; of a line drawn over itself, the last."""
         shown = "".join(_text(output) for output in self._cells[cell_id].outputs)
         lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in shown.split("\n")]
         return "\n".join(lines).strip()
@@ -144,7 +144,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def shown(request: pytest.FixtureRequest, running: dict[str, Any]) -> Executed:
-    """Give what the cells of a notebook show."""
+    """Return what the cells of a notebook show."""
     executed: Executed = running[request.param].result()
     return executed
 

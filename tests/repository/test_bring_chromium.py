@@ -11,7 +11,7 @@ from tools.bring_chromium import MISSING, bring, find, main
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Give a folder that is all of the path, and a function that puts a program there."""
+    """Return a folder that is all of the path, and a function that puts a program there."""
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))

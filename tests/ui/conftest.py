@@ -19,7 +19,7 @@ _figures: list[str] = []
 
 @pytest.fixture
 def figures() -> list[str]:
-    """Give where a test puts what it has measured; it is printed after the run."""
+    """Return where a test puts what it has measured; it is printed after the run."""
     return _figures
 
 
@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Give a page of a fresh visitor; what it shows at the end of the test is kept as a picture."""
+    """Return a page of a fresh visitor; what it shows at the end of the test is kept as a picture."""
     page = browser.new_page(viewport={"width": 1280, "height": 1400})
     page.set_default_timeout(60_000)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

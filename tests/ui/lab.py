@@ -139,15 +139,15 @@ class LabNotebook:
         return self.page.locator(".jp-Notebook .jp-CodeCell")
 
     def cell(self, number: int) -> Locator:
-        """Give the code cell of a number, the first being 0."""
+        """Return the code cell of a number, the first being 0."""
         return self.cells.nth(number)
 
     def output(self, number: int) -> Locator:
-        """Give what stands below a cell."""
+        """Return the output of a cell."""
         return self.cell(number).locator(".jp-Cell-outputArea")
 
     def add(self, source: str) -> int:
-        """Type a new cell below the last one; give its number."""
+        """Type a new cell below the last one; return its number."""
         number = self.cells.count()
         self.cells.last.locator(".jp-InputPrompt").click()
         self.page.keyboard.press("Escape")
@@ -168,7 +168,7 @@ class LabNotebook:
         return self
 
     def run(self, number: int, *, timeout: float = 120) -> Locator:
-        """Run a cell to its end; give what stands below it."""
+        """Run a cell to its end; return its output."""
         self.start(number).wait_for(number, timeout=timeout)
         return self.output(number)
 
@@ -225,7 +225,7 @@ class LabNotebook:
         )
 
     def counts(self, number: int) -> list[int] | None:
-        """Give completed, failed and left as the bar below a cell says them; None where there is none."""
+        """Return completed, failed and left as the bar below a cell says them; None if there is none."""
         bar = self.output(number).locator("[role=img][aria-label*=' completed, ']")
         label = bar.first.get_attribute("aria-label") if bar.count() else None
         return None if label is None else _numbers(label)
@@ -236,7 +236,7 @@ class LabNotebook:
         return self
 
     def noted_bars(self) -> list[list[int]]:
-        """Give completed, failed and left of each bar that the page has noted."""
+        """Return completed, failed and left of each bar that the page has noted."""
         return [_numbers(label) for label in self.page.evaluate("window.notedBars")]
 
 
@@ -245,7 +245,7 @@ def _numbers(label: str) -> list[int]:
 
 
 def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 60) -> Any:
-    """Wait until something is so; give what it was found to be."""
+    """Wait until something is so; return what it was found to be."""
     # Not time.sleep: the page's events come only while its own wait runs.
     return wait_for(is_so, timeout, pause=lambda: page.wait_for_timeout(50))
 
@@ -294,7 +294,7 @@ class Watcher:
                     self.seen.append((time.time(), found[0]))
 
     def first(self, is_so: Callable[[BatchRecord], bool]) -> float | None:
-        """Give when the batch was first seen to be so; None where it was not."""
+        """Return when the batch was first seen to be so; None if it was not."""
         return next((at for at, record in list(self.seen) if is_so(record)), None)
 
     @property

@@ -36,7 +36,7 @@ class LabPanel:
     server
         A ``jupyter lab``.
     path
-        What is opened beside it, in the server's folder.
+        What is opened next to it, in the server's folder.
     """
 
     def __init__(self, page: Page, server: JupyterServer, path: str = "") -> None:
@@ -59,7 +59,7 @@ class LabPanel:
         return self
 
     def run_file(self, name: str) -> Locator:
-        """Choose "Run as Batch…" in a file's menu; give the dialog when the file has been checked."""
+        """Choose "Run as Batch…" in a file's menu; return the dialog when the file has been checked."""
         self.page.locator(".jp-SideBar .lm-TabBar-tab[data-id='filebrowser']").click()
         self.page.locator(f".jp-DirListing-item[data-file-type='jsonl'] >> text={name}").click(button="right")
         self.page.locator(".lm-Menu-itemLabel", has_text="Run as Batch…").click()
@@ -68,11 +68,11 @@ class LabPanel:
         return dialog
 
     def row(self, batch_id: str) -> Locator:
-        """Give a batch's row."""
+        """Return a batch's row."""
         return self.node.locator(f"[data-batch='{batch_id}']")
 
     def choose(self, batch_id: str) -> Locator:
-        """Choose a batch; give what is said of it."""
+        """Choose a batch; return what is said of it."""
         self.row(batch_id).click()
         expect(self.details.locator("h2")).to_have_text(batch_id)
         return self.details
@@ -83,7 +83,7 @@ class LabPanel:
         return self
 
     def table(self, lines: int) -> Locator:
-        """Give the table that is seen, once it has so many lines."""
+        """Return the table that is seen, once it has so many lines."""
         table = self.page.locator(".vb-Table:visible")
         expect(table).to_have_attribute("data-total", str(lines))
         return table

@@ -85,7 +85,7 @@ def test_the_bar_moves_and_answers_are_shown_as_they_come(open_notebook: Open, s
             return bool(counts and counts[0] >= enough)
 
         until(lambda: has_answers(1), page)
-        # What is finished stands there, and what the engine does.
+        # It shows what is finished, and what the engine does.
         expect(notebook.output(1)).to_contain_text("row-")
         expect(notebook.output(1)).to_contain_text("Say ")
         expect(notebook.output(1)).to_contain_text("requests/s")

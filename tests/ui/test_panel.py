@@ -31,7 +31,7 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[JupyterServer]:
-    """Give a JupyterLab that starts the engine itself when a batch needs it."""
+    """Return a JupyterLab that starts the engine itself when a batch needs it."""
     folder = tmp_path_factory.mktemp("panel")
     configure(folder)
     models = {"tiny": f"{tiny_model} {ENGINE}"}
@@ -50,7 +50,7 @@ def store(server: JupyterServer) -> Iterator[Store]:
 
 @pytest.fixture
 def settings(server: JupyterServer) -> Iterator[Callable[[str, dict[str, Any]], None]]:
-    """Give what changes JupyterLab's settings for the time of a test."""
+    """Return what changes JupyterLab's settings for the time of a test."""
     changed: set[str] = set()
 
     def put(plugin: str, values: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ def cancel_in_a_blocked_cell(notebook: LabNotebook, server: JupyterServer, figur
 
 
 def restart_in_the_middle(notebook: LabNotebook, server: JupyterServer) -> int:
-    """Restart while a batch runs, and attach to it; give the number of the cell that does."""
+    """Restart while a batch runs, and attach to it; return the number of the cell that does."""
     asked = notebook.add(ASK_MANY.replace("-o out", f"-b --sample {SOME}"))
     attached = notebook.add("%vbatch attach")
     with watching(server.store) as watcher:

@@ -1,4 +1,4 @@
-"""What stands in the package's `__all__`: importable, light, and documented down to the last argument."""
+"""What is in the package's `__all__`: importable, light, and documented down to the last argument."""
 
 from __future__ import annotations
 

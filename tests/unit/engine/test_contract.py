@@ -1,4 +1,4 @@
-"""All that the package touches of vLLM stands in the contract; read from the syntax trees, without vLLM."""
+"""All that the package uses of vLLM is in the contract; read from the syntax trees, without vLLM."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_contract_has_no_name_that_nothing_touches():
         for name in touch.names
     }
     assert len(names) > 70
-    # How vLLM calls what stands behind a route, a header, a reason and a cache is not said anywhere else.
+    # vLLM's names behind a route, a header, a reason and a cache are nowhere else.
     assert {name for name in names if not re.search(rf"(?<![a-z]){name}\b", sources.replace("-", "_"))} == {
         "FINISH_REASON_STRINGS",
         "PRIORITY_HEADER",

@@ -1,4 +1,4 @@
-"""What ``results(full=True)`` says beside the answers."""
+"""What ``results(full=True)`` has besides the answers."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_the_response_format_is_strict_as_openai_demands_it():
     assert sent["json_schema"]["name"] == "Review"
     assert sent["json_schema"]["strict"] is True
     objects = list(every_object(sent["json_schema"]["schema"]))
-    assert len(objects) == 3  # the top, the definition of Author, and its copy beside the description
+    assert len(objects) == 3  # the top, the definition of Author, and its copy next to the description
     assert all(node["additionalProperties"] is False for node in objects)
     assert all(node["required"] == list(node["properties"]) for node in objects)
     assert "default" not in set(every_key(sent))

@@ -34,7 +34,7 @@ def complete(session):
     def offered(code: str) -> list[str]:
         with provisionalcompleter():
             found = list(shell.Completer.completions(code, len(code)))
-        # What stands there once one is taken.
+        # The text once one is chosen.
         return [code[: item.start] + item.text for item in found]
 
     return offered

@@ -680,7 +680,7 @@ def keys(index: LineIndex) -> list[int]:
 
 
 def chat_prefixes(*prompts: Sequence[object]) -> list[int]:
-    """Give the keys of chats of one file; each prompt is the contents of its messages."""
+    """Return the keys of chats of one file; each prompt is the contents of its messages."""
     messages = ([{"role": "user", "content": content} for content in contents] for contents in prompts)
     return keys(check(b"\n".join(line(f"row-{i}", messages=each) for i, each in enumerate(messages))).index)
 

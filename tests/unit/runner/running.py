@@ -24,7 +24,7 @@ from vbatch_jupyter.runner.window import LEAST_WAITING
 from vbatch_jupyter.store import Store
 
 MORE_THAN_RUN = LEAST_WAITING
-"""Requests that wait in the engine beside those that run, while it is not known to be fast."""
+"""Requests that wait in the engine in addition to those that run, while it is not known to be fast."""
 
 Fault = Exception | tuple[int, bytes]
 
@@ -49,7 +49,7 @@ class WitnessEngine(EchoEngine):
     hanging
         Text that, found in a prompt, makes the request run until it is aborted or released.
     faults
-        By prompt, what happens at its first, second … request in the place of an answer.
+        By prompt, what happens at its first, second … request instead of an answer.
     dies_at
         How many requests each life of the engine takes; the last one kills it. A life beyond these is endless.
     **arguments
@@ -193,7 +193,7 @@ def order_of_answers(store: Store, record: BatchRecord) -> list[str]:
 
 
 def answers(store: Store, record: BatchRecord) -> dict[str, str]:
-    """Give the text of each line of the output file, by custom_id."""
+    """Return the text of each line of the output file, by custom_id."""
     lines = _lines(store, record.output_file_id)
     found = {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in lines}
     assert len(found) == len(lines)
@@ -201,7 +201,7 @@ def answers(store: Store, record: BatchRecord) -> dict[str, str]:
 
 
 def errors(store: Store, record: BatchRecord) -> dict[str, tuple[int | None, str | None, str]]:
-    """Give status, code and message of each line of the error file, by custom_id."""
+    """Return status, code and message of each line of the error file, by custom_id."""
     lines = _lines(store, record.error_file_id)
     found: dict[str, tuple[int | None, str | None, str]] = {}
     for line in lines:
@@ -215,5 +215,5 @@ def errors(store: Store, record: BatchRecord) -> dict[str, tuple[int | None, str
 
 
 def expected(prompts: Sequence[str], *, without: Iterable[int] = ()) -> dict[str, str]:
-    """Give what the echo engine answers to prompts, by custom_id."""
+    """Return what the echo engine answers to prompts, by custom_id."""
     return {f"row-{position}": prompt for position, prompt in enumerate(prompts) if position not in set(without)}

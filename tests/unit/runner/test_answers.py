@@ -1,4 +1,4 @@
-"""What stands in the output and error file after a runner has brought a batch to its end."""
+"""What is in the output and error file after a runner has finished a batch."""
 
 from __future__ import annotations
 

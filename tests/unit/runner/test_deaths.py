@@ -143,7 +143,7 @@ async def test_an_engine_that_cannot_be_rebuilt_pauses_its_batches_until_another
 
 
 class SlowToReturn(WitnessEngine):
-    """The first start is a matter of a moment, the second one has no end."""
+    """The first start takes a moment, the second one never ends."""
 
     given_up = False
 

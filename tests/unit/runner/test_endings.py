@@ -37,7 +37,7 @@ MOST_LINES_WAITING = 4096
 
 
 def half_hanging(requests: int) -> list[str]:
-    """Give prompts of which every other hangs."""
+    """Return prompts of which every other hangs."""
     return [f"hang {position}" if position % 2 else f"question {position}" for position in range(requests)]
 
 

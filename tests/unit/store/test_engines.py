@@ -27,7 +27,7 @@ time.sleep(60)
 
 @pytest.fixture
 def owner(store):
-    """Start another process that registers an engine; give the process and the engine's id."""
+    """Start another process that registers an engine; return the process and the engine's id."""
     command = [sys.executable, "-c", OWNER, str(store.path), str(store.path / "vbatch-1" / "engine")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

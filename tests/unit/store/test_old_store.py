@@ -35,7 +35,7 @@ def session(path):
 
 @pytest.fixture
 def ids(session):
-    """Give the id of each batch by what it is."""
+    """Return the id of each batch by what it is."""
     oldest_first = list(session.batches())[::-1]
     return dict(zip(BATCHES, (record.id for record in oldest_first), strict=True))
 

@@ -151,7 +151,7 @@ def test_twenty_parts_at_once_and_two_completes_make_one_file(uploads, store):
             outcomes.append(None)
 
     threads = [threading.Thread(target=complete) for _ in range(4)]
-    # "{}{}…" is no line of JSON.
+    # "{}{}…" is not a line of JSON.
     with pytest.raises(BadRequestError, match="jsonl"):
         uploads.complete(upload.id, part_ids=list(ids.values()))
     store.database.write(lambda connection: connection.execute("UPDATE upload SET purpose = 'user_data'").close())
