@@ -27,7 +27,7 @@ import { addBatchCommands, addEngineCommands, orNotify } from './actions';
 import type { FileKind } from './cells';
 import { BATCH_COMMANDS, CommandIDs } from './commandIds';
 import { FACTORY, FILE_TYPE, TableFactory } from './document';
-import { Feed } from './feed';
+import { Updates } from './updates';
 import { batchesIcon } from './icon';
 import { BatchesModel } from './model';
 import { BatchesPanel } from './panel';
@@ -58,12 +58,12 @@ const core: JupyterFrontEndPlugin<IBatches> = {
   ) => {
     const model = new BatchesModel();
     const client = new VBatchClient(app.serviceManager.serverSettings);
-    const feed = new Feed(client, model);
+    const updates = new Updates(client, model);
     const trans = transOf(translator);
     return {
       model,
       client,
-      feed,
+      updates,
       table: (source, kind) => new LinesTable({ source, kind, trans, themes })
     };
   }
@@ -85,13 +85,13 @@ const panel: JupyterFrontEndPlugin<void> = {
     tracker: INotebookTracker | null
   ) => {
     const trans = transOf(translator);
-    const { model, client, feed } = batches;
+    const { model, client, updates } = batches;
     const options = { app, model, client, tracker, trans, openFile: fileOpener(app, batches) };
     addBatchCommands(options);
     addEngineCommands(options);
     const widget = new BatchesPanel({
       model,
-      feed,
+      updates,
       commands: app.commands,
       trans,
       loadMore: pageLoader(batches)
@@ -128,7 +128,7 @@ const status: JupyterFrontEndPlugin<void> = {
   optional: [IStatusBar, ITranslator, ISettingRegistry],
   activate: async (
     app: JupyterFrontEnd,
-    { model, feed }: IBatches,
+    { model, updates }: IBatches,
     statusBar: IStatusBar | null,
     translator: ITranslator | null,
     registry: ISettingRegistry | null
@@ -146,7 +146,7 @@ const status: JupyterFrontEndPlugin<void> = {
         shown = [
           statusBar.registerStatusItem('vbatch-jupyter:status', { item, align: 'left', rank: 30 }),
           item,
-          feed.watch()
+          updates.watch()
         ];
       }
     };
@@ -165,12 +165,12 @@ const running: JupyterFrontEndPlugin<void> = {
   optional: [IRunningSessionManagers, ITranslator],
   activate: (
     app: JupyterFrontEnd,
-    { model, client, feed }: IBatches,
+    { model, client, updates }: IBatches,
     managers: IRunningSessionManagers | null,
     translator: ITranslator | null
   ) => {
     const open = (id: string): void => void app.commands.execute(CommandIDs.open, { id });
-    managers?.add(runningBatches(model, client, open, feed.lookNow, transOf(translator)));
+    managers?.add(runningBatches(model, client, open, updates.lookNow, transOf(translator)));
   }
 };
 

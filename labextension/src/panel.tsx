@@ -11,7 +11,7 @@ import React from 'react';
 
 import { BatchDetails } from './details';
 import { EngineList, Problems } from './engines';
-import type { Feed } from './feed';
+import type { Updates } from './updates';
 import { batchesIcon } from './icon';
 import { BatchList } from './list';
 import type { BatchesModel, Connection } from './model';
@@ -19,7 +19,7 @@ import type { BatchesModel, Connection } from './model';
 /** What the panel needs. */
 export interface IPanelOptions {
   model: BatchesModel;
-  feed: Feed;
+  updates: Updates;
   commands: CommandRegistry;
   trans: TranslationBundle;
   /** Ask for older batches. */
@@ -68,7 +68,7 @@ export class BatchesPanel extends ReactWidget {
   }
 
   private _begin(): void {
-    this._watching ??= this._options.feed.watch();
+    this._watching ??= this._options.updates.watch();
     this._options.model.changed.connect(this._changed);
     this.update();
   }
@@ -88,11 +88,11 @@ export class BatchesPanel extends ReactWidget {
 }
 
 function PanelBody(options: IPanelOptions): React.ReactElement {
-  const { model, feed, commands, trans, loadMore } = options;
+  const { model, updates, commands, trans, loadMore } = options;
   const selected = model.selected;
   return (
     <>
-      <ConnectionLine connection={model.connection} onRetry={feed.lookNow} trans={trans} />
+      <ConnectionLine connection={model.connection} onRetry={updates.lookNow} trans={trans} />
       <Problems problems={model.problems} trans={trans} />
       <EngineList engines={model.engines} commands={commands} trans={trans} />
       <BatchList model={model} commands={commands} trans={trans} loadMore={loadMore} />

@@ -4,7 +4,7 @@
 
 import { Token } from '@lumino/coreutils';
 
-import type { Feed } from './feed';
+import type { Updates } from './updates';
 import type { BatchesModel } from './model';
 import type { VBatchClient } from './request';
 import type { LinesTable } from './table';
@@ -14,7 +14,7 @@ import type { LineSource } from './lines';
 /** Batches and engines, and the client of their server. */
 export interface IBatches {
   model: BatchesModel;
-  feed: Feed;
+  updates: Updates;
   client: VBatchClient;
   /** Make a table of JSON lines. */
   table: (source: LineSource, kind: FileKind | null) => LinesTable;

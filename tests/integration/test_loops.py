@@ -22,10 +22,10 @@ from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Loop, in_thread
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.events import Events
 from vbatch_jupyter.server.kernels import EngineKernels
 from vbatch_jupyter.server.metrics import VBatchCollector
-from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.server.views import BatchWatch
 from vbatch_jupyter.server.watch import EngineWatch
 from vbatch_jupyter.session.presence import Presence
@@ -73,25 +73,25 @@ async def target_runner(store: Store, say: Say) -> AsyncIterator[Owner]:
 
 
 @contextlib.asynccontextmanager
-async def server(store: Store, say: Say) -> AsyncIterator[Services]:
-    services = Services(open_store(store.path), profile="openai", say=say)
-    yield services
-    await services.close()
+async def server(store: Store, say: Say) -> AsyncIterator[Backend]:
+    backend = Backend(open_store(store.path), profile="openai", say=say)
+    yield backend
+    await backend.close()
 
 
 @contextlib.asynccontextmanager
 async def tending(store: Store, say: Say) -> AsyncIterator[Owner]:
-    async with server(store, say) as services:
-        services.tend(every_seconds=1.0, sweep_seconds=0.0)
-        yield Owner(services.loops[0], services.store, "sweep")
+    async with server(store, say) as backend:
+        backend.tend(every_seconds=1.0, sweep_seconds=0.0)
+        yield Owner(backend.loops[0], backend.store, "sweep")
 
 
 @contextlib.asynccontextmanager
 async def engine_kernels(store: Store, say: Say) -> AsyncIterator[Owner]:
-    async with server(store, say) as services:
+    async with server(store, say) as backend:
         kernels = EngineKernels(
-            services,
-            EngineWatch(services),
+            backend,
+            EngineWatch(backend),
             kernel_manager=AsyncMappingKernelManager(),
             models={"small": "ann/small"},
             idle_seconds=0.0,
@@ -99,26 +99,26 @@ async def engine_kernels(store: Store, say: Say) -> AsyncIterator[Owner]:
             activity={},
         )
         kernels.start()
-        yield Owner(services.loops[-1], services.store.engines, "live")
+        yield Owner(backend.loops[-1], backend.store.engines, "live")
         await kernels.stop()
 
 
 @contextlib.asynccontextmanager
 async def events(store: Store, say: Say) -> AsyncIterator[Owner]:
-    async with server(store, say) as services:
-        watch = EngineWatch(services)
-        events = Events(services, watch, BatchWatch(watch))
-        await events.listen()
-        yield Owner(services.loops[-1], services.store, "version")
+    async with server(store, say) as backend:
+        watch = EngineWatch(backend)
+        events = Events(backend, watch, BatchWatch(watch))
+        await events.subscribe()
+        yield Owner(backend.loops[-1], backend.store, "version")
         await events.stop()
 
 
 @contextlib.asynccontextmanager
 async def metrics(store: Store, say: Say) -> AsyncIterator[Owner]:
-    async with server(store, say) as services:
-        collector = VBatchCollector(services, EngineWatch(services))
+    async with server(store, say) as backend:
+        collector = VBatchCollector(backend, EngineWatch(backend))
         collector.start()
-        yield Owner(services.loops[-1], services.store.batches, "totals")
+        yield Owner(backend.loops[-1], backend.store.batches, "totals")
         await collector.stop()
 
 
@@ -216,8 +216,8 @@ async def test_the_server_tells_what_fails_in_a_kernel(tmp_path, monkeypatch):
 
     session = await in_thread(open_session, tmp_path)
     try:
-        async with server(session.store, print) as services:
-            watch = EngineWatch(services)
+        async with server(session.store, print) as backend:
+            watch = EngineWatch(backend)
             await watch.look()
             assert watch.problems() == []
             names = {(loop["loop"], loop["problem"]) for loop in watch.loops()}

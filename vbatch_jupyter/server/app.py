@@ -24,13 +24,13 @@ from vbatch_jupyter.server import (
     uploads,
     views,
 )
+from vbatch_jupyter.server.backend import BACKEND_KEY, Backend
 from vbatch_jupyter.server.events import EVENTS_KEY, Events
 from vbatch_jupyter.server.file_lines import PAGES_KEY, LinePages
 from vbatch_jupyter.server.handler import UnknownHandler
 from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
 from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels, arguments_of
 from vbatch_jupyter.server.metrics import VBatchCollector
-from vbatch_jupyter.server.services import SERVICES_KEY, Services
 from vbatch_jupyter.server.views import BATCH_WATCH_KEY, BatchWatch
 from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 from vbatch_jupyter.store import Store
@@ -122,7 +122,7 @@ class VBatch(ExtensionApp):
 
     def initialize_settings(self) -> None:
         """Open the store."""
-        self._services = Services(
+        self._backend = Backend(
             Store(self.store_path or None),
             profile=self.profile,
             strict_models=self.strict_models,
@@ -131,15 +131,15 @@ class VBatch(ExtensionApp):
             max_request_bytes=self.max_request_bytes,
             say=self.log.warning,
         )
-        self._engines = EngineWatch(self._services)
+        self._engines = EngineWatch(self._backend)
         self.settings[BATCH_WATCH_KEY] = batches = BatchWatch(self._engines)
-        self._events = Events(self._services, self._engines, batches)
-        self.settings[SERVICES_KEY] = self._services
-        self.settings[PAGES_KEY] = LinePages(self._services)
+        self._events = Events(self._backend, self._engines, batches)
+        self.settings[BACKEND_KEY] = self._backend
+        self.settings[PAGES_KEY] = LinePages(self._backend)
         self.settings[WATCH_KEY] = self._engines
         self.settings[EVENTS_KEY] = self._events
         self.settings[KERNELS_KEY] = self._kernels = self._engine_kernels()
-        self._collector = VBatchCollector(self._services, self._engines)
+        self._collector = VBatchCollector(self._backend, self._engines)
 
     def _engine_kernels(self) -> EngineKernels:
         assert self.serverapp is not None
@@ -147,7 +147,7 @@ class VBatch(ExtensionApp):
         if self.models and kernel_manager.kernel_spec_manager is not None:
             kernel_manager.kernel_spec_manager = EngineKernelSpecs(kernel_manager.kernel_spec_manager)
         return EngineKernels(
-            self._services,
+            self._backend,
             self._engines,
             kernel_manager=kernel_manager,
             models=self.models,
@@ -161,7 +161,7 @@ class VBatch(ExtensionApp):
         self.handlers.extend(ROUTES)
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:  # noqa: ARG002 - Jupyter's
-        self._services.tend(every_seconds=self.tend_seconds, sweep_seconds=self.sweep_seconds)
+        self._backend.tend(every_seconds=self.tend_seconds, sweep_seconds=self.sweep_seconds)
         self._kernels.start()
         self._collector.start()
 
@@ -171,4 +171,4 @@ class VBatch(ExtensionApp):
         await self._collector.stop()
         await self._events.stop()
         await self._engines.close()
-        await self._services.close()
+        await self._backend.close()

@@ -34,17 +34,17 @@ class BatchesHandler(VBatchHandler):
     async def get(self) -> None:
         """List the batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.integer("limit", 20)
-        batches = self.services.manager.batches
-        self.send(page_of(await self.services.call(lambda: batches.list(after=after, limit=limit))))
+        batches = self.backend.manager.batches
+        self.send(page_of(await self.backend.call(lambda: batches.list(after=after, limit=limit))))
 
     @web.authenticated
     async def post(self) -> None:
         """Create a batch."""
         new = self.body_as(NewBatch)
         seconds = expires_after_of("output_expires_after", new.output_expires_after)
-        models = await self._held_models() if self.services.strict_models else None
-        record = await self.services.call(
-            lambda: self.services.manager.batches.create(
+        models = await self._held_models() if self.backend.strict_models else None
+        record = await self.backend.call(
+            lambda: self.backend.manager.batches.create(
                 input_file_id=new.input_file_id,
                 endpoint=new.endpoint,
                 completion_window=new.completion_window,
@@ -58,7 +58,7 @@ class BatchesHandler(VBatchHandler):
 
     async def _held_models(self) -> list[str]:
         """Return the models of all engines, and those that the server starts an engine for."""
-        return sorted(held_models(await self.services.engines()).union(self.settings[KERNELS_KEY].names))
+        return sorted(held_models(await self.backend.engines()).union(self.settings[KERNELS_KEY].names))
 
 
 class BatchHandler(VBatchHandler):
@@ -69,7 +69,7 @@ class BatchHandler(VBatchHandler):
     @web.authenticated
     async def get(self, batch_id: str) -> None:
         """Retrieve a batch."""
-        self.send((await self.services.call(lambda: self.services.manager.batches.retrieve(batch_id))).to_openai())
+        self.send((await self.backend.call(lambda: self.backend.manager.batches.retrieve(batch_id))).to_openai())
 
 
 class CancelHandler(VBatchHandler):
@@ -80,7 +80,7 @@ class CancelHandler(VBatchHandler):
     @web.authenticated
     async def post(self, batch_id: str) -> None:
         """Cancel a batch."""
-        self.send((await self.services.call(lambda: self.services.manager.batches.cancel(batch_id))).to_openai())
+        self.send((await self.backend.call(lambda: self.backend.manager.batches.cancel(batch_id))).to_openai())
 
 
 ROUTES = (

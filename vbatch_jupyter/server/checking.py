@@ -45,14 +45,14 @@ class CheckHandler(VBatchHandler):
             content = bytes(self._body)
             target = self.get_query_argument("target", "openai")
             self._refuse_unknown(target)
-            self.send(await self.services.call(lambda: _report(io.BytesIO(content), target)))
+            self.send(await self.backend.call(lambda: _report(io.BytesIO(content), target)))
             return
         asked = self.body_as(CheckedFile)
         self._refuse_unknown(asked.target)
-        self.send(await self.services.call(lambda: self._report_of(asked)))
+        self.send(await self.backend.call(lambda: self._report_of(asked)))
 
     def _report_of(self, asked: CheckedFile) -> dict[str, Any]:
-        with self.services.manager.files.content(asked.file_id) as content:
+        with self.backend.manager.files.content(asked.file_id) as content:
             return _report(content, asked.target)
 
     def _refuse_unknown(self, target: str) -> None:

@@ -1,7 +1,7 @@
 """A stream of events for the panel and other clients: batches and engines as they are now, and then each change.
 
 A new connection gets a whole snapshot, so a lost connection is simply made again. One task looks at the store for
-all listeners, and none does while nobody listens. The reason why a batch waits is here, not in OpenAI's object.
+all subscribers, and none does without any. The reason why a batch waits is here, not in OpenAI's object.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.server.views import BatchView, BatchWatch
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
@@ -35,8 +35,8 @@ _RECENT_BATCHES = 100
 _BYTES_BEHIND = 4 * 1024 * 1024
 
 
-class Listener:
-    """One listener.
+class Subscriber:
+    """One subscriber.
 
     Attributes
     ----------
@@ -68,11 +68,11 @@ View = BatchView | EngineView
 
 
 class Events:
-    """The events for all listeners.
+    """The events for all subscribers.
 
     Parameters
     ----------
-    services
+    backend
         Give the store.
     engines
         Know the engines.
@@ -80,30 +80,30 @@ class Events:
         Say what is shown of a batch.
     """
 
-    def __init__(self, services: Services, engines: EngineWatch, batches: BatchWatch) -> None:
-        self._services = services
+    def __init__(self, backend: Backend, engines: EngineWatch, batches: BatchWatch) -> None:
+        self._backend = backend
         self._engines = engines
         self._shown_batches = batches
-        self._listeners: set[Listener] = set()
+        self._subscribers: set[Subscriber] = set()
         self._seen: dict[str, View] = {}
-        self._loop = services.new_loop("events")
+        self._loop = backend.new_loop("events")
         self._problems: list[dict[str, Any]] = []
         self._version: tuple[int, int] | None = None
         self._looked_at = 0.0
         self._lock = asyncio.Lock()
 
-    async def listen(self) -> Listener:
+    async def subscribe(self) -> Subscriber:
         """Begin to listen; the first event is a snapshot."""
-        listener = Listener()
+        subscriber = Subscriber()
         async with self._lock:
             await self._look()
-            listener.tell(encoded("snapshot", self._shown()))
-            self._listeners.add(listener)
+            subscriber.tell(encoded("snapshot", self._shown()))
+            self._subscribers.add(subscriber)
             self._loop.start(self._look_if_changed, every=_LOOK_SECONDS)
-        return listener
+        return subscriber
 
     async def snapshot(self) -> dict[str, Any]:
-        """Return the first event of a listener."""
+        """Return the first event of a subscriber."""
         async with self._lock:
             await self._look()
             return self._shown()
@@ -116,17 +116,17 @@ class Events:
             "problems": self._engines.problems(),
         }
 
-    def leave(self, listener: Listener) -> None:
+    def leave(self, subscriber: Subscriber) -> None:
         """Stop listening."""
-        self._listeners.discard(listener)
-        if not self._listeners:
+        self._subscribers.discard(subscriber)
+        if not self._subscribers:
             self._loop.end()
 
     async def stop(self) -> None:
-        """Send all listeners away."""
-        for listener in list(self._listeners):
-            listener.dropped.set()
-            self.leave(listener)
+        """Send all subscribers away."""
+        for subscriber in list(self._subscribers):
+            subscriber.dropped.set()
+            self.leave(subscriber)
         await self._loop.stop()
 
     async def _look_if_changed(self) -> None:
@@ -135,7 +135,7 @@ class Events:
             self._problems = problems
             self._tell("problems", {"problems": problems})
         now = asyncio.get_running_loop().time()
-        newest = await self._services.call(self._services.store.version)
+        newest = await self._backend.call(self._backend.store.version)
         if newest != self._version or now - self._looked_at >= _FIGURES_SECONDS:
             async with self._lock:
                 await self._look()
@@ -143,13 +143,13 @@ class Events:
 
     async def _look(self) -> None:
         engines = await self._engines.look()
-        batches = await self._services.call(lambda: self._batches(engines))
+        batches = await self._backend.call(lambda: self._batches(engines))
         seen: dict[str, View] = {**batches, **{engine.id: engine for engine in engines}}
         changed = [view for id_, view in seen.items() if view != self._seen.get(id_)]
         # Batches that are only too old to be shown have not gone.
         gone = [id_ for id_, view in self._seen.items() if isinstance(view, EngineView) and id_ not in seen]
         self._seen = seen
-        if not self._listeners:
+        if not self._subscribers:
             return
         for view in changed:
             self._tell("batch" if isinstance(view, BatchView) else "engine", view.to_json())
@@ -157,20 +157,20 @@ class Events:
             self._tell("engine_gone", {"id": id_})
 
     def _batches(self, engines: list[EngineView]) -> dict[str, View]:
-        recent = self._services.store.batches.list(limit=_RECENT_BATCHES).data
-        older = [record for record in self._services.store.batches.unfinished() if record not in recent]
+        recent = self._backend.store.batches.list(limit=_RECENT_BATCHES).data
+        older = [record for record in self._backend.store.batches.unfinished() if record not in recent]
         records = {record.id: record for record in (*recent, *reversed(older))}
         # One that was shown only because it had not ended is told once more.
         for id_, view in self._seen.items():
             if id_ not in records and isinstance(view, BatchView) and view.record.status not in TERMINAL_STATUSES:
                 with contextlib.suppress(NotFoundError):
-                    records[id_] = self._services.store.batches.get(id_)
+                    records[id_] = self._backend.store.batches.get(id_)
         return {view.record.id: view for view in self._shown_batches.look(list(records.values()), engines)}
 
     def _tell(self, name: str, data: Mapping[str, Any]) -> None:
         event = encoded(name, data)
-        for listener in self._listeners:
-            listener.tell(event)
+        for subscriber in self._subscribers:
+            subscriber.tell(event)
 
 
 def encoded(name: str, data: Mapping[str, Any]) -> bytes:
@@ -204,23 +204,23 @@ class EventsHandler(VBatchHandler):
         self.set_header("Cache-Control", "no-store")
         # nginx would gather events until its buffer is full.
         self.set_header("X-Accel-Buffering", "no")
-        self._listener = await events.listen()
+        self._subscriber = await events.subscribe()
         try:
-            await self._send_all(self._listener)
+            await self._send_all(self._subscriber)
         finally:
-            events.leave(self._listener)
+            events.leave(self._subscriber)
 
     def on_connection_close(self) -> None:
         """Stop sending to a client that has left."""
         super().on_connection_close()
-        if (listener := getattr(self, "_listener", None)) is not None:
-            listener.dropped.set()
+        if (subscriber := getattr(self, "_subscriber", None)) is not None:
+            subscriber.dropped.set()
 
-    async def _send_all(self, listener: Listener) -> None:
-        dropped = asyncio.ensure_future(listener.dropped.wait())
+    async def _send_all(self, subscriber: Subscriber) -> None:
+        dropped = asyncio.ensure_future(subscriber.dropped.wait())
         try:
             while not dropped.done():
-                sending = asyncio.ensure_future(self._send_one(listener))
+                sending = asyncio.ensure_future(self._send_one(subscriber))
                 await asyncio.wait({sending, dropped}, return_when=asyncio.FIRST_COMPLETED)
                 if not sending.done():
                     sending.cancel()
@@ -238,9 +238,9 @@ class EventsHandler(VBatchHandler):
         if (stream := self.request.connection.stream) is not None:  # type: ignore[union-attr] # HTTP/1 has one
             stream.close()
 
-    async def _send_one(self, listener: Listener) -> None:
+    async def _send_one(self, subscriber: Subscriber) -> None:
         try:
-            event = await asyncio.wait_for(listener.next(), HEARTBEAT_SECONDS)
+            event = await asyncio.wait_for(subscriber.next(), HEARTBEAT_SECONDS)
         except TimeoutError:
             event = b": heartbeat\n\n"
         self.write(event)

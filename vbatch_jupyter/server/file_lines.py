@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import msgspec
 from tornado import web
 
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.services import Services
 
 PAGES_KEY = "vbatch_line_pages"
 """Where the server's settings have the `LinePages`."""
@@ -127,12 +127,12 @@ class LinePages:
 
     Parameters
     ----------
-    services
+    backend
         Give the files, and the threads to read them in.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._known: OrderedDict[str, asyncio.Task[LineOffsets]] = OrderedDict()
 
     async def read(self, file_id: str, start: int, limit: int) -> tuple[int, list[tuple[int, bytes, bool]]]:
@@ -151,7 +151,7 @@ class LinePages:
             There is no such file.
         """
         # Before anything that is kept: a deleted file has no lines.
-        await self._services.call(lambda: self._services.manager.files.retrieve(file_id))
+        await self._backend.call(lambda: self._backend.manager.files.retrieve(file_id))
         if file_id not in self._known:
             # One task for all requests in the meantime.
             self._known[file_id] = asyncio.ensure_future(self._with(file_id, LineOffsets))
@@ -169,10 +169,10 @@ class LinePages:
 
     def _with(self, file_id: str, read: Callable[[BinaryIO], Any]) -> Awaitable[Any]:
         def call() -> Any:
-            with self._services.manager.files.content(file_id) as content:
+            with self._backend.manager.files.content(file_id) as content:
                 return read(content)
 
-        return self._services.call(call)
+        return self._backend.call(call)
 
 
 def line_item(number: int, text: bytes, cut: bool) -> dict[str, Any]:  # noqa: FBT001 - as the page gives them
@@ -210,7 +210,7 @@ class LinesHandler(VBatchHandler):
         start, limit = self.within("start", 1, None), self.within("limit", 100, MAX_LIMIT)
         pages: LinePages = self.settings[PAGES_KEY]
         total, lines = await pages.read(file_id, start, limit)
-        items = await self.services.call(lambda: [line_item(*line) for line in lines])
+        items = await self.backend.call(lambda: [line_item(*line) for line in lines])
         has_more = start + len(lines) <= total
         self.send({"object": "list", "data": items, "total": total, "has_more": has_more})
 

@@ -27,19 +27,19 @@ class FilesHandler(FormHandler[Incoming]):
 
     def begin(self) -> Incoming:
         """Begin an upload."""
-        return self.services.manager.files.begin(max_bytes=self.max_file_bytes())
+        return self.backend.manager.files.begin(max_bytes=self.max_file_bytes())
 
     def max_file_bytes(self) -> int:
         """Return what is configured."""
-        return self.services.max_file_bytes
+        return self.backend.max_file_bytes
 
     @web.authenticated
     async def get(self) -> None:
         """List the files."""
-        files, limit = self.services.manager.files, self.integer("limit", 10_000)
+        files, limit = self.backend.manager.files, self.integer("limit", 10_000)
         after, purpose = self.get_query_argument("after", None), self.get_query_argument("purpose", None)
         order = cast("Literal['asc', 'desc']", self.get_query_argument("order", "desc"))
-        page = await self.services.call(lambda: files.list(purpose=purpose, after=after, limit=limit, order=order))
+        page = await self.backend.call(lambda: files.list(purpose=purpose, after=after, limit=limit, order=order))
         self.send(page_of(page))
 
     @web.authenticated
@@ -53,11 +53,11 @@ class FilesHandler(FormHandler[Incoming]):
             with upload:
                 seconds = expires_after_of("expires_after", expires_after_in(form.fields))
                 purpose: Any = form.fields.get("purpose")
-                return self.services.manager.files.keep(
+                return self.backend.manager.files.keep(
                     upload, filename=form.filename, purpose=purpose, expires_after_seconds=seconds
                 )
 
-        self.send((await self.services.call(commit)).to_openai())
+        self.send((await self.backend.call(commit)).to_openai())
 
 
 class FileHandler(VBatchHandler):
@@ -68,12 +68,12 @@ class FileHandler(VBatchHandler):
     @web.authenticated
     async def get(self, file_id: str) -> None:
         """Retrieve a file's record."""
-        self.send((await self.services.call(lambda: self.services.manager.files.retrieve(file_id))).to_openai())
+        self.send((await self.backend.call(lambda: self.backend.manager.files.retrieve(file_id))).to_openai())
 
     @web.authenticated
     async def delete(self, file_id: str) -> None:
         """Delete a file."""
-        record = await self.services.call(lambda: self.services.manager.files.delete(file_id))
+        record = await self.backend.call(lambda: self.backend.manager.files.delete(file_id))
         self.send({"id": record.id, "object": "file", "deleted": True})
 
 
@@ -85,9 +85,9 @@ class ContentHandler(VBatchHandler):
     @web.authenticated
     async def get(self, file_id: str) -> None:
         """Send a file's content, always as data and never as a page, whatever its name."""
-        files = self.services.manager.files
-        record = await self.services.call(lambda: files.retrieve(file_id))
-        content = await self.services.call(lambda: files.content(file_id))
+        files = self.backend.manager.files
+        record = await self.backend.call(lambda: files.retrieve(file_id))
+        content = await self.backend.call(lambda: files.content(file_id))
         name = record.filename if _PLAIN_NAME.fullmatch(record.filename) else record.id
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Length", str(record.bytes))
@@ -95,7 +95,7 @@ class ContentHandler(VBatchHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Content-Security-Policy", "default-src 'none'; sandbox")
         try:
-            while piece := await self.services.call(lambda: content.read(_PIECE_BYTES)):
+            while piece := await self.backend.call(lambda: content.read(_PIECE_BYTES)):
                 self.write(piece)
                 # The next piece is read when this one has gone, so that a slow client holds no more than one.
                 await self.flush()
@@ -104,7 +104,7 @@ class ContentHandler(VBatchHandler):
             # The client has gone.
             return
         finally:
-            await self.services.call(content.close)
+            await self.backend.call(content.close)
 
 
 def expires_after_in(fields: dict[str, str]) -> dict[str, Any] | None:

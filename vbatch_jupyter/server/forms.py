@@ -57,10 +57,10 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         piece = bytes(self._body)
         self._body.clear()
         try:
-            await self.services.call(lambda: reader.write(piece))
+            await self.backend.call(lambda: reader.write(piece))
         except BaseException:
             # Before the answer, so that a client that gets the error finds nothing left behind.
-            await self.services.call(reader.discard)
+            await self.backend.call(reader.discard)
             raise
 
     async def form(self) -> FormReader[SinkT]:
@@ -77,7 +77,7 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         try:
             reader.finish()
         except BaseException:
-            await self.services.call(reader.discard)
+            await self.backend.call(reader.discard)
             raise
         return reader
 
@@ -86,4 +86,4 @@ class FormHandler(VBatchHandler, Generic[SinkT]):
         super().let_go()
         reader, self._reader = self._reader, None
         if reader is not None and reader.sink is not None:
-            self.services.start(reader.discard)
+            self.backend.start(reader.discard)

@@ -25,8 +25,8 @@ from vbatch_jupyter.errors import (
     VBatchError,
 )
 from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.server.backend import BACKEND_KEY, Backend
 from vbatch_jupyter.server.receiving import ReceivingHandler
-from vbatch_jupyter.server.services import SERVICES_KEY, Services
 
 ModelT = TypeVar("ModelT")
 
@@ -109,10 +109,10 @@ class VBatchHandler(ReceivingHandler):
         self._body = bytearray()
 
     @property
-    def services(self) -> Services:
+    def backend(self) -> Backend:
         """The server's store and verbs."""
-        services: Services = self.settings[SERVICES_KEY]
-        return services
+        backend: Backend = self.settings[BACKEND_KEY]
+        return backend
 
     # ------------------------------------------------------------------------------------------------- who may
 
@@ -156,7 +156,7 @@ class VBatchHandler(ReceivingHandler):
     @property
     def idle_seconds(self) -> float:
         """How long the next byte of a body may take."""
-        return self.services.idle_seconds
+        return self.backend.idle_seconds
 
     def idle_error(self) -> RefusedError:
         """Return the answer to a client that has stopped sending."""

@@ -32,12 +32,12 @@ class ReadyHandler(VBatchHandler):
     async def get(self) -> None:
         """Return whether batches can be taken, what fails, and the states of the engines; status 503 if not ready."""
         watch: EngineWatch = self.settings[WATCH_KEY]
-        store = self.services.store
+        store = self.backend.store
         reason, engines, free = None, [], None
         try:
-            free = await self.services.call(store.space.free)
+            free = await self.backend.call(store.space.free)
             engines = await watch.look()
-            await self.services.call(store.check_writable)
+            await self.backend.call(store.check_writable)
         except (StoreError, OSError) as error:
             reason = str(error)
         problems = watch.problems()

@@ -23,9 +23,9 @@ from jupyter_core.utils import ensure_async
 from vbatch_jupyter.loop import Backoff, each_of
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.records import NAME_VARIABLE
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.server.kernel_specs import KERNEL_NAME
-from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 from vbatch_jupyter.store import EngineRecord
 
@@ -98,7 +98,7 @@ class EngineKernels:
 
     Parameters
     ----------
-    services, watch
+    backend, watch
         Give the store, and know the engines.
     kernel_manager
         Jupyter's.
@@ -119,7 +119,7 @@ class EngineKernels:
 
     def __init__(
         self,
-        services: Services,
+        backend: Backend,
         watch: EngineWatch,
         *,
         kernel_manager: Any,
@@ -128,7 +128,7 @@ class EngineKernels:
         load_wait_seconds: float,
         activity: dict[str, Any],
     ) -> None:
-        self._services = services
+        self._backend = backend
         self._watch = watch
         self._kernel_manager = kernel_manager
         self._planned = {name: _Planned(name, *arguments_of(name, text)) for name, text in models.items()}
@@ -136,7 +136,7 @@ class EngineKernels:
         self._load_wait_seconds = load_wait_seconds
         self._activity = activity
         self.created_at = int(time.time())
-        self._loop = services.new_loop("engine kernels")
+        self._loop = backend.new_loop("engine kernels")
         self._tell()
 
     @property
@@ -175,7 +175,7 @@ class EngineKernels:
             return
         planned.used_at = time.monotonic()
         until = planned.used_at + self._load_wait_seconds
-        while not serves(await self._services.engines(), model, "ready"):
+        while not serves(await self._backend.engines(), model, "ready"):
             planned.wanted = True
             self._loop.wake()
             if planned.gave_up():
@@ -209,8 +209,8 @@ class EngineKernels:
     # ------------------------------------------------------------------------------------------- looking after them
 
     async def _look(self) -> None:
-        engines = await self._services.engines()
-        unfinished = await self._services.call(self._services.store.batches.unfinished)
+        engines = await self._backend.engines()
+        unfinished = await self._backend.call(self._backend.store.batches.unfinished)
         running = [record for record in unfinished if record.status == "in_progress" and not record.paused]
         self._keep_from_culling(engines, running)
         idle = [planned for planned in self._planned.values() if planned.starting is None]
@@ -288,7 +288,7 @@ class EngineKernels:
     async def _start_kernel(self, planned: _Planned) -> None:
         environment = {
             **os.environ,
-            "VBATCH_STORE": str(self._services.store.path),
+            "VBATCH_STORE": str(self._backend.store.path),
             NAME_VARIABLE: planned.name,
         }
         kernel_id = await ensure_async(
@@ -308,7 +308,7 @@ class EngineKernels:
     async def _registered(self, kernel_id: str, kernel: Any) -> EngineRecord:
         until = time.monotonic() + _REGISTER_SECONDS
         while time.monotonic() < until:
-            for record in await self._services.engines():
+            for record in await self._backend.engines():
                 if record.kernel_id == kernel_id:
                     return record
             if not await ensure_async(kernel.is_alive()):

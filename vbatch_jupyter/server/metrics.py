@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from vbatch_jupyter.protocol.batch import NEXT_STATUSES
-from vbatch_jupyter.server.services import Services
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 from vbatch_jupyter.store import Store
 
@@ -32,19 +32,19 @@ class VBatchCollector(Collector):
 
     Parameters
     ----------
-    services
+    backend
         Give the store.
     engines
         Know the engines.
     """
 
-    def __init__(self, services: Services, engines: EngineWatch) -> None:
-        self._services = services
+    def __init__(self, backend: Backend, engines: EngineWatch) -> None:
+        self._backend = backend
         self._engines = engines
         self._metrics: list[Metric] = []
         self._gathered_at = float("-inf")
         self._asked_at = time.monotonic()
-        self._loop = services.new_loop("metrics")
+        self._loop = backend.new_loop("metrics")
 
     def start(self) -> None:
         """Appear on ``/metrics``."""
@@ -72,8 +72,8 @@ class VBatchCollector(Collector):
         # A store that is busy or damaged gives no figures instead of old ones.
         views, told = await asyncio.gather(self._engines.look(), self._engines.metrics())
         texts = [(record.kernel_id or record.id, text) for record, text in told]
-        self._metrics = await self._services.call(
-            lambda: [*store_metrics(self._services.store), *engine_metrics(views), *relabelled(texts)]
+        self._metrics = await self._backend.call(
+            lambda: [*store_metrics(self._backend.store), *engine_metrics(views), *relabelled(texts)]
         )
         self._gathered_at = time.monotonic()
 

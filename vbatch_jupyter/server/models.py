@@ -19,7 +19,7 @@ class ModelsHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """List the models."""
-        models = _models(await self.services.engines(), self.settings[KERNELS_KEY])
+        models = _models(await self.backend.engines(), self.settings[KERNELS_KEY])
         self.send({"object": "list", "data": [model.model_dump(mode="json") for model in models.values()]})
 
 
@@ -31,7 +31,7 @@ class ModelHandler(VBatchHandler):
     @web.authenticated
     async def get(self, model: str) -> None:
         """Retrieve a model."""
-        engines = await self.services.engines()
+        engines = await self.backend.engines()
         if (found := _models(engines, self.settings[KERNELS_KEY]).get(model)) is None:
             raise unknown_model(model, engines)
         self.send(found)

@@ -40,7 +40,7 @@ class OnlineHandler(VBatchHandler):
     def initialize(self) -> None:
         """Take a body as large as the server allows."""
         super().initialize()
-        self.max_body_bytes = self.services.max_request_bytes
+        self.max_body_bytes = self.backend.max_request_bytes
         self._forwarding: asyncio.Task[None] | None = None
 
     @web.authenticated
@@ -64,7 +64,7 @@ class OnlineHandler(VBatchHandler):
     async def _answer(self, model: str, path: str) -> None:
         kernels: EngineKernels = self.settings[KERNELS_KEY]
         await kernels.await_engine(model)
-        await self._forward(self._chosen(model, await self.services.engines()), path)
+        await self._forward(self._chosen(model, await self.backend.engines()), path)
 
     def _chosen(self, model: str, engines: Sequence[EngineRecord]) -> EngineRecord:
         having = [engine for engine in engines if model in engine.models and engine.state in _STATES]
@@ -84,7 +84,7 @@ class OnlineHandler(VBatchHandler):
         headers = {"content-type": _JSON, "x-request-id": self.request_id}
         begun = False
         try:
-            async with self.services.sockets.stream(engine, path, bytes(self._body), headers) as response:
+            async with self.backend.sockets.stream(engine, path, bytes(self._body), headers) as response:
                 self.set_status(response.status_code)
                 kind = response.headers.get("content-type", _JSON)
                 self.set_header("Content-Type", kind)

@@ -16,7 +16,7 @@ class RetryHandler(VBatchHandler):
     @web.authenticated
     async def post(self, batch_id: str) -> None:
         """Make a batch of the requests that have no answer; its metadata names the one it retries."""
-        record = await self.services.call(lambda: retry(self.services.manager, batch_id))
+        record = await self.backend.call(lambda: retry(self.backend.manager, batch_id))
         self.send(record.to_openai())
 
 

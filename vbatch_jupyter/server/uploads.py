@@ -44,8 +44,8 @@ class UploadsHandler(VBatchHandler):
         """Create an upload."""
         new = self.body_as(NewUpload)
         seconds = expires_after_of("expires_after", new.expires_after)
-        record = await self.services.call(
-            lambda: self.services.manager.uploads.create(
+        record = await self.backend.call(
+            lambda: self.backend.manager.uploads.create(
                 bytes=new.bytes,
                 filename=new.filename,
                 mime_type=new.mime_type,
@@ -64,7 +64,7 @@ class PartsHandler(FormHandler[Incoming]):
 
     def begin(self) -> Incoming:
         """Begin a part."""
-        return self.services.manager.uploads.begin_part(self.path_args[0])
+        return self.backend.manager.uploads.begin_part(self.path_args[0])
 
     def max_file_bytes(self) -> int:
         """Return OpenAI's limit."""
@@ -75,8 +75,8 @@ class PartsHandler(FormHandler[Incoming]):
         """Add a part to an upload."""
         incoming = (await self.form()).sink
         assert incoming is not None
-        keep = functools.partial(self.services.manager.uploads.keep_part, upload_id, incoming)
-        self.send((await self.services.call(keep)).to_openai())
+        keep = functools.partial(self.backend.manager.uploads.keep_part, upload_id, incoming)
+        self.send((await self.backend.call(keep)).to_openai())
 
 
 class CompleteHandler(VBatchHandler):
@@ -90,8 +90,8 @@ class CompleteHandler(VBatchHandler):
     async def post(self, upload_id: str) -> None:
         """Make the file of an upload's parts."""
         body = self.body_as(Completion)
-        uploads = self.services.manager.uploads
-        upload, file = await self.services.call(
+        uploads = self.backend.manager.uploads
+        upload, file = await self.backend.call(
             lambda: uploads.complete(upload_id, part_ids=body.part_ids, md5=body.md5)
         )
         self.send(upload.to_openai(file))
@@ -105,7 +105,7 @@ class CancelHandler(VBatchHandler):
     @web.authenticated
     async def post(self, upload_id: str) -> None:
         """Cancel an upload."""
-        self.send((await self.services.call(lambda: self.services.manager.uploads.cancel(upload_id))).to_openai())
+        self.send((await self.backend.call(lambda: self.backend.manager.uploads.cancel(upload_id))).to_openai())
 
 
 ROUTES = (

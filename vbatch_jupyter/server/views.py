@@ -104,11 +104,11 @@ class BatchViewsHandler(VBatchHandler):
         after, limit = self.get_query_argument("after", None), self.within("limit", 100, MAX_LIMIT)
         watch: EngineWatch = self.settings[WATCH_KEY]
         engines = await watch.look()
-        self.send(await self.services.call(lambda: self._page(after, limit, engines)))
+        self.send(await self.backend.call(lambda: self._page(after, limit, engines)))
 
     def _page(self, after: str | None, limit: int, engines: Sequence[EngineView]) -> dict[str, Any]:
         shown: BatchWatch = self.settings[BATCH_WATCH_KEY]
-        batches = self.services.store.batches
+        batches = self.backend.store.batches
         page, total = batches.list(after=after, limit=limit), batches.count()
         views = [shown.view(record, engines).to_json() for record in page.data]
         return {"object": "list", "data": views, "total": total, "has_more": page.has_more}

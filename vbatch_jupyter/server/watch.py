@@ -13,8 +13,8 @@ import msgspec
 
 from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.records import EngineState
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import RefusedError
-from vbatch_jupyter.server.services import Services
 from vbatch_jupyter.store import EngineRecord
 
 WATCH_KEY = "vbatch_engine_watch"
@@ -58,7 +58,7 @@ class EngineWatch:
 
     Parameters
     ----------
-    services
+    backend
         Give the store.
 
     Attributes
@@ -69,8 +69,8 @@ class EngineWatch:
         The engines that the server would start, as they are shown while they do not run.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._looking: asyncio.Task[list[EngineView]] | None = None
         self._kernel_loops: list[dict[str, Any]] = []
         self.notes: Mapping[str, str] = MappingProxyType({})
@@ -83,8 +83,8 @@ class EngineWatch:
         return await asyncio.shield(self._looking)
 
     async def _look(self) -> list[EngineView]:
-        records = await self._services.engines()
-        await self._services.sockets.forget_all_but(records)
+        records = await self._backend.engines()
+        await self._backend.sockets.forget_all_but(records)
         told = await asyncio.gather(*(self._figures(record) for record in records))
         self._kernel_loops = [
             {**loop, "kernel_id": record.kernel_id or record.id}
@@ -118,7 +118,7 @@ class EngineWatch:
 
     def loops(self) -> list[dict[str, Any]]:
         """Return the states of the server's loops, and of the kernels' loops when they were last read."""
-        return [*({**loop.report(), "kernel_id": None} for loop in self._services.loops), *self._kernel_loops]
+        return [*({**loop.report(), "kernel_id": None} for loop in self._backend.loops), *self._kernel_loops]
 
     def problems(self) -> list[dict[str, Any]]:
         """Return the problems that loops have now, as they are shown."""
@@ -126,7 +126,7 @@ class EngineWatch:
 
     async def metrics(self) -> list[tuple[EngineRecord, str]]:
         """Return the engines that report their metrics in time, and those metrics as text."""
-        records = [record for record in await self._services.engines() if record.state == "ready"]
+        records = [record for record in await self._backend.engines() if record.state == "ready"]
         responses = await asyncio.gather(*(self._get(record, "/metrics") for record in records))
         found = zip(records, responses, strict=True)
         return [(record, response.text) for record, response in found if response is not None]
@@ -135,7 +135,7 @@ class EngineWatch:
         if not record.socket:
             return None
         try:
-            response = await self._services.sockets.client(record).get(path, timeout=_FIGURES_SECONDS)
+            response = await self._backend.sockets.client(record).get(path, timeout=_FIGURES_SECONDS)
         except httpx.TransportError:
             # Its process has just ended, or is too busy to say.
             return None
@@ -159,7 +159,7 @@ class EngineWatch:
             The engine's process cannot be reached.
         """
         try:
-            return await self._services.sockets.client(record).post(path, content=msgspec.json.encode(body))
+            return await self._backend.sockets.client(record).post(path, content=msgspec.json.encode(body))
         except httpx.TransportError as error:
             message = f"The kernel of engine {record.id} (process {record.pid}) does not answer: {error}."
             raise RefusedError(503, message, type="server_error", code="engine_unreachable") from error
@@ -183,7 +183,7 @@ class EngineWatch:
         ConflictError
             Several are.
         """
-        records = await self._services.engines()
+        records = await self._backend.engines()
         matches = [record for record in records if name in {record.id, record.kernel_id}]
         matches = matches or [record for record in records if name == record.name]
         matches = matches or [record for record in records if name in record.models]

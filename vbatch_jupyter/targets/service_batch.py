@@ -51,7 +51,7 @@ _UNEXECUTED = frozenset({"batch_expired", "batch_cancelled"})
 _NO_ROOM = "token_limit_exceeded"
 
 
-class RemoteBatch:
+class ServiceBatch:
     """One batch at a service, under a lease.
 
     Parameters

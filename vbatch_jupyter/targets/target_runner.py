@@ -20,7 +20,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
 from vbatch_jupyter.targets.configuration import Target
 from vbatch_jupyter.targets.service import Service
-from vbatch_jupyter.targets.service_batch import RemoteBatch
+from vbatch_jupyter.targets.service_batch import ServiceBatch
 
 LOOK_SECONDS = 0.5
 """How often the store is looked at."""
@@ -116,14 +116,14 @@ class TargetRunner:
         return True
 
     async def _until_ended(self, target: Target, service: Service, lease: Lease) -> None:
-        remote = RemoteBatch(self._store, lease, target, service)
+        batch = ServiceBatch(self._store, lease, target, service)
         quiet, after, cancelled = 0, 0.0, self._cancelled[lease.id]
         while True:
             has_passed_on = cancelled.is_set()
             # One that was wrong may have been put right.
             service.use(target.key() or "")
             try:
-                state = await remote.advance()
+                state = await batch.advance()
                 if state == "ended":
                     return
                 quiet, after = 0 if state == "changed" else quiet + 1, 0.0

@@ -1,6 +1,6 @@
 import { TextDecoder } from 'util';
 
-import { Feed, waitSeconds, type IEventSource } from '../src/feed';
+import { Updates, waitSeconds, type IEventSource } from '../src/updates';
 import { BatchesModel } from '../src/model';
 import type { ISnapshot } from '../src/types';
 import { view } from './samples';
@@ -56,18 +56,18 @@ class Server implements IEventSource {
 
 let server: Server;
 let model: BatchesModel;
-let feed: Feed;
+let updates: Updates;
 
 beforeEach(() => {
   jest.useFakeTimers();
   see('visible');
   server = new Server();
   model = new BatchesModel();
-  feed = new Feed(server, model);
+  updates = new Updates(server, model);
 });
 
 afterEach(() => {
-  feed.dispose();
+  updates.dispose();
   jest.restoreAllMocks();
   jest.useRealTimers();
 });
@@ -80,7 +80,7 @@ function see(state: 'visible' | 'hidden'): void {
 }
 
 test('events are taken as they come, over one stream', async () => {
-  feed.watch();
+  updates.watch();
   await pass(0);
   expect(model.connection.kind).toBe('live');
   server.say('event: batch\ndata: ' + JSON.stringify(view('b', 2)));
@@ -95,7 +95,7 @@ test('events are taken as they come, over one stream', async () => {
 test('nothing is asked for while nobody watches or the page is hidden', async () => {
   await pass(60);
   expect(server.asked).toEqual([]);
-  const watching = feed.watch();
+  const watching = updates.watch();
   await pass(0);
   see('hidden');
   await pass(60);
@@ -104,7 +104,7 @@ test('nothing is asked for while nobody watches or the page is hidden', async ()
   see('visible');
   await pass(0);
   expect(server.asked).toEqual(['events', 'events']);
-  const other = feed.watch();
+  const other = updates.watch();
   watching.dispose();
   await pass(0);
   expect(model.connection.kind).toBe('live');
@@ -115,7 +115,7 @@ test('nothing is asked for while nobody watches or the page is hidden', async ()
 });
 
 test('a server that goes is asked less and less often, and its return is seen', async () => {
-  feed.watch();
+  updates.watch();
   await pass(0);
   server.isUp = false;
   server.end();
@@ -133,17 +133,17 @@ test('a server that goes is asked less and less often, and its return is seen', 
 
 test('whoever does not want to wait has it looked at once', async () => {
   server.isUp = false;
-  feed.watch();
+  updates.watch();
   await pass(100);
   server.isUp = true;
-  feed.lookNow();
+  updates.lookNow();
   await pass(0);
   expect(model.connection.kind).toBe('live');
 });
 
 test('where a proxy keeps events back, the server is looked at every few seconds', async () => {
   server.streams = false;
-  feed.watch();
+  updates.watch();
   await pass(8);
   expect(model.connection.kind).toBe('polling');
   expect(model.batches).toHaveLength(1);
@@ -152,7 +152,7 @@ test('where a proxy keeps events back, the server is looked at every few seconds
 });
 
 test('a stream without a heartbeat is made anew', async () => {
-  feed.watch();
+  updates.watch();
   await pass(0);
   server.say(': heartbeat\n\n');
   await pass(39);

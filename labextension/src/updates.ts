@@ -19,7 +19,7 @@ const POLL_SECONDS = 3;
 /** The longest wait after failures, each of which doubles it. */
 const LONGEST_WAIT_SECONDS = 30;
 
-/** The part of the client that the feed needs. */
+/** The part of the client that the updates needs. */
 export interface IEventSource {
   events(signal: AbortSignal): Promise<Pick<Response, 'body'>>;
   snapshot(signal: AbortSignal): Promise<ISnapshot>;
@@ -33,7 +33,7 @@ export function waitSeconds(failures: number): number {
 /**
  * Keeps a model up to date while it is watched and the page is visible.
  */
-export class Feed implements IDisposable {
+export class Updates implements IDisposable {
   constructor(
     private readonly _source: IEventSource,
     private readonly _model: BatchesModel

@@ -16,13 +16,13 @@ from vbatch_jupyter.store import EngineRecord, Store
 
 T = TypeVar("T")
 
-SERVICES_KEY = "vbatch_services"
+BACKEND_KEY = "vbatch_backend"
 """Where the server's settings have them."""
 
 _THREADS = 8
 
 
-class Services:
+class Backend:
     """One server's store and verbs.
 
     Parameters
