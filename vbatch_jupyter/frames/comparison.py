@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.cells import is_missing
-from vbatch_jupyter.frames.columns import full_label
+from vbatch_jupyter.frames.cells import full_label, is_missing
 from vbatch_jupyter.frames.frame import FrameDescription
 
 _CHANGED = "changed"

@@ -16,8 +16,7 @@ import pandas as pd
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.ask import Ask
-from vbatch_jupyter.frames.cells import is_missing
-from vbatch_jupyter.frames.columns import column_position
+from vbatch_jupyter.frames.cells import column_position, is_missing
 from vbatch_jupyter.frames.schema import Schema, fields, json_schema, parser
 
 EXTRAS = ("tool_calls", "logprobs")

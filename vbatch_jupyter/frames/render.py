@@ -24,8 +24,7 @@ import numpy as np
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.ask import Ask
-from vbatch_jupyter.frames.cells import cells_of, is_missing
-from vbatch_jupyter.frames.columns import column_position
+from vbatch_jupyter.frames.cells import cells_of, column_position, is_missing
 from vbatch_jupyter.frames.field_order import Orders, field_orders
 from vbatch_jupyter.frames.frame import FrameDescription, describe, describe_row, names_of_rows, sampled
 from vbatch_jupyter.frames.schema import response_format

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
-from vbatch_jupyter.frames.columns import full_label
+from vbatch_jupyter.frames.cells import full_label
 from vbatch_jupyter.frames.details import DETAILS, TimedLine, detail_arrays, detail_of
 from vbatch_jupyter.frames.frame import EXTRAS, check_output, names_of_rows, prefix_of
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
@@ -101,6 +101,24 @@ def results(
     if full:
         columns |= {prefix_of(output) + name: column for name, column in detail_arrays(details).items()}
     return _append(out, columns)
+
+
+def failures(unanswered: Iterable[tuple[str, int | None, str]]) -> pd.DataFrame:
+    """List requests without an answer.
+
+    Parameters
+    ----------
+    unanswered
+        The custom_id, the response's status code and the reason of each.
+
+    Examples
+    --------
+    >>> failures([("row-1", None, "Too late.")])
+      custom_id  status_code      error
+    0     row-1         <NA>  Too late.
+    """
+    out = pd.DataFrame(list(unanswered), columns=["custom_id", "status_code", "error"])
+    return out.astype({"custom_id": "string", "status_code": "Int64", "error": "string"})
 
 
 def _append(out: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:

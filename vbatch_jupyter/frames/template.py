@@ -26,8 +26,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vbatch_jupyter.errors import TemplateError, did_you_mean
-from vbatch_jupyter.frames.cells import Missing, cell_of, is_missing
-from vbatch_jupyter.frames.columns import describe_columns, positions_by_label
+from vbatch_jupyter.frames.cells import Missing, cell_of, describe_columns, is_missing, positions_by_label
 
 _PLAIN = (str, int, float, bytes, list, tuple, dict, set, frozenset, dt.date, dt.time, dt.timedelta)
 

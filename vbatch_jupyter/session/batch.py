@@ -177,26 +177,18 @@ class Batch:
         BatchPausedError
             It is paused until an engine is loaded again.
         """
-        self._wait(timeout, show)
-        return self
-
-    def _wait(self, timeout: float | None = None, show: Callable[[BatchRecord], None] = lambda _: None) -> BatchRecord:
         until = None if timeout is None else time.monotonic() + timeout
         for record in self._looks(show):
-            if record.status in TERMINAL_STATUSES:
-                return record
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"Batch {self.id} did not end within {timeout:g} s. Its status is {record.status}.")
             time.sleep(_PAUSE_SECONDS)
-        raise AssertionError
+        return self
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._awaited().__await__()
 
     async def _awaited(self) -> Self:
-        for record in self._looks(lambda _: None):
-            if record.status in TERMINAL_STATUSES:
-                break
+        for _ in self._looks(lambda _: None):
             await asyncio.sleep(_PAUSE_SECONDS)
         return self
 
@@ -209,7 +201,8 @@ class Batch:
             show(record)
             if record.status in TERMINAL_STATUSES:
                 self._ended = record
-            elif record.paused:
+                return
+            if record.paused:
                 raise BatchPausedError(f"Batch {self.id} is paused: {record.reason}")
             yield record
             # Reading the batch takes a core from the engine for a millisecond.
@@ -281,9 +274,10 @@ class Batch:
         from vbatch_jupyter.frames.frame import FrameDescription
         from vbatch_jupyter.frames.render import custom_ids
 
-        ended = self._wait()
-        self._refuse_failed(ended)
-        chain = chain_of(self._manager, ended)
+        self.wait()
+        assert self._ended is not None
+        self._refuse_failed(self._ended)
+        chain = chain_of(self._manager, self._ended)
         root = chain[0]
         read: dict[str, Any] = {
             "output_lines": timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain),
@@ -326,7 +320,7 @@ class Batch:
         BadRequestError
             The input file is not valid.
         """
-        from vbatch_jupyter.frames.failures import failures
+        from vbatch_jupyter.frames.results import failures
 
         return failures(self._unanswered(chain_of(self._manager, self._record())))
 
@@ -371,9 +365,11 @@ class Batch:
 
     def _parse(self) -> Parse | None:
         """Return the reader of answers for a pydantic class; a JSON schema is in the store."""
-        from vbatch_jupyter.frames.schema import is_model, parser
+        if not isinstance(self._schema, type):
+            return None
+        from vbatch_jupyter.frames.schema import parser
 
-        return parser(self._schema) if is_model(self._schema) else None
+        return parser(self._schema)
 
     def _refuse_failed(self, record: BatchRecord) -> None:
         if record.status == "failed":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbatch_jupyter.display.line import Line
+from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import BadRequestError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineNotLoadedError, FrameError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.waiting import refuse_to_wait
@@ -34,14 +36,13 @@ from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.session.batch import Batch
-from vbatch_jupyter.session.follow import follow
 from vbatch_jupyter.session.loader import Loader
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target, targets
 from vbatch_jupyter.targets.submission import check_for_target, reachable_target
 from vbatch_jupyter.targets.target_runner import TargetRunner
-from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets
+from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets, is_shutting_down
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS = 20.0
 _TOKENIZE_SECONDS = 5.0
+_GRACE_SECONDS = 0.5
+"""How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
 
 
 class Session:
@@ -82,7 +85,6 @@ class Session:
     ) -> None:
         self.store = store
         self._thread = EngineThread()
-        self._line = Line()
         self.progress: ProgressStyle = "auto"
         self._notices: collections.deque[str] = collections.deque()
         # ipykernel shows what a thread prints under the cell that started it, so the main thread prints the notices.
@@ -107,9 +109,9 @@ class Session:
         self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
         self._own_loops.append(self._presence.loop)
 
-    def _say_notices(self) -> None:
+    def _say_notices(self, line: Callable[[], Line] = Line) -> None:
         while self._notices:
-            self._line.say(self._notices.popleft())
+            line().say(self._notices.popleft())
 
     def _wake(self) -> None:
         self._runner.loops[0].wake()
@@ -135,7 +137,7 @@ class Session:
         model, flags
             What ``vllm serve`` would be given; the model may also be one of `loader.DEMO_MODELS`.
         """
-        line = self._line = Line()
+        line = Line()
         begun = time.monotonic()
         try:
             engine = self._loader.load(model, flags, draw=line.draw)
@@ -335,8 +337,51 @@ class Session:
         )
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
-        """Wait for a batch and show its progress, as `follow.follow` does; return the batch."""
-        follow(batch, style=self.progress, notices=self._notices, cancels=cancels)
+        """Wait for a batch and show its progress; an interrupt cancels it, a second one only ends the wait.
+
+        Parameters
+        ----------
+        batch
+            The batch, which is returned.
+        cancels
+            Whether the first interrupt cancels; False for a batch that another cell has made.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            At the second interrupt, or when the kernel is being shut down; the batch stays as it is.
+        """
+        # Made when there is something to print: a widget needs no line.
+        line = functools.cache(Line)
+        live = None if self.progress in ("text", "none") else batch.live()
+        progress = Progress(batch.snapshot()) if live is None and self.progress != "none" else None
+
+        def show(now: BatchRecord) -> None:
+            self._say_notices(line)
+            if progress is not None:
+                line().draw(progress.see(batch.snapshot(now)).line(with_engine=True))
+
+        try:
+            batch.wait(show=show)
+        except KeyboardInterrupt:
+            if not cancels:
+                line().end(f"{batch.id}: no longer followed; it keeps running")
+                return batch
+            # Jupyter interrupts before it restarts or shuts a kernel down, and that is not a cancel.
+            line().end(f"{batch.id}: interrupted, cancelling (interrupt again to leave it running)")
+            _await_shutdown()
+            with contextlib.suppress(ConflictError):  # it has ended meanwhile
+                batch.cancel()
+            batch.wait(show=show)
+        except BaseException:
+            # A widget continues by itself.
+            if progress is not None:
+                line().end(repr(batch))
+            raise
+        if live is not None:
+            live.finish()
+        elif progress is not None:
+            line().end(progress.see(batch.snapshot()).line())
         return batch
 
     def close(self) -> None:
@@ -362,3 +407,11 @@ def current() -> Session:
     session = Session(Store())
     atexit.register(session.close)
     return session
+
+
+def _await_shutdown() -> None:
+    until = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        if is_shutting_down():
+            raise KeyboardInterrupt

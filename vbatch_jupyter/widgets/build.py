@@ -166,7 +166,7 @@ class Builder:
         return Ask(template=self._fields["template"].value, sample=sample, body=body, **fields)
 
     def _offer_columns(self) -> None:
-        from vbatch_jupyter.frames.columns import placeholder
+        from vbatch_jupyter.frames.cells import placeholder
 
         buttons = []
         for label in list(self._df.columns)[:_COLUMNS_OFFERED]:

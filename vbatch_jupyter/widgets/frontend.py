@@ -35,6 +35,13 @@ def cell_number() -> int | None:
     return None if shell is None else int(shell.execution_count)
 
 
+def is_shutting_down() -> bool:
+    """Return whether the kernel is about to end."""
+    # ipykernel has no public word for it; it sets this before it leaves its loops.
+    kernel = getattr(_kernel_shell(), "kernel", None)
+    return getattr(kernel, "_shutdown_message", None) is not None
+
+
 def _kernel_shell() -> object:
     if "ipykernel" not in sys.modules:
         return None

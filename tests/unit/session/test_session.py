@@ -311,7 +311,7 @@ def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
 
 
 def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_result(tmp_path, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.session.follow._GRACE_SECONDS", 4)
+    monkeypatch.setattr("vbatch_jupyter.session.session._GRACE_SECONDS", 4)
     session = open_session(tmp_path, latency_seconds=2.5)
     interrupt(session, when=is_running)
     out = session.run(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}"))

@@ -9,7 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import vbatch_jupyter as vb
 from tests.waiting import wait_for
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.columns import placeholder
+from vbatch_jupyter.frames.cells import placeholder
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import parse_request_line
