@@ -9,13 +9,15 @@ batch and chats. What vLLM's own checks refuse is left to them. Values are read 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.protocol.endpoints import ENDPOINTS, RESPONSES
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 MAX_SEQUENCES = 128
 """The most answers to one prompt; OpenAI's own limit."""
@@ -26,29 +28,13 @@ MAX_PROMPTS = 2048
 MAX_TOKENS = 1 << 20
 """The most output tokens that a request may ask for; more than the context of any model."""
 
-_LIMITS = tuple(dict.fromkeys(key for endpoint in ENDPOINTS.values() for key in endpoint.limits))
 _PROMPTS = ("messages", "input", "prompt", "previous_input_messages")
 _PLAIN_KEYS = frozenset({"content", "name", "role"})
 _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
-_TEMPLATE_ARGUMENTS = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversation",
-        "documents",
-        "max_length",
-        "messages",
-        "padding",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "tokenize",
-        "tokenizer_kwargs",
-        "tools",
-        "truncation",
-    }
-)
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TEMPLATE_ARGUMENTS = frozenset(_TABLE["template_arguments"].split())
+
+Broken = Callable[[Sequence[str], Mapping[str, Any], str], str | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,15 +48,19 @@ class Rule:
     sentence
         What is refused, and why. It is used as the error message and in the documentation.
     broken
-        Called with the body and the endpoint's path. Returns the offending field, or None if the rule is kept.
+        Called with the fields, the body and the endpoint's path. Returns the offending field, or None if the rule is
+        kept.
     inside
         Whether to look for the fields anywhere inside the messages, and not only among the keys of the body.
+    path
+        The endpoint that the rule is for; None if it is for all.
     """
 
     fields: tuple[str, ...]
     sentence: str
-    broken: Callable[[Mapping[str, Any], str], str | None]
-    inside: bool = False
+    broken: Broken
+    inside: bool
+    path: str | None
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -124,26 +114,21 @@ def check(path: str, body: Mapping[str, Any]) -> None:
     if not _is_plain(body):
         rules += _INSIDE
     for rule in rules:
-        if (field := rule.broken(body, path)) is not None:
+        if rule.path in (None, path) and (field := rule.broken(rule.fields, body, path)) is not None:
             raise BadRequestError(f"Invalid '{field}': {rule.sentence}", param=field, code="unsupported_value")
 
 
 # ----------------------------------------------------------------------------------------------------- the checks
 
 
-def _given(*fields: str) -> Callable[[Mapping[str, Any], str], str | None]:
-    def broken(body: Mapping[str, Any], path: str) -> str | None:
-        del path
-        return next((field for field in fields if body.get(field) is not None), None)
-
-    return broken
+def _given(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
+    del path
+    return next((field for field in fields if body.get(field) is not None), None)
 
 
-def _switched_on(field: str, *, only: str | None = None) -> Callable[[Mapping[str, Any], str], str | None]:
-    def broken(body: Mapping[str, Any], path: str) -> str | None:
-        return field if only in (None, path) and _is_on(body.get(field)) else None
-
-    return broken
+def _switched_on(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
+    del path
+    return next((field for field in fields if _is_on(body.get(field))), None)
 
 
 def _is_on(value: Any) -> bool:
@@ -160,8 +145,8 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _out_of(least: float, most: float, *fields: str) -> Callable[[Mapping[str, Any], str], str | None]:
-    def broken(body: Mapping[str, Any], path: str) -> str | None:
+def _out_of(least: float, most: float) -> Broken:
+    def broken(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
         del path
         for field in fields:
             number = _number(body.get(field))
@@ -172,23 +157,23 @@ def _out_of(least: float, most: float, *fields: str) -> Callable[[Mapping[str, A
     return broken
 
 
-def _too_many(body: Mapping[str, Any], path: str) -> str | None:
+def _too_many(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
     del path
-    field = next((name for name in ("prompt", "input") if isinstance(body.get(name), list)), None)
+    field = next((name for name in fields if isinstance(body.get(name), list)), None)
     if field is None or all(isinstance(value, int) for value in body[field]):
         return None  # one text, or one prompt as its tokens
     answers = max(_number(body.get("n")) or 1, _number(body.get("best_of")) or 1)
     return field if len(body[field]) * answers > MAX_PROMPTS else None
 
 
-def _endless(body: Mapping[str, Any], path: str) -> str | None:
+def _endless(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
     # Of the limits of another endpoint vLLM knows nothing.
     limits = ENDPOINTS[path].limits if path in ENDPOINTS else ()
-    return "ignore_eos" if _is_on(body.get("ignore_eos")) and not any(body.get(name) for name in limits) else None
+    return None if any(body.get(name) for name in limits) else _switched_on(fields, body, path)
 
 
-def _template_arguments(body: Mapping[str, Any], path: str) -> str | None:
-    del path
+def _template_arguments(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
+    del fields, path
     arguments = body.get("chat_template_kwargs")
     if not isinstance(arguments, dict):
         return None
@@ -221,8 +206,8 @@ def _is_plain(body: Mapping[str, Any]) -> bool:
     return True
 
 
-def _foreign_media(body: Mapping[str, Any], path: str) -> str | None:
-    del path
+def _foreign_media(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
+    del fields, path
     for key, value in _members(body):
         if key.endswith("_url"):
             url = value.get("url") if isinstance(value, dict) else value
@@ -231,8 +216,8 @@ def _foreign_media(body: Mapping[str, Any], path: str) -> str | None:
     return None
 
 
-def _embedded(body: Mapping[str, Any], path: str) -> str | None:
-    del path
+def _embedded(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
+    del fields, path
     for key, value in _members(body):
         kind = value if key == "type" else key
         if isinstance(kind, str) and kind.endswith(("_embeds", "_pil")) and value is not None:
@@ -240,95 +225,33 @@ def _embedded(body: Mapping[str, Any], path: str) -> str | None:
     return None
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
-        ("image_url", "video_url", "audio_url", "file_url"),
-        "send media inside the request, as data: URLs. Nothing is fetched from the network or read from the disk.",
-        _foreign_media,
-        inside=True,
-    ),
-    Rule(
-        ("image_embeds", "audio_embeds", "video_embeds", "image_pil"),
-        "send media files as data: URLs. Tensors are refused, because reading one can run code.",
-        _embedded,
-        inside=True,
-    ),
-    Rule(("prompt_embeds",), "tensors are refused, because reading one can run code.", _given("prompt_embeds")),
-    Rule(
-        ("n", "best_of"),
-        f"the maximum is {MAX_SEQUENCES}, because each answer takes a slot of the engine.",
-        _out_of(-1, MAX_SEQUENCES, "n", "best_of"),
-    ),
-    Rule(
-        ("prompt", "input"),
-        f"a request can have at most {MAX_PROMPTS:,} sequences (prompts times n). Send several requests.",
-        _too_many,
-    ),
-    Rule(
-        (*_LIMITS, "min_tokens"),
-        f"the maximum is {MAX_TOKENS:,}.",
-        _out_of(-1, MAX_TOKENS, *_LIMITS, "min_tokens"),
-    ),
-    Rule(
-        ("logprobs", "top_logprobs", "prompt_logprobs"),
-        "it must not be negative. Log probabilities of the whole vocabulary for each token would fill the memory.",
-        _out_of(0, MAX_TOKENS, "logprobs", "top_logprobs", "prompt_logprobs"),
-    ),
-    Rule(
-        ("ignore_eos",),
-        "set max_tokens (max_completion_tokens, max_output_tokens) too, or the answer fills the context.",
-        _endless,
-    ),
-    Rule(
-        ("use_beam_search",),
-        "beam search multiplies a request in the engine and ignores priorities. Use n with a temperature.",
-        _switched_on("use_beam_search"),
-    ),
-    Rule(
-        ("priority",),
-        "priority is set by the server: interactive requests run before batch requests.",
-        _given("priority"),
-    ),
-    Rule(
-        ("request_id",),
-        "request ids are set by the server, because an id in use would mix up two requests. "
-        "Use custom_id or the header x-request-id.",
-        _given("request_id"),
-    ),
-    Rule(
-        ("kv_transfer_params", "ec_transfer_params", "session_id"),
-        "it would reach into the engine's caches.",
-        _given("kv_transfer_params", "ec_transfer_params", "session_id"),
-    ),
-    Rule(("vllm_xargs",), "it would reach the engine's plug-ins unchecked.", _given("vllm_xargs")),
-    Rule(
-        ("chat_template",),
-        "a template is a program that runs in the kernel. Set it when you load the model: --chat-template.",
-        _given("chat_template"),
-    ),
-    Rule(
-        ("chat_template_kwargs",),
-        "only plain values for the template (such as enable_thinking) are allowed, no arguments of its renderer.",
-        _template_arguments,
-    ),
-    Rule(
-        ("mm_processor_kwargs", "media_io_kwargs"),
-        "set how media are read when you load the model. In a request it could ask for any size.",
-        _given("mm_processor_kwargs", "media_io_kwargs"),
-    ),
-    Rule(
-        ("background",),
-        "responses do not run in the background here. Leave it out, or make a batch.",
-        _switched_on("background", only=RESPONSES.path),
-    ),
-    Rule(
-        ("store",),
-        "responses are not stored here, because the engine would keep them in memory forever. Leave it out.",
-        _switched_on("store", only=RESPONSES.path),
-    ),
-)
-"""In the order in which they are checked."""
+_CHECKS: dict[str, Broken] = {
+    "answers": _out_of(-1, MAX_SEQUENCES),
+    "embedded": _embedded,
+    "endless": _endless,
+    "foreign_media": _foreign_media,
+    "given": _given,
+    "logprobs": _out_of(0, MAX_TOKENS),
+    "sequences": _too_many,
+    "switched_on": _switched_on,
+    "template_arguments": _template_arguments,
+    "tokens": _out_of(-1, MAX_TOKENS),
+}
+_FIGURES = {
+    "MAX_SEQUENCES": MAX_SEQUENCES,
+    "MAX_PROMPTS": MAX_PROMPTS,
+    "MAX_TOKENS": MAX_TOKENS,
+    "LIMITS": " ".join(dict.fromkeys(key for endpoint in ENDPOINTS.values() for key in endpoint.limits)),
+}
 
+
+def _rule(*, fields: str, sentence: str, check: str, inside: bool = False, path: str | None = None) -> Rule:
+    words, sentence = fields.format_map(_FIGURES), sentence.format_map(_FIGURES)
+    return Rule(tuple(words.split()), sentence, _CHECKS[check], inside, path)
+
+
+RULES: tuple[Rule, ...] = tuple(_rule(**table) for table in _TABLE["rules"])
+"""In the order in which they are checked."""
 
 _INSIDE = [rule for rule in RULES if rule.inside]
 _BY_FIELD = {field: rule for rule in RULES if not rule.inside for field in rule.fields}
