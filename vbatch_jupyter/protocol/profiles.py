@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
@@ -46,15 +48,15 @@ class Profile:
     """
 
     name: str
-    max_lines: int | None
-    max_bytes: int | None
+    max_lines: int | None = None
+    max_bytes: int | None = None
     max_line_bytes: int = 16 * _MIB
     max_custom_id_bytes: int = 512
     max_embedding_inputs: int | None = None
-    more_endpoints: tuple[str, ...] = ()
+    more_endpoints: Sequence[str] = ()
     match_endpoint: bool = True
     single_model: bool = True
-    completion_windows: tuple[str, ...] = ("24h",)
+    completion_windows: Sequence[str] = ("24h",)
     extra_inputs: bool = False
     file_seconds: int | None = None
 
@@ -73,33 +75,8 @@ class Profile:
         return dataclasses.replace(self, max_lines=None, max_bytes=None, max_embedding_inputs=None)
 
 
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 PROFILES: Mapping[str, Profile] = MappingProxyType(
-    {
-        profile.name: profile
-        for profile in (
-            # OpenAI says "200 MB"; the larger reading is taken, so that no file OpenAI would run is refused here.
-            Profile(
-                name="openai",
-                max_lines=50_000,
-                max_bytes=200 * _MIB,
-                max_embedding_inputs=50_000,
-                file_seconds=30 * 24 * 3600,
-            ),
-            # Parasail's own client sends up to 500 MB (its pages say 100), mixed models, windows of an hour, and urls
-            # other than the batch's endpoint; what the engine here cannot answer becomes an error line.
-            Profile(
-                name="parasail",
-                max_lines=50_000,
-                max_bytes=500 * _MIB,
-                more_endpoints=("/v1/score", "/v1/rerank", "/v1/images/edits", "/v1/images/generations"),
-                match_endpoint=False,
-                single_model=False,
-                completion_windows=("24h", "1h"),
-            ),
-            # What a notebook made is kept until its user deletes it; OpenAI's 30 days are for its API.
-            # One engine is in the kernel, so a second model in the file could not be answered.
-            Profile(name="local", max_lines=None, max_bytes=None, extra_inputs=True),
-        )
-    }
+    {name: Profile(name=name, **limits) for name, limits in _TABLE.items()}
 )
 """The profiles by name."""

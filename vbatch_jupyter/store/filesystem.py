@@ -9,43 +9,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tomllib
 from pathlib import Path
 
 from vbatch_jupyter.errors import StoreError, StoreFilesystemError
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 
-_NETWORK_TYPES = frozenset(
-    {
-        "9p",
-        "acfs",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "coda",
-        "davfs",
-        "gfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "orangefs",
-        "panfs",
-        "pvfs2",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "weka",
-        "wekafs",
-    }
-)
-# A container's own root without privileges; it is a view of a local disk.
-_LOCAL_FUSE_TYPES = frozenset({"fuse.fuse-overlayfs"})
+_TYPES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_NETWORK_TYPES, _LOCAL_FUSE_TYPES = frozenset(_TYPES["network"].split()), frozenset(_TYPES["local_fuse"].split())
 
 
 def filesystem_type(path: Path, mountinfo: str) -> str | None:
