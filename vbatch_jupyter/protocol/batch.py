@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from vbatch_jupyter.protocol.file import openai_fields
+
 if TYPE_CHECKING:
     from openai.types import Batch
 
@@ -189,7 +191,7 @@ class BatchRecord:
         """
         from openai.types import Batch
 
-        fields: dict[str, Any] = {name: getattr(self, name) for name in _SHARED_FIELDS}
+        fields = openai_fields(self, Batch)
         fields["object"] = "batch"
         fields["metadata"] = None if self.metadata is None else dict(self.metadata)
         if self.retry_of is not None and len(self.metadata or ()) < MAX_METADATA_PAIRS:
@@ -200,27 +202,6 @@ class BatchRecord:
             fields["errors"] = {"object": "list", "data": [dataclasses.asdict(error) for error in self.errors]}
         fields["usage"] = None if self.usage is None else _usage_to_openai(self.usage)
         return Batch.model_validate(fields)
-
-
-_SHARED_FIELDS = (
-    "id",
-    "endpoint",
-    "input_file_id",
-    "created_at",
-    "status",
-    "completion_window",
-    "model",
-    "output_file_id",
-    "error_file_id",
-    "in_progress_at",
-    "expires_at",
-    "finalizing_at",
-    "completed_at",
-    "failed_at",
-    "expired_at",
-    "cancelling_at",
-    "cancelled_at",
-)
 
 
 def _usage_to_openai(usage: Usage) -> dict[str, Any]:

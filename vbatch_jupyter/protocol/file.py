@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openai.types import FileObject
+    from pydantic import BaseModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,21 @@ class FileRecord:
         """
         from openai.types import FileObject
 
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "sha256"}
         # The status is deprecated by OpenAI, but required by its clients' types (contract §1.4). Constructed and not
         # validated: the purpose "evals" may be uploaded, and is missing among those that the type knows.
-        return FileObject.model_construct(**fields, object="file", status="processed", status_details=None)
+        return FileObject.model_construct(
+            **openai_fields(self, FileObject), object="file", status="processed", status_details=None
+        )
+
+
+def openai_fields(record: object, kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields that a record of the store has in common with OpenAI's object.
+
+    Parameters
+    ----------
+    record
+        Such as a `FileRecord`.
+    kind
+        OpenAI's class.
+    """
+    return {name: getattr(record, name) for name in kind.model_fields if hasattr(record, name)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
 
 from vbatch_jupyter.errors import StoreCorruptError
 
@@ -49,18 +48,6 @@ class LineIndex:
     >>> len(index), LineIndex.from_bytes(index.to_bytes()) == index
     (1, True)
     """
-
-    __slots__ = (
-        "custom_id_hashes",
-        "deterministic",
-        "lengths",
-        "numbers",
-        "offsets",
-        "output_limits",
-        "prefix_keys",
-        "prefix_keys_below",
-        "request_hashes",
-    )
 
     def __init__(self) -> None:
         self.offsets = array("Q")
@@ -143,5 +130,6 @@ class LineIndex:
             start = end
         return index
 
-    def _columns(self) -> Iterator[array[int]]:
-        return (getattr(self, name) for name in self.__slots__)
+    def _columns(self) -> list[array[int]]:
+        """Return the columns in the order in which they are kept, which is that of their names."""
+        return [column for _, column in sorted(vars(self).items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from vbatch_jupyter.protocol.file import FileRecord
+from vbatch_jupyter.protocol.file import FileRecord, openai_fields
 
 if TYPE_CHECKING:
     from openai.types import Upload
@@ -75,17 +75,8 @@ class UploadRecord:
         """
         from openai.types import Upload
 
-        return Upload.model_construct(
-            id=self.id,
-            bytes=self.bytes,
-            created_at=self.created_at,
-            expires_at=self.expires_at,
-            filename=self.filename,
-            object="upload",
-            purpose=self.purpose,
-            status=self.status,
-            file=None if file is None else file.to_openai(),
-        )
+        made = None if file is None else file.to_openai()
+        return Upload.model_construct(**openai_fields(self, Upload), object="upload", file=made)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
