@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.estimate.report import DryRun
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.session.batch import Batch
+    from vbatch_jupyter.session.session import Session
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -36,6 +37,13 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def _session() -> Session:
+    # Imported when it is needed: importing this package must stay cheap.
+    from vbatch_jupyter.session.session import current
+
+    return current()
 
 
 def load(
@@ -63,17 +71,14 @@ def load(
         The model was not found, or the engine did not start.
     """
     from vbatch_jupyter.engine.flags import named, to_flags
-    from vbatch_jupyter.session.session import current
 
     register_accessor()
-    return current().load(named(model, url), to_flags({"url": url, "api_key_env": api_key_env, **engine_args}))
+    return _session().load(named(model, url), to_flags({"url": url, "api_key_env": api_key_env, **engine_args}))
 
 
 def unload() -> None:
     """Stop the engine and its processes. Batches that it was running stay in progress."""
-    from vbatch_jupyter.session.session import current
-
-    current().unload()
+    _session().unload()
 
 
 def submit(
@@ -135,7 +140,6 @@ def submit(
         No engine is loaded, and ``model`` is not given.
     """
     from vbatch_jupyter.frames.ask import Ask
-    from vbatch_jupyter.session.session import current
 
     ask = Ask(
         template=template,
@@ -151,7 +155,7 @@ def submit(
         reorder_fields=reorder_fields,
         body=body,
     )
-    return current().submit(df, ask)
+    return _session().submit(df, ask)
 
 
 def _asks_as_submit_does(function: F) -> F:
@@ -187,9 +191,8 @@ def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
     """
     from vbatch_jupyter.frames.ask import Ask
     from vbatch_jupyter.session.dry_run import dry_run
-    from vbatch_jupyter.session.session import current
 
-    return dry_run(current(), df, Ask.of(template, **options))
+    return dry_run(_session(), df, Ask.of(template, **options))
 
 
 @_asks_as_submit_does
@@ -216,9 +219,8 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
         engine.
     """
     from vbatch_jupyter.frames.ask import Ask
-    from vbatch_jupyter.session.session import current
 
-    return current().run(df, Ask.of(template, **options))
+    return _session().run(df, Ask.of(template, **options))
 
 
 def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
@@ -234,9 +236,7 @@ def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word
     NotFoundError
         There is no such batch.
     """
-    from vbatch_jupyter.session.session import current
-
-    return current().attach(id)
+    return _session().attach(id)
 
 
 def compare(a: Batch | str, b: Batch | str, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:

@@ -49,18 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checked.add_argument("--endpoint", choices=tuple(ENDPOINTS), help="by default the url of the first request")
     checked.set_defaults(command=_check)
     options = parser.parse_args(arguments)
-    return int(options.command(options))
-
-
-def _fsck(options: argparse.Namespace) -> int:
     try:
-        # Looking at a store must not make one, nor use space for a reserve.
-        with Store(options.store, must_exist=True, reserve_bytes=0) as store:
-            problems = store_fsck.check(store)
-            path = store.path
+        return int(options.command(options))
     except VBatchError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _fsck(options: argparse.Namespace) -> int:
+    # Looking at a store must not make one, nor use space for a reserve.
+    with Store(options.store, must_exist=True, reserve_bytes=0) as store:
+        problems = store_fsck.check(store)
+        path = store.path
     for problem in problems:
         print(problem)
     if problems:
@@ -71,14 +71,11 @@ def _fsck(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     summary = Summary(options.target)
+    rules = rules_of(options.target)
     try:
-        rules = rules_of(options.target)
         with options.file.open("rb") as file:
             for finding in summary.counted(check(file, rules, endpoint=options.endpoint)):
                 print(finding)
-    except VBatchError as error:
-        print(error, file=sys.stderr)
-        return 1
     except OSError as error:
         print(f"{options.file} cannot be read: {error.strerror}.", file=sys.stderr)
         return 1

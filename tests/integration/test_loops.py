@@ -15,7 +15,7 @@ from tests.batches import make_batch, open_store
 from tests.unit.engine.test_remote_engine import served
 from tests.unit.runner.running import on_a_loop
 from tests.unit.session_surface import open_session
-from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import StoreError

@@ -60,7 +60,7 @@ def draw(
 def _throughput(axes: Axes, timings: Sequence[Timing | None], output_tokens: Sequence[int | None]) -> None:
     axes.set_title("Throughput", fontsize="small")
     came = [
-        (timing.finished_at, tokens or 0)
+        (timing.finished_at, timing.latency, tokens or 0)
         for timing, tokens in zip(timings, output_tokens, strict=True)
         # A reused answer says nothing about the engine.
         if timing is not None and timing.finished_at is not None and timing.latency is not None
@@ -68,10 +68,10 @@ def _throughput(axes: Axes, timings: Sequence[Timing | None], output_tokens: Seq
     if not came:
         _say(axes, "no time was measured")
         return
-    start = min(timing.finished_at - timing.latency for timing in timings if _was_measured(timing))  # type: ignore[union-attr, operator]
-    width = max(max(at for at, _ in came) - start, 1e-3) / _BINS
+    start = min(at - latency for at, latency, _ in came)
+    width = max(max(at for at, *_ in came) - start, 1e-3) / _BINS
     requests, tokens = collections.Counter[int](), collections.Counter[int]()
-    for at, count in came:
+    for at, _, count in came:
         place = min(int((at - start) / width), _BINS - 1)
         requests[place] += 1
         tokens[place] += count
@@ -80,10 +80,6 @@ def _throughput(axes: Axes, timings: Sequence[Timing | None], output_tokens: Seq
     axes.fill_between(middles, [counts[place] / width for place in range(_BINS)], color=_BLUE, alpha=0.3, step="mid")
     axes.step(middles, [counts[place] / width for place in range(_BINS)], color=_BLUE, where="mid")
     axes.set(xlabel="seconds", ylabel=unit, ylim=(0, None), xlim=(0, _BINS * width))
-
-
-def _was_measured(timing: Timing | None) -> bool:
-    return timing is not None and timing.finished_at is not None and timing.latency is not None
 
 
 def _histogram(axes: Axes, values: Sequence[float], title: str, unit: str, nothing: str) -> None:

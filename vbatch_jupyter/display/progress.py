@@ -1,13 +1,45 @@
-"""A batch that advances, as one line of text."""
+"""A batch that advances: one moment of it, its progress as one line of text, and its rates."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Self
 
-from vbatch_jupyter.display.snapshot import Snapshot
 from vbatch_jupyter.manager.time_left import Pace
-from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.records import EngineStats
+
+_MOST_RATES = 240
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One moment of a batch and of the engine it runs on.
+
+    Parameters
+    ----------
+    time
+        Monotonic seconds.
+    batch
+        The batch as the store has it.
+    waiting
+        Why it does not advance; None if it advances.
+    engine
+        The engine that runs it, if one does.
+    answers
+        The last lines of its output file that this process has seen, newest first.
+    errors
+        How often this process has seen each error message.
+    """
+
+    time: float
+    batch: BatchRecord
+    waiting: str | None = None
+    engine: EngineStats | None = None
+    answers: tuple[bytes, ...] = ()
+    errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Progress:
@@ -109,6 +141,40 @@ class Progress:
     def _time_left(self) -> str | None:
         seconds = self.pace.seconds_left
         return f"{duration(seconds)} left" if seconds else None
+
+
+class Rates:
+    """Values that come at equal steps; when there are many, neighbours become their mean and the steps twice as long.
+
+    Examples
+    --------
+    >>> rates = Rates(most=4)
+    >>> for value in (1, 3, 5, 7, 10, 20):
+    ...     rates.add(value)
+    >>> rates.values
+    [2.0, 6.0, 15.0]
+    """
+
+    def __init__(self, *, most: int = _MOST_RATES) -> None:
+        self.values: list[float] = []
+        self._most = most
+        self._step = 1
+        self._waiting: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Take the next value."""
+        self._waiting.append(value)
+        if len(self._waiting) < self._step:
+            return
+        self.values.append(_mean(self._waiting))
+        self._waiting.clear()
+        if len(self.values) == self._most:
+            self.values = [_mean(self.values[place : place + 2]) for place in range(0, self._most, 2)]
+            self._step *= 2
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _short(batch_id: str) -> str:

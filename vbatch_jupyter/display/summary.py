@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vbatch_jupyter.display import drawing
-from vbatch_jupyter.display.progress import Progress, duration
-from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.progress import Progress, Snapshot, duration
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Mapping
-from dataclasses import field
+from dataclasses import MISSING, field
 from typing import Any, Literal, Self, TypeAlias
 
 from vbatch_jupyter.frames.schema import Schema
@@ -63,6 +63,11 @@ class Option:
     absent: Mapping[Face, str] = field(default_factory=dict)
 
 
+def _asked(text: str, *, default: Any = MISSING, default_factory: Any = MISSING, **option: Any) -> Any:
+    """Declare a field of `Ask` with its `Option`, whose help is the text."""
+    return field(default=default, default_factory=default_factory, metadata={"option": Option(help=text, **option)})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ask:
     """What is asked of every row of a frame; the fields are described at `vbatch_jupyter.submit`.
@@ -74,84 +79,51 @@ class Ask:
     ('chat', {'max_tokens': 8})
     """
 
-    template: str = field(
-        metadata={
-            "option": Option(
-                help="the prompt, with {{ column }} for a row's values",
-                label="prompt",
-                has_lines=True,
-                absent={"flag": "the text of the cell is the template", "trait": "each cell has a template of its own"},
-            )
-        }
+    template: str = _asked(
+        "the prompt, with {{ column }} for a row's values",
+        label="prompt",
+        has_lines=True,
+        absent={"flag": "the text of the cell is the template", "trait": "each cell has a template of its own"},
     )
-    system: str | None = field(
-        default=None, metadata={"option": Option(help="the system prompt", short="s", metavar="TEXT", has_lines=True)}
+    system: str | None = _asked("the system prompt", default=None, short="s", metavar="TEXT", has_lines=True)
+    schema: Schema | None = _asked(  # noqa: RUF009 - it is a field
+        "variable with a pydantic model class or a JSON schema", default=None, metavar="NAME", names_variable=True
     )
-    schema: Schema | None = field(
+    endpoint: str = _asked("chat (the default), completions, embeddings or responses", default="chat")
+    model: str | None = _asked("the model's name; the loaded engine's by default", default=None, short="m")
+    target: str | None = _asked(
+        "run it at a batch service, such as parasail",
         default=None,
-        metadata={
-            "option": Option(
-                help="variable with a pydantic model class or a JSON schema", metavar="NAME", names_variable=True
-            )
-        },
+        short="t",
+        metavar="T",
+        label="runs at",
+        of_run=True,
     )
-    endpoint: str = field(
-        default="chat", metadata={"option": Option(help="chat (the default), completions, embeddings or responses")}
+    output: str = _asked("name of the response column; response by default", default="response", metavar="COLUMN")
+    custom_id: Hashable | None = _asked(  # noqa: RUF009 - it is a field
+        "column whose values name the requests", default=None, metavar="COLUMN"
     )
-    model: str | None = field(
-        default=None, metadata={"option": Option(help="the model's name; the loaded engine's by default", short="m")}
-    )
-    target: str | None = field(
+    sample: int | None = _asked(
+        "run only the first N rows",
         default=None,
-        metadata={
-            "option": Option(
-                help="run it at a batch service, such as parasail", short="t", metavar="T", label="runs at", of_run=True
-            )
-        },
+        type=int,
+        short="n",
+        metavar="N",
+        absent={"builder": "a button of its own runs a sample"},
     )
-    output: str = field(
-        default="response",
-        metadata={"option": Option(help="name of the response column; response by default", metavar="COLUMN")},
-    )
-    custom_id: Hashable | None = field(
-        default=None, metadata={"option": Option(help="column whose values name the requests", metavar="COLUMN")}
-    )
-    sample: int | None = field(
-        default=None,
-        metadata={
-            "option": Option(
-                help="run only the first N rows",
-                type=int,
-                short="n",
-                metavar="N",
-                absent={"builder": "a button of its own runs a sample"},
-            )
-        },
-    )
-    fresh: bool = field(
+    fresh: bool = _asked("ask the engine even if an answer is known", default=False, type=bool, of_run=True)
+    reorder_fields: bool = _asked(
+        "in {{ row }}, put fields that many rows share first",
         default=False,
-        metadata={"option": Option(help="ask the engine even if an answer is known", type=bool, of_run=True)},
+        type=bool,
+        absent={"trait": "a template that names its columns refuses it, so each cell says it for itself"},
     )
-    reorder_fields: bool = field(
-        default=False,
-        metadata={
-            "option": Option(
-                help="in {{ row }}, put fields that many rows share first",
-                type=bool,
-                absent={"trait": "a template that names its columns refuses it, so each cell says it for itself"},
-            )
-        },
-    )
-    body: Mapping[str, Any] = field(
+    body: Mapping[str, Any] = _asked(
+        "other parameters of each request",
         default_factory=dict,
-        metadata={
-            "option": Option(
-                help="other parameters of each request",
-                type=dict,
-                metavar="JSON",
-                absent={"keyword": "each key of the body is a keyword"},
-            )
-        },
+        type=dict,
+        metavar="JSON",
+        absent={"keyword": "each key of the body is a keyword"},
     )
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -159,20 +160,15 @@ def _result(text: str, names: Iterable[str]) -> SimpleMatcherResult:
 
 
 def _batches() -> Sequence[BatchRecord]:
-    found: list[BatchRecord] = []
     with contextlib.suppress(VBatchError):
-        for record in session.current().batches():
-            found.append(record)
-            if len(found) == _OFFERED_BATCHES:
-                break
-    return found
+        return list(itertools.islice(session.current().batches(), _OFFERED_BATCHES))
+    return ()
 
 
 def _targets() -> Iterable[str]:
-    try:
+    with contextlib.suppress(VBatchError):
         return targets()
-    except VBatchError:
-        return ()
+    return ()
 
 
 def _models(*, can_load: bool) -> Iterable[str]:

@@ -8,7 +8,6 @@ in Jupyter's configuration directory. A table ``targets`` next to them is read b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,13 +34,8 @@ Defaults = msgspec.defstruct(
 """The defaults that can be set; their names are those of the flags, and of the traits of the magics."""
 
 
-def from_files(folder: Path | None = None) -> dict[str, Any]:
+def from_files() -> dict[str, Any]:
     """Return the defaults that the files set, by name.
-
-    Parameters
-    ----------
-    folder
-        Where to look upwards for ``pyproject.toml``; the working directory by default.
 
     Raises
     ------
@@ -49,7 +43,7 @@ def from_files(folder: Path | None = None) -> dict[str, Any]:
         A file is not TOML, or has something that is not a default.
     """
     found: dict[str, Any] = {}
-    for path, name, table in configured_tables(folder):
+    for path, name, table in configured_tables():
         found |= _defaults_in(f"[{name}] in {path}" if name else str(path), table)
     return found
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.display.summary import Summary, summary_of
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager

@@ -90,13 +90,8 @@ BUILT_IN: Mapping[str, Target] = MappingProxyType(
 """The built-in targets."""
 
 
-def targets(folder: Path | None = None) -> dict[str, Target]:
+def targets() -> dict[str, Target]:
     """Return the targets by name: the built-in ones, then those of the user, then those of the project.
-
-    Parameters
-    ----------
-    folder
-        Where to look upwards for ``pyproject.toml``; the working directory by default.
 
     Raises
     ------
@@ -104,19 +99,14 @@ def targets(folder: Path | None = None) -> dict[str, Target]:
         A file is not TOML, or a target in it is not valid.
     """
     by_name = dict(BUILT_IN)
-    for path, _, table in configured_tables(folder):
+    for path, _, table in configured_tables():
         fields_by_name = table.get("targets")
         by_name |= _targets_in(path, fields_by_name if isinstance(fields_by_name, dict) else {}, by_name)
     return by_name
 
 
-def configured_tables(folder: Path | None = None) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+def configured_tables() -> Iterator[tuple[Path, str, dict[str, Any]]]:
     """Return what users and projects have set: the user's first, then the project's, which overrides it.
-
-    Parameters
-    ----------
-    folder
-        Where to look upwards for ``pyproject.toml``; the working directory by default.
 
     Yields
     ------
@@ -133,7 +123,7 @@ def configured_tables(folder: Path | None = None) -> Iterator[tuple[Path, str, d
     of_user = Path(jupyter_config_dir(), "vbatch.toml")
     if of_user.exists():
         yield of_user, "", _toml(of_user)
-    start = (folder or Path.cwd()).absolute()
+    start = Path.cwd()
     of_project = next((path for at in (start, *start.parents) if (path := at / "pyproject.toml").is_file()), None)
     if of_project is not None:
         tool = _toml(of_project).get("tool")
@@ -148,22 +138,20 @@ def _toml(path: Path) -> dict[str, Any]:
         raise BadRequestError(f"The file {path} cannot be read: {error}.", param="target") from error
 
 
-def named_target(name: str, folder: Path | None = None) -> Target:
+def named_target(name: str) -> Target:
     """Return the target of a name.
 
     Parameters
     ----------
     name
         Such as ``"parasail"``.
-    folder
-        As for `targets`.
 
     Raises
     ------
     BadRequestError
         There is no such target; the message lists the targets.
     """
-    known = targets(folder)
+    known = targets()
     if name not in known:
         hint = did_you_mean(name, known, written=str)
         message = (
@@ -174,7 +162,7 @@ def named_target(name: str, folder: Path | None = None) -> Target:
     return known[name]
 
 
-def rules_of(name: str, folder: Path | None = None) -> Profile:
+def rules_of(name: str) -> Profile:
     """Return the limits of a profile, or of a target's single batch, by name; for checks.
 
     Raises
@@ -187,7 +175,7 @@ def rules_of(name: str, folder: Path | None = None) -> Profile:
     >>> rules_of("parasail").single_model
     False
     """
-    return PROFILES[name] if name == "local" else named_target(name, folder).rules()
+    return PROFILES[name] if name == "local" else named_target(name).rules()
 
 
 def _targets_in(path: Path, fields_by_name: Mapping[str, Any], known: Mapping[str, Target]) -> dict[str, Target]:

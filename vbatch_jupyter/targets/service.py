@@ -7,8 +7,8 @@ what to do next, and finds a batch again by its metadata.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, BinaryIO
 
 from vbatch_jupyter.errors import ServiceError
 from vbatch_jupyter.targets.configuration import Target
@@ -16,8 +16,6 @@ from vbatch_jupyter.targets.configuration import Target
 if TYPE_CHECKING:
     import openai
     from openai.types import Batch
-
-T = TypeVar("T")
 
 _TIMEOUT_SECONDS = 60.0
 # A service has uploaded files to look at before it answers.
@@ -62,13 +60,11 @@ class Service:
         ServiceError
             It failed.
         """
-        files = self._client.files
-        return (
-            await self._asked(
-                "upload an input file",
-                lambda: files.create(file=(filename, content), purpose="batch", timeout=_UPLOAD_SECONDS),
+        with self._translated("upload an input file"):
+            uploaded = await self._client.files.create(
+                file=(filename, content), purpose="batch", timeout=_UPLOAD_SECONDS
             )
-        ).id
+        return uploaded.id
 
     async def create(
         self, *, file_id: str, endpoint: str, completion_window: str, metadata: Mapping[str, str], idempotency_key: str
@@ -80,17 +76,14 @@ class Service:
         ServiceError
             The service refused, or did not answer; in that case the batch may exist all the same.
         """
-        batches = self._client.batches
-        return await self._asked(
-            "create a batch",
-            lambda: batches.create(
+        with self._translated("create a batch"):
+            return await self._client.batches.create(
                 input_file_id=file_id,
                 endpoint=endpoint,  # type: ignore[arg-type] # Parasail has others
                 completion_window=completion_window,  # type: ignore[arg-type]
                 metadata=dict(metadata),
                 extra_headers={"Idempotency-Key": idempotency_key},
-            ),
-        )
+            )
 
     async def find(self, metadata: Mapping[str, str], *, since: int) -> Batch | None:
         """Find a batch by its metadata among those made since a time; None if there is no such batch.
@@ -102,25 +95,24 @@ class Service:
         since
             Unix seconds of this machine's clock.
         """
-
-        async def look() -> Batch | None:
+        with self._translated("list its batches"):
             async for batch in self._client.batches.list(limit=100):
                 if metadata.items() <= (batch.metadata or {}).items():
                     return batch
                 if batch.created_at < since - _CLOCKS_DIFFER_SECONDS:
-                    return None
-            return None
-
-        return await self._asked("list its batches", look)
+                    break
+        return None
 
     async def retrieve(self, batch_id: str) -> Batch:
         """Return the current state of a batch."""
-        return await self._asked("retrieve a batch", lambda: self._client.batches.retrieve(batch_id))
+        with self._translated("retrieve a batch"):
+            return await self._client.batches.retrieve(batch_id)
 
     async def cancel(self, batch_id: str) -> None:
         """Cancel a batch; one that has ended stays as it is."""
         try:
-            await self._asked("cancel a batch", lambda: self._client.batches.cancel(batch_id))
+            with self._translated("cancel a batch"):
+                await self._client.batches.cancel(batch_id)
         except ServiceError as error:
             if error.status not in {400, 409}:
                 raise
@@ -140,10 +132,6 @@ class Service:
                             yield line
                 if rest:
                     yield bytes(rest)
-
-    async def _asked(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
-        with self._translated(what):
-            return await ask()
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:

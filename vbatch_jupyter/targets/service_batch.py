@@ -8,8 +8,7 @@ do, and the lifecycle ends the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineError, ServiceError
 from vbatch_jupyter.loop import in_thread
@@ -34,8 +33,6 @@ from vbatch_jupyter.targets.service import Service
 if TYPE_CHECKING:
     import msgspec
     from openai.types import Batch
-
-T = TypeVar("T")
 
 BATCH_KEY, PART_KEY, ATTEMPT_KEY = "vbatch_batch", "vbatch_part", "vbatch_attempt"
 """The keys of the metadata by which a batch at a service is found again."""
@@ -82,24 +79,21 @@ class ServiceBatch:
         ServiceError
             The service failed at a step. The steps before it are in the store, and the next call continues from there.
         """
-        record = await self._do(self._lease.refresh)
+        record = await in_thread(self._lease.refresh)
         if record.status == "validating":
-            record = await self._do(lambda: lifecycle.validate(self._store, self._lease))
+            record = await in_thread(lifecycle.validate, self._store, self._lease)
             if record.status == "failed":
                 return "ended"
         if record.in_progress_at is None:
-            await self._do(lambda: lifecycle.finish(self._store, self._lease))
+            await in_thread(lifecycle.finish, self._store, self._lease)
             return "ended"
         self._parts = parts_from_json(record.remote) or await self._divide(record)
         before = parts_to_json(self._parts)
         await self._advance_parts(record)
         if all(part.collected for part in self._parts):
-            await self._do(self._end)
+            await in_thread(self._end)
             return "ended"
         return "unchanged" if before == parts_to_json(self._parts) else "changed"
-
-    async def _do(self, function: Callable[[], T]) -> T:
-        return await in_thread(function)
 
     async def _divide(self, record: BatchRecord) -> list[Part]:
         def divided() -> list[Part]:
@@ -107,13 +101,13 @@ class ServiceBatch:
             with self._store.files.open(record.input_file_id) as input_file:
                 return divide(index, input_file, record.endpoint, self._target.rules())
 
-        self._parts = await self._do(divided)
+        self._parts = await in_thread(divided)
         await self._save()
         return self._parts
 
     async def _save(self) -> None:
         fields = {"remote": parts_to_json(self._parts), "request_counts": counts_of(self._parts), "reason": None}
-        await self._do(lambda: self._lease.update(**fields))
+        await in_thread(lambda: self._lease.update(**fields))
 
     # ------------------------------------------------------------------------------------------------------ one part
 
@@ -133,7 +127,7 @@ class ServiceBatch:
             raise problem
 
     async def _advance_part(self, record: BatchRecord, part: Part) -> None:
-        is_cancelling = (await self._do(self._lease.refresh)).status == "cancelling"
+        is_cancelling = (await in_thread(self._lease.refresh)).status == "cancelling"
         if part.batch_id is None:
             await self._find_or_send(record, part, send=not is_cancelling)
         if part.batch_id is not None and not part.collected:
@@ -211,7 +205,7 @@ class ServiceBatch:
             await self._failed(record, part, batch)
             return
         with self._store.files.open(record.input_file_id) as input_file:
-            left = await self._do(lambda: positions(input_file, part))
+            left = await in_thread(positions, input_file, part)
         group: list[SpoolRecord] = []
         for file_id, is_error in ((batch.output_file_id, False), (batch.error_file_id, True)):
             if not file_id:
@@ -246,7 +240,7 @@ class ServiceBatch:
     async def _refuse(self, record: BatchRecord, part: Part, message: str, *, status: int) -> None:
         """Write a line in the error file for every request of a part."""
         with self._store.files.open(record.input_file_id) as input_file:
-            left = await self._do(lambda: positions(input_file, part))
+            left = await in_thread(positions, input_file, part)
         await self._append([_error(record.id, place, name, message, status=status) for name, place in left.items()])
         part.completed, part.failed, part.collected = 0, part.requests, True
         await self._save()
@@ -255,7 +249,7 @@ class ServiceBatch:
         records, counts = list(group), counts_of(self._parts)
         group.clear()
         if records:
-            await self._do(lambda: self._lease.append(records, counts=counts))
+            await in_thread(lambda: self._lease.append(records, counts=counts))
 
     def _end(self) -> None:
         record = self._lease.refresh()

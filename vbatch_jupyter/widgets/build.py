@@ -12,13 +12,13 @@ import ipywidgets
 from IPython.display import display
 
 from vbatch_jupyter.display import drawing
-from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.errors import FrameError, VBatchError
 from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
 from vbatch_jupyter.frames.schema import schemas_among
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint, endpoint_of
+from vbatch_jupyter.widgets.buttons import CopyButton
 from vbatch_jupyter.widgets.cell_text import cell_text
-from vbatch_jupyter.widgets.copy_button import CopyButton
 from vbatch_jupyter.widgets.live import Live, html
 
 if TYPE_CHECKING:

@@ -22,14 +22,12 @@ import ipywidgets
 from IPython.display import display
 
 from vbatch_jupyter.display import drawing
-from vbatch_jupyter.display.progress import Progress, duration
-from vbatch_jupyter.display.rates import Rates
-from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.progress import Progress, Rates, Snapshot, duration
 from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS, Endpoint
-from vbatch_jupyter.widgets.server_button import ServerButton
+from vbatch_jupyter.widgets.buttons import ServerButton
 
 _REDRAW_SECONDS = 0.22
 _END_SECONDS = 5.0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from vbatch_jupyter.display.drawing import answers_list, counts_bar, errors_list, rate_line, text
-from vbatch_jupyter.display.rates import Rates
+from vbatch_jupyter.display.progress import Rates
 from vbatch_jupyter.protocol.batch import RequestCounts
 
 

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from vbatch_jupyter.display.progress import Progress
-from vbatch_jupyter.display.snapshot import Snapshot
+from vbatch_jupyter.display.progress import Progress, Snapshot
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Status
 from vbatch_jupyter.records import EngineStats
 
