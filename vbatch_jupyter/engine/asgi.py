@@ -22,13 +22,9 @@ _END = b""
 
 
 async def call(
-    application: Application,
-    method: str,
-    path: str,
-    body: bytes,
-    headers: Sequence[tuple[bytes, bytes]] = (),
+    application: Application, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
 ) -> EngineResponse:
-    """Send one request to an application and return once its answer has begun.
+    """Send one POST request to an application and return once its answer has begun.
 
     Cancelling the call, or closing the response's chunks early, cancels the application's work on it.
 
@@ -36,7 +32,7 @@ async def call(
     ----------
     application
         The ASGI application.
-    method, path, body
+    path, body
         The request.
     headers
         Lower-case names; content-type and content-length are added.
@@ -66,7 +62,7 @@ async def call(
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
-        "method": method,
+        "method": "POST",
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
@@ -98,7 +94,7 @@ async def call(
     if not started.done():
         started.cancel()
         await task
-        raise RuntimeError(f"the application ended without an answer to {method} {path}")
+        raise RuntimeError(f"the application ended without an answer to POST {path}")
     status, pairs = started.result()
     return EngineResponse(status=int(status), headers=pairs, chunks=_drain(chunks, task, left))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,17 +81,7 @@ def served_names(model: str, flags: Sequence[str]) -> tuple[str, ...]:
     >>> served_names("demo", ["--served_model_name=a"])
     ('a',)
     """
-    names: list[str] = []
-    naming = False
-    for flag in flags:
-        if flag.startswith("-"):
-            option, _, value = flag.replace("_", "-").partition("=")
-            naming = option == "--served-model-name"
-            # The name itself may have an underscore.
-            names += [flag.partition("=")[2]] if naming and value else []
-        elif naming:
-            names.append(flag)
-    return tuple(names) or (model,)
+    return tuple(_given(flags).get("--served-model-name", ())) or (model,)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,15 +127,7 @@ def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
     RemoteFlags(url='http://host:8000/v1', api_key_env='KEY', max_num_seqs=256, served_model_names=('m',))
     >>> remote_flags("m", ["--seed", "1"])
     """
-    given: dict[str, list[str]] = {}
-    values: list[str] = []
-    for flag in flags:
-        if flag.startswith("--"):
-            option, has_value, value = flag.partition("=")
-            values = given.setdefault(option.replace("_", "-"), [])
-            values += [value] if has_value else []
-        else:
-            values.append(flag)
+    given = _given(flags)
     if "--url" not in given:
         return None
     if unknown := sorted(given.keys() - {"--url", "--api-key-env", "--max-num-seqs", "--served-model-name"}):
@@ -169,3 +152,17 @@ def remote_flags(model: str, flags: Sequence[str]) -> RemoteFlags | None:
         max_num_seqs=int(running),
         served_model_names=tuple(names),
     )
+
+
+def _given(flags: Sequence[str]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    values: list[str] = []
+    for flag in flags:
+        # A negative number is a value.
+        if re.match("--?[a-zA-Z]", flag):
+            option, _, value = flag.partition("=")
+            values = given.setdefault(option.replace("_", "-"), [])
+            values += [value] if value else []
+        else:
+            values.append(flag)
+    return given

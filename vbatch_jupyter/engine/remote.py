@@ -214,7 +214,8 @@ class RemoteEngine(Engine):
                 try:
                     response = await client.send(request, stream=True)
                     if not _is_stream(response):
-                        await _read(response)
+                        async with contextlib.aclosing(response):
+                            await response.aread()
                 except httpx.HTTPError as error:
                     lost += 1
                     if (pause := self._lost.after(lost)) is None:
@@ -286,16 +287,7 @@ def _is_stream(response: httpx.Response) -> bool:
     return response.status_code < _CLIENT_ERROR and not is_json
 
 
-async def _read(response: httpx.Response) -> None:
-    try:
-        await response.aread()
-    finally:
-        await response.aclose()
-
-
 async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
-    try:
+    async with contextlib.aclosing(response):
         async for chunk in response.aiter_bytes():
             yield chunk
-    finally:
-        await response.aclose()

@@ -35,10 +35,6 @@ _DIED = "The engine died. The request runs again on the next one."
 _SHUTDOWN_SECONDS = 15.0
 """vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
 
-_SERVER_ERROR = 500
-_CLIENT_ERROR = 400
-_NOT_FOUND = 404
-
 
 class VllmEngine(Engine):
     """A vLLM engine that this process starts and owns.
@@ -129,7 +125,7 @@ class VllmEngine(Engine):
             return refusal
         if priority >= BATCH_PRIORITY and (answered := await self._call_function(path, body, priority)) is not None:
             return self._checked(path, *answered)
-        response = await self._call(app, "POST", path, body, priority)
+        response = await self._call(app, path, body, priority)
         if not response.headers.get("content-type", "").startswith("application/json"):
             return response
         with self._deaths_reported():
@@ -137,17 +133,17 @@ class VllmEngine(Engine):
         return self._checked(path, response.status, answer)
 
     def _checked(self, path: str, status: int, answer: bytes) -> EngineResponse:
-        if status >= _SERVER_ERROR and self.state != "ready":
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and self.state != "ready":
             raise EngineDiedError("The engine died while it answered. The request runs again on the next one.")
         if ABORTED in answer:
             raise RequestAbortedError(RequestAbortedError.__doc__)
-        if status >= _CLIENT_ERROR:
+        if status >= HTTPStatus.BAD_REQUEST:
             answer = openai_error(status, answer, path, self.served_model_names[0])
         return EngineResponse.of_json(status, answer)
 
     async def tokenize(self, body: bytes) -> int:
         """Count the prompt tokens that a chat or completion request would have."""
-        response = await self._call(self._live_app(), "POST", "/tokenize", body, priority=0)
+        response = await self._call(self._live_app(), "/tokenize", body, priority=0)
         content = await response.read()
         if response.status != HTTPStatus.OK:
             raise EngineError(f"vLLM cannot count the tokens of a request: {content.decode(errors='replace')}")
@@ -180,9 +176,9 @@ class VllmEngine(Engine):
             return None
         return None if response is None else (response.status_code, bytes(response.body))
 
-    async def _call(self, app: asgi.Application, method: str, path: str, body: bytes, priority: int) -> EngineResponse:
+    async def _call(self, app: asgi.Application, path: str, body: bytes, priority: int) -> EngineResponse:
         with self._deaths_reported():
-            return await asgi.call(app, method, path, body, _headers(priority))
+            return await asgi.call(app, path, body, _headers(priority))
 
     @contextlib.contextmanager
     def _deaths_reported(self) -> Iterator[None]:
@@ -207,7 +203,7 @@ class VllmEngine(Engine):
             return None  # vLLM's own validation says what is wrong with it
         # vLLM checks the name for chats, but takes any name for embeddings.
         message = f"The model `{model}` does not exist. This engine serves {', '.join(self.served_model_names)}."
-        return EngineResponse.of_json(_NOT_FOUND, error_body(message, param="model", code="model_not_found"))
+        return EngineResponse.of_json(HTTPStatus.NOT_FOUND, error_body(message, param="model", code="model_not_found"))
 
 
 def _headers(priority: int) -> list[tuple[bytes, bytes]]:
