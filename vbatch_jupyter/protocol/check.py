@@ -199,10 +199,7 @@ def _of_openai(profile: Profile) -> str:
 
 
 def _request_of(line: bytes | None) -> dict[str, Any]:
-    if line is None:
-        return {}
     try:
-        request = decode_strictly(line)
+        return {} if line is None else decode_strictly(line)
     except BadRequestError:
         return {}
-    return request if isinstance(request, dict) else {}

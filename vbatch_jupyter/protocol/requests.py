@@ -37,7 +37,7 @@ class Problem(NamedTuple):
     param: str | None = None
 
 
-def decode_strictly(line: bytes) -> Any:
+def decode_strictly(line: bytes) -> dict[str, Any]:
     """Decode one line as JSON that every later parser will read too.
 
     Also refused: text that is not UTF-8, lone surrogates, NaN and Infinity, numbers beyond any
@@ -67,6 +67,8 @@ def decode_strictly(line: bytes) -> Any:
         raise BadRequestError(f"{NOT_JSON}{_hint(line, error)}", code="invalid_json_line") from error
     if _is_deep(line):
         raise BadRequestError(_TOO_DEEP, code="invalid_json_line")
+    if not isinstance(value, dict):
+        raise BadRequestError("This line is not a JSON object.", code="invalid_request")
     return value
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -35,7 +34,7 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
-from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex
+from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex, hash_of, repeated
 from vbatch_jupyter.protocol.prefix import beginning, prefix_key, prefix_lengths
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import (
@@ -213,9 +212,7 @@ def duplicates(index: LineIndex, custom_id_at: Callable[[int], str]) -> Iterator
     tuple
         The later request's position and its custom_id, in the file's order.
     """
-    ordered = sorted(index.custom_id_hashes)
-    suspects = {ordered[i] for i in range(1, len(ordered)) if ordered[i] == ordered[i - 1]}
-    del ordered
+    suspects = repeated(index.custom_id_hashes)
     if not suspects:
         return
     seen = set()
@@ -318,12 +315,9 @@ class _Validator:
             message = f"This line has {line.size:,} bytes; at most {self._profile.max_line_bytes:,} are allowed."
             return BatchError("invalid_request", message)
         try:
-            request = decode_strictly(line.line)
+            return decode_strictly(line.line)
         except BadRequestError as error:
-            return BatchError("invalid_json_line", error.message)
-        if not isinstance(request, dict):
-            return BatchError("invalid_request", "This line is not a JSON object.")
-        return request
+            return BatchError(str(error.code), error.message)
 
     def _prompt_of(self, request: dict[str, Any] | BatchError) -> str:
         body = request.get("body") if isinstance(request, dict) else None
@@ -363,9 +357,9 @@ class _Validator:
                 offset=line.offset,
                 length=len(line.line),
                 number=number,
-                custom_id_hash=_hash(request["custom_id"].encode()),
+                custom_id_hash=hash_of(request["custom_id"].encode()),
                 # Written as the feed writes it, so that equal requests have equal hashes.
-                request_hash=_hash(url.encode(), msgspec.json.encode(body)),
+                request_hash=hash_of(url.encode(), msgspec.json.encode(body)),
                 deterministic=is_deterministic(body, endpoint),
                 prefix_key=prefix_key(text, lengths),
                 output_limit=UNLIMITED if limit is None else min(limit, UNLIMITED),
@@ -392,10 +386,3 @@ class _Validator:
         self._file.seek(self.index.offsets[position])
         custom_id: str = msgspec.json.decode(self._file.read(self.index.lengths[position]))["custom_id"]
         return custom_id
-
-
-def _hash(*parts: bytes) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return int.from_bytes(digest.digest())

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from vbatch_jupyter.errors import BadRequestError, NotFoundError, StoreCorruptError, VBatchError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts
 from vbatch_jupyter.protocol.file import FileRecord
-from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.index import LineIndex, hash_of
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
 from vbatch_jupyter.store.disk import MIB
 from vbatch_jupyter.store.locks import FileLock
@@ -155,7 +155,7 @@ class _Lines:
                 except BadRequestError as error:
                     message = f"line {number} of its {kind} file {file_id}: {error}"
                     raise StoreCorruptError(message) from error
-                lines.custom_ids.append(_hash(parsed.custom_id))
+                lines.custom_ids.append(hash_of(parsed.custom_id.encode()))
                 lines.executed += parsed.response is not None
         return lines
 
@@ -172,7 +172,7 @@ def _compare(store: Store, record: BatchRecord, output: _Lines, error: _Lines) -
         return
     with content:
         line_numbers = {
-            _hash(parse_request_line(line.removeprefix(_BOM)).custom_id): number
+            hash_of(parse_request_line(line.removeprefix(_BOM)).custom_id.encode()): number
             for number, line in enumerate(content, start=1)
             if line.removeprefix(_BOM).strip(_BLANK)
         }
@@ -213,7 +213,3 @@ def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
         # A batch service counts what its output file will only hold at the end.
         if len(finished) < counted and record.target is None:
             yield f"{counted:,} requests were counted as finished, but its spool has {len(finished):,}"
-
-
-def _hash(custom_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(custom_id.encode(), digest_size=8).digest())
