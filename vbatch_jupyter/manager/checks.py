@@ -16,11 +16,16 @@ _METADATA_KEY, _METADATA_VALUE = 64, 512
 _KEY_LENGTH = 255
 
 
-def check_required(param: str, value: object) -> None:
-    """Raise an error if a parameter is missing or not a text."""
+def check_given(param: str, value: object) -> None:
+    """Raise an error if a parameter is missing."""
     if value is None:
         message = f"Missing required parameter: '{param}'."
         raise BadRequestError(message, param=param, code="missing_required_parameter")
+
+
+def check_required(param: str, value: object) -> None:
+    """Raise an error if a parameter is missing or not a text."""
+    check_given(param, value)
     check_text(param, value)
 
 
@@ -98,9 +103,7 @@ def expires_after_of(param: str, value: Any) -> Any:
     if not isinstance(value, dict):
         raise wrong_type(param, "an object", value)
     check_choice(f"{param}.anchor", value.get("anchor"), ("created_at",))
-    if value.get("seconds") is None:
-        message = f"Missing required parameter: '{param}.seconds'."
-        raise BadRequestError(message, param=f"{param}.seconds", code="missing_required_parameter")
+    check_given(f"{param}.seconds", value.get("seconds"))
     return value["seconds"]
 
 

@@ -26,6 +26,8 @@ class FilesManager:
 
     Attributes
     ----------
+    begin
+        Begins an upload whose content comes piece by piece, before its purpose is known; `keep` ends it.
     retrieve, content, delete
         Return a file's record, open its content for reading, and delete it; `NotFoundError` if there is no such file.
     """
@@ -33,22 +35,8 @@ class FilesManager:
     def __init__(self, store: Store, *, profile: Profile) -> None:
         self._store = store
         self._profile = profile
+        self.begin = store.files.begin
         self.retrieve, self.content, self.delete = store.files.get, store.files.open, store.files.delete
-
-    def begin(self, *, max_bytes: int | None = None) -> Incoming:
-        """Begin an upload whose content comes piece by piece, before its purpose is known; `keep` ends it.
-
-        Parameters
-        ----------
-        max_bytes
-            The size above which it is refused.
-
-        Raises
-        ------
-        StoreFullError
-            The disk is full.
-        """
-        return self._store.files.begin(max_bytes=max_bytes)
 
     def create(
         self,

@@ -6,12 +6,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.manager.checks import check_first_line, check_integer, check_required, check_text, wrong_type
+from vbatch_jupyter.manager.checks import (
+    check_first_line,
+    check_given,
+    check_integer,
+    check_required,
+    check_text,
+    wrong_type,
+)
 from vbatch_jupyter.manager.files import FilesManager
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import new_upload_id
-from vbatch_jupyter.protocol.upload import MAX_PART_BYTES, MAX_UPLOAD_BYTES, UPLOAD_SECONDS, PartRecord, UploadRecord
-from vbatch_jupyter.store import Incoming, Store
+from vbatch_jupyter.protocol.upload import MAX_UPLOAD_BYTES, UPLOAD_SECONDS, PartRecord, UploadRecord
+from vbatch_jupyter.store import Store
 
 
 class UploadsManager:
@@ -23,11 +30,20 @@ class UploadsManager:
         Where the uploads are.
     files
         Whose rules the file of an upload follows.
+
+    Attributes
+    ----------
+    begin_part, keep_part
+        Begin a part of at most 64 MiB whose content comes piece by piece, and add what has arrived to the upload.
+    cancel
+        Cancels an upload; `ConflictError` if it has ended otherwise.
     """
 
     def __init__(self, store: Store, *, files: FilesManager) -> None:
         self._store = store
         self._files = files
+        self.begin_part, self.keep_part = store.uploads.begin_part, store.uploads.keep_part
+        self.cancel = store.uploads.cancel
 
     def create(
         self,
@@ -74,29 +90,11 @@ class UploadsManager:
             )
         )
 
-    def begin_part(self, upload_id: str) -> Incoming:
-        """Begin a part whose content comes piece by piece; `keep_part` ends it.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such upload.
-        ConflictError
-            It has ended.
-        StoreFullError
-            The disk is full.
-        """
-        return self._store.uploads.begin_part(upload_id, max_bytes=MAX_PART_BYTES)
-
     def add_part(self, upload_id: str, chunks: Iterable[bytes]) -> PartRecord:
         """Add a part of at most 64 MiB whose content is in memory; see `begin_part`."""
         with self.begin_part(upload_id) as incoming:
             incoming.write_all(chunks)
             return self.keep_part(upload_id, incoming)
-
-    def keep_part(self, upload_id: str, incoming: Incoming) -> PartRecord:
-        """Add what has arrived to the upload; `ConflictError` if that has ended meanwhile."""
-        return self._store.uploads.keep_part(upload_id, incoming)
 
     def complete(self, upload_id: str, *, part_ids: Any, md5: Any = None) -> tuple[UploadRecord, FileRecord]:
         """Make the file of an upload's parts; return the upload and its file.
@@ -122,9 +120,8 @@ class UploadsManager:
         StoreFullError
             The disk is full.
         """
+        check_given("part_ids", part_ids)
         if not isinstance(part_ids, list):
-            if part_ids is None:
-                check_required("part_ids", part_ids)
             raise wrong_type("part_ids", "an array", part_ids)
         for number, part_id in enumerate(part_ids):
             check_text(f"part_ids[{number}]", part_id)
@@ -141,7 +138,3 @@ class UploadsManager:
             check_head=check_first_line if record.purpose == "batch" else None,
         )
         return self._store.uploads.get(upload_id), file
-
-    def cancel(self, upload_id: str) -> UploadRecord:
-        """Cancel an upload; `ConflictError` if it has ended otherwise, `NotFoundError` if there is none."""
-        return self._store.uploads.cancel(upload_id)

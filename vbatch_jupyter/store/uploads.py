@@ -15,7 +15,7 @@ from pathlib import Path
 from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
-from vbatch_jupyter.protocol.upload import PartRecord, UploadRecord
+from vbatch_jupyter.protocol.upload import MAX_PART_BYTES, PartRecord, UploadRecord
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import MIB, Incoming, Space
 from vbatch_jupyter.store.files import Files
@@ -93,7 +93,7 @@ class Uploads:
         """Return the path of a part's content; the id is one that this store has given out."""
         return self.directory / part_id
 
-    def begin_part(self, id: str, *, max_bytes: int) -> Incoming:  # noqa: A002
+    def begin_part(self, id: str) -> Incoming:  # noqa: A002
         """Take a part's content piece by piece; `keep_part` adds it.
 
         Raises
@@ -106,7 +106,7 @@ class Uploads:
             The disk is full.
         """
         _check_pending(self.get(id))
-        return Incoming(self.directory, space=self._space, max_bytes=max_bytes)
+        return Incoming(self.directory, space=self._space, max_bytes=MAX_PART_BYTES)
 
     def keep_part(self, id: str, incoming: Incoming) -> PartRecord:  # noqa: A002
         """Add a part that has arrived; it is on the disk when the call returns.
