@@ -8,6 +8,7 @@ input and the output file must still exist, and when either is deleted or expire
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -17,10 +18,7 @@ import msgspec
 from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
-from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.files import Files
-
-_COLUMNS = ("hashes", "input_offsets", "input_lengths", "output_offsets")
+from vbatch_jupyter.store.store import Store
 
 
 class _Header(msgspec.Struct):
@@ -44,71 +42,54 @@ def pack(index: LineIndex, output_offsets: array[int]) -> bytes:
     return b"".join([msgspec.json.encode(_Header(len(order))), b"\n", *packed])
 
 
-class Answers:
-    """The answers of finished batches, by the engine that gave them.
+def find(
+    store: Store, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+) -> Iterator[tuple[int, bytes]]:
+    """Return position and output line of each unfinished request that was answered before.
 
     Parameters
     ----------
-    database, files
-        The store's.
+    store
+        Where those batches are.
+    key
+        The engine's `answers_key`.
+    index
+        The requests.
+    read
+        Returns the line of the input file at a position.
+    finished
+        One byte for each request; those that are not 0 are skipped, and those found are set to 1.
     """
+    # The rows say which files there are. A listing of the directory would have what others write and rename.
+    for row in store.database.read(
+        "SELECT input_file_id, output_file_id FROM batch JOIN file ON file.id = output_file_id "
+        "WHERE answers_key = ? AND deleted_at IS NULL ORDER BY file.number DESC",
+        (key,),
+    ):
+        if 0 not in finished:
+            return
+        with contextlib.suppress(VBatchError, OSError, ValueError):
+            yield from _find_in(store, row, index, read, finished)
 
-    def __init__(self, *, database: Database, files: Files) -> None:
-        self._database = database
-        self._files = files
 
-    def find(
-        self, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
-    ) -> Iterator[tuple[int, bytes]]:
-        """Return position and output line of each unfinished request that was answered before.
-
-        Parameters
-        ----------
-        key
-            The engine's `answers_key`.
-        index
-            The requests.
-        read
-            Returns the line of the input file at a position.
-        finished
-            One byte for each request; those that are not 0 are skipped, and those found are set to 1.
-        """
-        # The rows say which files there are. A listing of the directory would have what others write and rename.
-        for row in self._database.read(
-            "SELECT input_file_id, output_file_id FROM batch JOIN file ON file.id = output_file_id "
-            "WHERE answers_key = ? AND deleted_at IS NULL ORDER BY file.number DESC",
-            (key,),
-        ):
-            if 0 not in finished:
-                return
-            with contextlib.suppress(VBatchError, OSError, ValueError):
-                yield from self._find_in(row["input_file_id"], row["output_file_id"], index, read, finished)
-
-    def _find_in(
-        self,
-        input_file_id: str,
-        output_file_id: str,
-        index: LineIndex,
-        read: Callable[[int], bytes],
-        finished: bytearray,
-    ) -> Iterator[tuple[int, bytes]]:
-        with self._files.sidecar(output_file_id, "answers").open("rb") as kept:
-            count = msgspec.json.decode(kept.readline(), type=_Header).count
-            columns = {name: array("Q") for name in _COLUMNS}
-            for column in columns.values():
-                column.frombytes(kept.read(count * column.itemsize))
-        hashes = columns["hashes"]
-        with self._files.open(input_file_id) as asked, self._files.open(output_file_id) as answered:
-            for position, done in enumerate(finished):
-                if done:
-                    continue
-                at = bisect_left(hashes, index.request_hashes[position])
-                if at == len(hashes) or hashes[at] != index.request_hashes[position]:
-                    continue
-                asked.seek(columns["input_offsets"][at])
-                before = parse_request_line(asked.read(columns["input_lengths"][at]))
-                now = parse_request_line(read(position))
-                if (before.url, bytes(before.body)) == (now.url, bytes(now.body)):
-                    answered.seek(columns["output_offsets"][at] - 1)
-                    finished[position] = 1
-                    yield position, answered.readline()
+def _find_in(
+    store: Store, row: sqlite3.Row, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+) -> Iterator[tuple[int, bytes]]:
+    with store.files.sidecar(row["output_file_id"], "answers").open("rb") as kept:
+        count = msgspec.json.decode(kept.readline(), type=_Header).count
+        # In the order in which `pack` writes them; each number has 8 bytes.
+        hashes, offsets, lengths, output_offsets = (array("Q", kept.read(8 * count)) for _ in range(4))
+    with store.files.open(row["input_file_id"]) as asked, store.files.open(row["output_file_id"]) as answered:
+        for position, done in enumerate(finished):
+            if done:
+                continue
+            at = bisect_left(hashes, index.request_hashes[position])
+            if at == len(hashes) or hashes[at] != index.request_hashes[position]:
+                continue
+            asked.seek(offsets[at])
+            before = parse_request_line(asked.read(lengths[at]))
+            now = parse_request_line(read(position))
+            if (before.url, bytes(before.body)) == (now.url, bytes(now.body)):
+                answered.seek(output_offsets[at] - 1)
+                finished[position] = 1
+                yield position, answered.readline()

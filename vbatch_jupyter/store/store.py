@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Self
 
 from vbatch_jupyter.errors import StoreError
-from vbatch_jupyter.store.answers import Answers
 from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
@@ -62,7 +61,7 @@ class Store:
     ----------
     path, clock
         As above.
-    files, uploads, batches, answers, engines, space, database
+    files, uploads, batches, engines, space, database
         The store's parts.
 
     Raises
@@ -114,7 +113,6 @@ class Store:
         self.batches = Batches(
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
         )
-        self.answers = Answers(database=self.database, files=self.files)
         self.engines = Engines(self.path / "engines", database=self.database, clock=self._now)
         self.space.keep_reserve()
         self._swept_at: float | None = None
@@ -125,10 +123,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
-
-    def data_version(self) -> int:
-        """Return a number that changes whenever another process, or another store object, has committed."""
-        return self.database.data_version()
 
     def version(self) -> tuple[int, int]:
         """Return a value that changes after every commit, also of this store object."""

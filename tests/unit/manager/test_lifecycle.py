@@ -358,10 +358,10 @@ def test_tending_a_batch_that_waits_for_an_engine_writes_nothing(store):
         waiting.append(group(waiting.id, [0]))
     with open_store(store.path, clock=lambda: 1000) as other:
         lifecycle.tend(other)
-        before = store.data_version()
+        before = store.database.data_version()
         for _ in range(3):
             assert lifecycle.tend(other) == []
-        assert store.data_version() == before
+        assert store.database.data_version() == before
 
 
 def test_tending_finds_lines_that_a_kill_left_uncounted_and_completes_the_batch(store):

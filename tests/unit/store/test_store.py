@@ -237,11 +237,11 @@ def test_an_interrupt_in_a_transaction_writes_nothing_and_leaves_nothing_locked(
 
 
 def test_the_data_version_changes_when_another_store_object_commits(store):
-    before = store.data_version()
-    assert store.data_version() == before
+    before = store.database.data_version()
+    assert store.database.data_version() == before
     with open_store(store.path) as other:
         make_batch(other, 1)
-    assert store.data_version() != before
+    assert store.database.data_version() != before
 
 
 def test_threads_share_one_store_without_losing_a_batch(store):
