@@ -9,41 +9,30 @@ from typing import Any
 import msgspec
 
 
-def check(answer: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Read an answer by a JSON schema.
+def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
+    """Make the function that reads answers by a JSON schema.
+
+    It raises a `ValueError` that says in what way an answer does not fit.
 
     Parameters
     ----------
-    answer
-        The text that the model wrote.
     schema
-        The schema, such as `endpoints.Endpoint.schema` finds it in a request.
-
-    Raises
-    ------
-    ValueError
-        Says in what way the answer does not fit, or that the schema is not one.
-
-    Examples
-    --------
-    >>> schema = {"type": "object", "properties": {"stars": {"type": "integer"}}}
-    >>> check('{"stars": 4}', schema)
-    {'stars': 4}
-    >>> check('{"stars": "four"}', schema)
-    Traceback (most recent call last):
-        ...
-    ValueError: does not fit the schema (stars must be integer)
-    """
-    return checker(schema)(answer)
-
-
-def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
-    """Make the function that reads many answers by one JSON schema, as `check` does.
+        Such as `endpoints.Endpoint.schema` finds it in a request.
 
     Raises
     ------
     ValueError
         The schema is not one.
+
+    Examples
+    --------
+    >>> read = checker({"type": "object", "properties": {"stars": {"type": "integer"}}})
+    >>> read('{"stars": 4}')
+    {'stars': 4}
+    >>> read('{"stars": "four"}')
+    Traceback (most recent call last):
+        ...
+    ValueError: does not fit the schema (stars must be integer)
     """
     return _checker(msgspec.json.encode(schema))
 

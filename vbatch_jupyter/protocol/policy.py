@@ -255,15 +255,3 @@ RULES: tuple[Rule, ...] = tuple(_rule(**table) for table in _TABLE["rules"])
 
 _INSIDE = [rule for rule in RULES if rule.inside]
 _BY_FIELD = {field: rule for rule in RULES if not rule.inside for field in rule.fields}
-
-
-def documentation() -> str:
-    """Return the rules as a table in Markdown.
-
-    Examples
-    --------
-    >>> documentation().splitlines()[0]
-    '| Field | Rule |'
-    """
-    rows = [f"| {', '.join(f'`{field}`' for field in rule.fields)} | {rule.sentence} |" for rule in RULES]
-    return "\n".join(["| Field | Rule |", "|---|---|", *rows]) + "\n"
