@@ -46,7 +46,6 @@ _KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 ]
-_CLIENT_ERROR, _SERVER_ERROR = 400, 500
 # So that not all requests are sent again at the same moment, half of each pause is random.
 _BUSY = Backoff(first=0.5, longest=30.0, spread=0.5, attempts=8)
 _LOST = Backoff(first=0.5, longest=30.0, spread=0.5, attempts=4)
@@ -161,7 +160,7 @@ class RemoteEngine(Engine):
                     return msgspec.json.decode(response.content, type=_Models).data
                 message = f"it answers {response.status_code} when asked for its models"
                 # Waiting does not help with a wrong key or address.
-                is_final = response.status_code not in BUSY_STATUSES and response.status_code < _SERVER_ERROR
+                is_final = response.status_code not in BUSY_STATUSES and not response.is_server_error
             except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError) as error:
                 message, is_final = str(error) or type(error).__name__, False
             failures += 1
@@ -197,7 +196,7 @@ class RemoteEngine(Engine):
         answer = response.content
         if ABORTED in answer:
             raise RequestAbortedError(RequestAbortedError.__doc__)
-        if response.status_code >= _CLIENT_ERROR:
+        if response.is_error:
             answer = openai_error(response.status_code, answer, path, self.served_model_names[0])
         asked = {name: value for name, value in response.headers.items() if name == "retry-after"}
         return EngineResponse.of_json(response.status_code, answer, **asked)
@@ -222,7 +221,7 @@ class RemoteEngine(Engine):
                         self._lose(error)
                 else:
                     # The feed waits for a busy server; interactive clients decide themselves whether to wait.
-                    if response.status_code != _SERVER_ERROR or priority < BATCH_PRIORITY:
+                    if response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR or priority < BATCH_PRIORITY:
                         return response
                     lost += 1
                     if (pause := self._lost.after(lost)) is None:
@@ -284,7 +283,7 @@ class RemoteEngine(Engine):
 
 def _is_stream(response: httpx.Response) -> bool:
     is_json = response.headers.get("content-type", "").startswith("application/json")
-    return response.status_code < _CLIENT_ERROR and not is_json
+    return not response.is_error and not is_json
 
 
 async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:

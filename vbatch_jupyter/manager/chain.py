@@ -91,11 +91,11 @@ def custom_ids_of(manager: Manager, record: BatchRecord) -> Iterator[str]:
         The batch.
     """
     for line in input_lines(manager, record):
-        yield parse_request_line(line.rstrip(b"\r\n")).custom_id
+        yield parse_request_line(line).custom_id
 
 
 def input_lines(manager: Manager, record: BatchRecord) -> Iterator[bytes]:
-    """Return the lines of a batch's input file, in order; blank lines are left out.
+    """Return the lines of a batch's input file without their ends, in order; blank lines are left out.
 
     Parameters
     ----------
@@ -105,4 +105,4 @@ def input_lines(manager: Manager, record: BatchRecord) -> Iterator[bytes]:
         The batch.
     """
     with manager.files.content(record.input_file_id) as content:
-        yield from (line for line in content if line.strip())
+        yield from (line.rstrip(b"\r\n") for line in content if line.strip())

@@ -220,13 +220,11 @@ def _publish(
                 usage += usage_of(line) if used is None else used
                 output_offsets[position] = output.bytes + 1
             file = error if is_error else output
-            file.write(line)
-            file.write(b"\n")
+            file.write(line + b"\n")
         if status in UNEXECUTED:
             for position, line in _unexecuted(store, lease, record, written, status):
                 written[position] += 1
-                error.write(line)
-                error.write(b"\n")
+                error.write(line + b"\n")
         _check_once(record, written)
         sidecars: dict[Sidecar, bytes] = {}
         if record.target is None:

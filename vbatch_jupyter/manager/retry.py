@@ -89,7 +89,7 @@ def _parsers(manager: Manager, root: BatchRecord) -> Callable[[bytes], Parse | N
     with contextlib.suppress(NotFoundError):
         for line in input_lines(manager, root):
             if b"json_schema" in line:
-                request = parse_request_line(line.rstrip(b"\r\n"))
+                request = parse_request_line(line)
                 asked = ENDPOINTS.get(request.url, CHAT).schema(msgspec.json.decode(request.body))
                 if asked is not None:
                     by_name[request.custom_id] = _checker(asked)
@@ -136,11 +136,7 @@ def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> Bat
     if not wanted:
         message = f"There is nothing to retry: every request of batch {record.id} has an answer."
         raise ConflictError(message, id=record.id, status=record.status)
-    chosen = (
-        line.rstrip(b"\r\n") + b"\n"
-        for line in input_lines(manager, root)
-        if parse_request_line(line.rstrip(b"\r\n")).custom_id in wanted
-    )
+    chosen = (line + b"\n" for line in input_lines(manager, root) if parse_request_line(line).custom_id in wanted)
     file = manager.files.create(chosen, filename=f"{record.id}_retry.jsonl", purpose="batch")
     return manager.batches.create(
         input_file_id=file.id,

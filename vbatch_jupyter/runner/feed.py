@@ -264,7 +264,7 @@ class Feed:
             id=name,
             custom_id=request.custom_id,
             status_code=answer.status,
-            request_id=_inner(name),
+            request_id="req_" + name.removeprefix("batch_req_"),
             body=answer.body,
         )
         is_error = answer.status not in _SUCCESS
@@ -309,7 +309,3 @@ def _answer_of(custom_id: str, status: int, body: bytes) -> _Answer:
 def _no_answer(message: str) -> _Answer:
     body = error_body(message, type="server_error", code="engine_error")
     return _Answer(_SERVER_ERROR, body, message=message)
-
-
-def _inner(name: str) -> str:
-    return "req_" + name.removeprefix("batch_req_")
