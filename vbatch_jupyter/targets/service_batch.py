@@ -268,7 +268,7 @@ class ServiceBatch:
 
 
 def _metadata(record: BatchRecord) -> dict[str, str]:
-    pairs = dict(record.metadata or {})
+    pairs = dict(record.to_openai().metadata or {})
     # The service takes no more than OpenAI does, and ours come first.
     return dict(list(pairs.items())[: MAX_METADATA_PAIRS - 3])
 
