@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import sys
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ import pandas as pd
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.cells import full_label
 from vbatch_jupyter.frames.details import DETAILS, TimedLine, detail_arrays, detail_of
-from vbatch_jupyter.frames.frame import EXTRAS, check_output, names_of_rows, prefix_of
+from vbatch_jupyter.frames.frame import EXTRAS, FrameDescription, check_output, names_of_rows, prefix_of
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.reading import read_line
@@ -44,14 +44,11 @@ from vbatch_jupyter.protocol.shapes import Answer
 
 def results(
     output_lines: Iterable[bytes | TimedLine],
+    description: FrameDescription,
     *,
-    rows: int,
     df: pd.DataFrame | None = None,
     custom_ids: Sequence[str] | None = None,
-    output: str = "response",
     schema: Schema | None = None,
-    endpoint: str = CHAT.path,
-    extras: Collection[str] = (),
     full: bool = False,
 ) -> pd.DataFrame:
     """Build the result of a batch; the module's docstring lists its columns.
@@ -61,21 +58,16 @@ def results(
     output_lines
         The lines of output and error file, in any order; blank lines are skipped. The lines of a retry come after
         those of the batch it retries. Each may come with its timing.
-    rows
-        How many rows the frame has.
+    description
+        What the batch keeps of its frame. Its endpoint says how answers are read, and what the column is if no row has
+        an answer.
     df
         The frame that the batch was made from; it is not changed. Without it the result has its own columns only, by
         position.
     custom_ids
         The rows' custom_ids in order; ``row-0``, ``row-1``, … without it.
-    output
-        Name of the response column.
     schema
-        The schema of the answers; a pydantic model class runs its own validators.
-    endpoint
-        The batch's, as a path; says how its answers are read, and what the column is if no row has one.
-    extras
-        Which of ``tool_calls`` and ``logprobs`` are columns of the result even if they are empty.
+        The schema as it was given, instead of the description's; a pydantic model class runs its own validators.
     full
         Whether to add the columns of `details` at the end.
 
@@ -84,6 +76,8 @@ def results(
     FrameError
         Frame, rows and custom_ids do not fit together, or a line belongs to no row.
     """
+    rows, output, endpoint = description.rows, description.output, description.endpoint
+    schema = schema or description.schema
     if df is not None and len(df) != rows:
         message = f"The batch was made from a DataFrame of {rows:,} rows; this one has {len(df):,}."
         raise FrameError(message, param="df")
@@ -92,7 +86,9 @@ def results(
         raise FrameError(f"There are {len(names):,} custom_ids for {rows:,} rows.", param="custom_id")
     out = pd.DataFrame(index=pd.RangeIndex(rows)) if df is None else df.copy()
     answers, details = _collect(output_lines, names, schema, endpoint, full=full)
-    found = [name for name in EXTRAS if name in extras or any(getattr(a, name) is not None for a in answers)]
+    found = [
+        name for name in EXTRAS if name in description.extras or any(getattr(a, name) is not None for a in answers)
+    ]
     check_output(out, output, schema, [*found, *(DETAILS if full else ())])
     columns = _value_arrays(answers, output, schema, endpoint)
     for name in found:

@@ -253,21 +253,19 @@ class Batch:
         FrameError
             They were made from different DataFrames, or have no row or no column of answers in common.
         """
+        from msgspec.structs import replace
+
         from vbatch_jupyter.frames.comparison import compare, refuse_other_frame
         from vbatch_jupyter.frames.results import results
 
         first, second = self._read(None), other._read(None)
         records = (self._record(), other._record())
         refuse_other_frame(*(chain_of(self._manager, record)[0].frame for record in records))
-        df = first["df"]
-        alone = {"df": None, "output": "response"}
-        return compare(
-            results(**{**first, **alone}),
-            results(**{**second, **alone}),
-            custom_ids=(first["custom_ids"], second["custom_ids"]),
-            names=names,
-            df=df,
+        alone = (
+            results(**{**read, "df": None, "description": replace(read["description"], output="response")})
+            for read in (first, second)
         )
+        return compare(*alone, custom_ids=(first["custom_ids"], second["custom_ids"]), names=names, df=first["df"])
 
     def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:
         """Wait for the batch, and return the arguments for its result."""
@@ -279,35 +277,27 @@ class Batch:
         self._refuse_failed(self._ended)
         chain = chain_of(self._manager, self._ended)
         root = chain[0]
-        read: dict[str, Any] = {
-            "output_lines": timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain),
-            "endpoint": root.endpoint,
-            "schema": self._schema,
-            "full": full,
-        }
-        if root.frame is None:
+        description = frame = None
+        if root.frame is not None:
+            description = FrameDescription.from_json(root.frame)
             if df is not None:
-                message = f"Batch {self.id} was made from an input file, not from a DataFrame."
-                raise FrameError(f"{message} results() without a DataFrame has the answers in its order.", param="df")
-            names = list(custom_ids_of(self._manager, root))
-            return {**read, "rows": len(names), "custom_ids": names, "df": None}
-        description = FrameDescription.from_json(root.frame)
-        if df is not None:
-            description.check(df)
-        frame = self._df if df is None else df
-        if frame is not None:
+                description.check(df)
+            frame = self._df if df is None else df
+        elif df is not None:
+            message = f"Batch {self.id} was made from an input file, not from a DataFrame."
+            raise FrameError(f"{message} results() without a DataFrame has the answers in its order.", param="df")
+        if description is not None and frame is not None:
             label = None if description.custom_id is None else frame.columns[description.custom_id]
             names = custom_ids(frame, label)
         else:
             names = list(custom_ids_of(self._manager, root))
         return {
-            **read,
-            "rows": description.rows,
+            "output_lines": timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain),
+            "description": description or FrameDescription(fingerprint="", rows=len(names), endpoint=root.endpoint),
             "df": frame,
             "custom_ids": names,
-            "output": description.output,
-            "schema": self._schema or description.schema,
-            "extras": description.extras,
+            "schema": self._schema,
+            "full": full,
         }
 
     def errors(self) -> pd.DataFrame:

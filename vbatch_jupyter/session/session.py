@@ -325,16 +325,7 @@ class Session:
         from vbatch_jupyter.frames.results import results
 
         # A frame without rows makes no batch; mistakes have been reported before.
-        known = requests.description
-        return results(
-            [],
-            rows=0,
-            df=requests.df,
-            output=known.output,
-            schema=ask.schema,
-            endpoint=known.endpoint,
-            extras=known.extras,
-        )
+        return results([], requests.description, df=requests.df, schema=ask.schema)
 
     def follow(self, batch: Batch, *, cancels: bool = True) -> Batch:
         """Wait for a batch and show its progress; an interrupt cancels it, a second one only ends the wait.

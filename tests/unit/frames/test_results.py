@@ -16,7 +16,7 @@ from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.frame import FrameDescription, describe
 from vbatch_jupyter.frames.render import custom_ids
-from vbatch_jupyter.frames.results import results
+from vbatch_jupyter.frames.results import results as results_of
 from vbatch_jupyter.frames.schema import json_schema
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
@@ -25,6 +25,11 @@ CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
     "/v1/embeddings",
     "/v1/responses",
 )
+
+
+def results(lines, *, df=None, custom_ids=None, schema=None, **kept):
+    description = FrameDescription(**{"fingerprint": "", "endpoint": CHAT, **kept})
+    return results_of(lines, description, df=df, custom_ids=custom_ids, schema=schema)
 
 
 class Review(pydantic.BaseModel):
