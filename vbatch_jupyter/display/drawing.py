@@ -34,8 +34,13 @@ def text(value: object, *, most: int = _SHOWN_CHARACTERS) -> str:
     >>> text("<b>bold</b> \n and  wide")
     '&lt;b&gt;bold&lt;/b&gt; and wide'
     """
+    return html.escape(one_line(value, most=most))
+
+
+def one_line(value: object, *, most: int) -> str:
+    """Write anything as one line of text, cut if it is long."""
     line = " ".join(str(value).split())
-    return html.escape(line if len(line) <= most else line[: most - 1] + "…")
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def faint(value: object) -> str:

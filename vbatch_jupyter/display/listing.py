@@ -6,6 +6,7 @@ import datetime as dt
 import html
 from collections.abc import Iterator, Sequence
 
+from vbatch_jupyter.display.drawing import one_line
 from vbatch_jupyter.display.progress import duration
 from vbatch_jupyter.protocol.batch import BatchRecord
 
@@ -75,7 +76,6 @@ def _cells(record: BatchRecord, waiting: str | None) -> tuple[str, ...]:
         notes.append("at a batch service")
     if waiting is not None:
         notes.append(waiting)
-    note = " ".join(" · ".join(notes).split())
     return (
         record.id,
         record.status,
@@ -84,5 +84,5 @@ def _cells(record: BatchRecord, waiting: str | None) -> tuple[str, ...]:
         record.endpoint,
         f"{created:%Y-%m-%d %H:%M}",
         "" if ended is None else duration(max(ended - record.created_at, 0)),
-        note if len(note) <= _SHOWN_CHARACTERS else f"{note[: _SHOWN_CHARACTERS - 1]}…",
+        one_line(" · ".join(notes), most=_SHOWN_CHARACTERS),
     )

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vbatch_jupyter.display.drawing import one_line
 from vbatch_jupyter.records import Timing
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ def _shares(axes: Axes, completed: int, errors: Mapping[str, int]) -> None:
     share = failed / total if total else 0.0
     axes.set_title(f"Errors: {failed:,} of {total:,} ({share:.1%})", fontsize="small")
     most = collections.Counter(errors).most_common(_SHOWN_ERRORS)
-    bars = [("completed", completed, _GREEN), *((_cut(message), count, _RED) for message, count in most)]
+    bars = [
+        ("completed", completed, _GREEN),
+        *((one_line(message, most=_SHOWN_CHARACTERS), count, _RED) for message, count in most),
+    ]
     if (rest := failed - sum(count for _, count in most)) > 0:
         bars.append(("other errors", rest, _RED))
     places = list(range(len(bars)))
@@ -116,8 +120,3 @@ def _shares(axes: Axes, completed: int, errors: Mapping[str, int]) -> None:
 def _say(axes: Axes, words: str) -> None:
     axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="gray")
     axes.set_axis_off()
-
-
-def _cut(message: str) -> str:
-    line = " ".join(message.split())
-    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"

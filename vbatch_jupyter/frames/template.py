@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import collections
-import datetime as dt
 import json
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -28,8 +27,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from vbatch_jupyter.errors import TemplateError, did_you_mean
 from vbatch_jupyter.frames.cells import Missing, cell_of, describe_columns, is_missing, positions_by_label
 
-_PLAIN = (str, int, float, bytes, list, tuple, dict, set, frozenset, dt.date, dt.time, dt.timedelta)
-
 
 class Template:
     """A prompt template, checked against the columns it will be rendered with.
@@ -40,9 +37,6 @@ class Template:
         The template.
     columns
         The labels of all columns, in the frame's order.
-    variables
-        What else the template may use, such as a notebook's variables; columns shadow them. Only those that the
-        template uses are looked at, and they must be plain data: text, numbers, dates, lists, dicts.
 
     Attributes
     ----------
@@ -64,9 +58,7 @@ class Template:
     vbatch_jupyter.errors.TemplateError: Unknown column 'txt' in the template. Did you mean 'text'?
     """
 
-    def __init__(
-        self, source: str, columns: Iterable[Hashable], *, variables: Mapping[str, object] | None = None
-    ) -> None:
+    def __init__(self, source: str, columns: Iterable[Hashable]) -> None:
         self.source = source
         self._columns = list(columns)
         self._positions = positions_by_label(self._columns)
@@ -86,9 +78,8 @@ class Template:
         names = _Names(tree)
         self._row_is_used = "row" in undeclared and "row" not in self._positions
         self._refuse_imports_and_self(tree, names)
-        self._variables = self._used_variables(undeclared, variables or {})
         self._aliases = _aliases(self._columns)
-        self._reject_unknown_columns(undeclared - names.assigned - {"row"} - set(self._variables), names)
+        self._reject_unknown_columns(undeclared - names.assigned - {"row"}, names)
         used: list[Hashable] = [name for name in self._positions if isinstance(name, str) and name in undeclared]
         self._names = [str(label) for label in used]
         self._row_labels, self.sends_rows = self._labels_of_row(names)
@@ -162,7 +153,7 @@ class Template:
             An expression of the template fails; the message names the row and the template's line.
         """
         count = len(self._names)
-        context = dict(self._variables)
+        context: dict[str, Any] = {}
         if self._row_is_used:
             fields = zip(self._row_labels, cells[count:], strict=True)
             if order is not None:
@@ -177,15 +168,6 @@ class Template:
             line = _template_line(error)
             reason = str(error).rstrip(".") or type(error).__name__
             raise self._error(f"The template cannot be rendered for {where()}{line}: {reason}.") from error
-
-    def _used_variables(self, undeclared: set[str], variables: Mapping[str, object]) -> dict[str, object]:
-        used = {name: variables[name] for name in sorted(undeclared & set(variables)) if name not in self._positions}
-        for name, value in used.items():
-            # Anything else may have methods that do more than give text: a template must not be a program.
-            if not (is_missing(value) or isinstance(value, (_PLAIN, np.number))):
-                message = f"The template's variable {name!r} is a {type(value).__name__}; only plain data (text, "
-                raise self._error(message + "numbers, dates, lists, dicts) can be used in a template.")
-        return used
 
     def _refuse_imports_and_self(self, tree: nodes.Template, names: _Names) -> None:
         for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
