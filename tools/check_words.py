@@ -23,6 +23,8 @@ PLACES = (
     "notebooks/*.ipynb",
     "CONTRIBUTING.md",
     "vbatch_jupyter/**/*.py",
+    "vbatch_jupyter/[!l]*/**/*.toml",
+    "vbatch_jupyter/[!l]*/**/*.yaml",
     "labextension/src/*.ts",
     "labextension/src/*.tsx",
     "labextension/schema/*.json",

@@ -144,7 +144,7 @@ class Progress:
 
 
 class Rates:
-    """Values that come at equal steps; when there are many, neighbours become their mean and the steps twice as long.
+    """Values at equal steps. If there are many, neighbours become their mean and the steps twice as long.
 
     Examples
     --------

@@ -10,9 +10,9 @@ import msgspec
 
 
 def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
-    """Make the function that reads answers by a JSON schema.
+    """Return a function that reads answers with a JSON schema.
 
-    It raises a `ValueError` that says in what way an answer does not fit.
+    The function raises a `ValueError` that says why an answer does not fit.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
     Raises
     ------
     ValueError
-        The schema is not one.
+        The schema is not valid.
 
     Examples
     --------

@@ -134,12 +134,12 @@ class LineIndex:
         return index
 
     def _columns(self) -> list[array[int]]:
-        """Return the columns in the order in which they are kept, which is that of their names."""
+        """Return the columns in the order of their names, in which they are stored."""
         return [column for _, column in sorted(vars(self).items())]
 
 
 def hash_of(*parts: bytes) -> int:
-    """Return a hash of 64 bits, as the columns of an index hold them."""
+    """Return a hash of 64 bits, as in the columns of an index."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)

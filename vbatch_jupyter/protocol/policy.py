@@ -53,7 +53,7 @@ class Rule:
     inside
         Whether to look for the fields anywhere inside the messages, and not only among the keys of the body.
     path
-        The endpoint that the rule is for; None if it is for all.
+        The endpoint of the rule; None if it is for all.
     """
 
     fields: tuple[str, ...]
