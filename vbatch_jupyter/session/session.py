@@ -286,7 +286,7 @@ class Session:
             with path.open("rb") as content:
                 endpoint = first_url(content, rules)
                 if service is None and not may_wait:
-                    refuse_to_wait(first_model(content, rules), self.store.engines.live())
+                    self._refuse_to_wait(first_model(content, rules))
                 content.seek(0)
                 chunks = iter(lambda: content.read(1024 * 1024), b"")
                 record = self._create(chunks, path.name, endpoint=endpoint, target=service)
@@ -315,10 +315,15 @@ class Session:
             raise FrameError(f"Name the model for {target} with model=.", param="model")
         return self.loaded_engine().served_model_names[0]
 
+    def _refuse_to_wait(self, model: str | None) -> None:
+        # The store is asked only for what the engine here does not serve.
+        if model not in self.served_model_names():
+            refuse_to_wait(model, self.store.engines.live())
+
     def run(self, df: pd.DataFrame, ask: Ask) -> pd.DataFrame:
         """Send a frame through a batch and return its result; `vbatch_jupyter.run` says more."""
         if ask.target is None:
-            refuse_to_wait(ask.model or self._default_model(None), self.store.engines.live())
+            self._refuse_to_wait(ask.model or self._default_model(None))
         requests = self.requests_of(df, ask)
         if len(requests.df):
             return self.follow(self._submit(requests)).results()
