@@ -18,7 +18,6 @@ PACKAGE = ROOT / "vbatch_jupyter"
 
 SHARED_NAMES = {
     "__init__.py": "a folder's own",
-    "answers.py": "what a response says; the answers that are kept",
     "batch.py": "OpenAI's object, and the handle on it",
     "batches.py": "the resource: its rows, its verbs, its routes",
     "engines.py": "the resource: its rows, its routes",

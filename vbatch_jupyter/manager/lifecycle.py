@@ -28,8 +28,9 @@ from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.reading import usage_of
-from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store, answers, timings
+from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 from vbatch_jupyter.store.files import Sidecar
+from vbatch_jupyter.store.sidecars import pack_answers, pack_timings
 
 SWEEP_SECONDS = 600.0
 """How often a store is swept."""
@@ -228,11 +229,11 @@ def _publish(
         _check_once(record, written)
         sidecars: dict[Sidecar, bytes] = {}
         if record.target is None:
-            sidecars["timings"] = timings.pack(finished_at, latencies)
+            sidecars["timings"] = pack_timings(finished_at, latencies)
         if record.answers_key and output.bytes:
             # A batch ends also where there is no room for this.
             with contextlib.suppress(StoreFullError):
-                sidecars["answers"] = answers.pack(load_index(store, lease), output_offsets)
+                sidecars["answers"] = pack_answers(load_index(store, lease), output_offsets)
         return lease.publish(
             status, output=output, error=error, sidecars=sidecars, counts=recovered.counts, usage=usage
         )

@@ -34,7 +34,7 @@ class Plan:
 def plan(index: LineIndex, finished: bytes | bytearray) -> Plan:
     """Put requests with a common beginning next to each other, and deterministic duplicates behind one of them.
 
-    Requests whose prompts share a beginning form groups within groups, by the lengths of `protocol.prefix`. Among the
+    Requests whose prompts share a beginning form groups within groups, by the lengths of `protocol.index`. Among the
     groups of a group, and among single requests, those with the longest answers run first, so that none of them is
     left alone with the engine at the end; where answers may be equally long, the file's order is kept.
 

@@ -34,8 +34,7 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
-from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex, hash_of, repeated
-from vbatch_jupyter.protocol.prefix import beginning, prefix_key, prefix_lengths
+from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex, beginning, hash_of, prefix_key, prefix_lengths, repeated
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import (
     NOT_JSON,

@@ -9,7 +9,8 @@ from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import output_line, parse_output_line, parse_request_line
 from vbatch_jupyter.protocol.reading import usage_of
-from vbatch_jupyter.store import Lease, SpoolRecord, Store, answers
+from vbatch_jupyter.store import Lease, SpoolRecord, Store
+from vbatch_jupyter.store.sidecars import find_answers
 
 _GROUP_LINES = 4096
 _GROUP_BYTES = 8 * 1024 * 1024
@@ -61,7 +62,7 @@ def _known(
             input_file.seek(index.offsets[position])
             return input_file.read(index.lengths[position])
 
-        for position, line in answers.find(store, answers_key, index, read, finished):
+        for position, line in find_answers(store, answers_key, index, read, finished):
             response = parse_output_line(line).response
             if response is None:
                 continue

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbatch_jupyter.planning.plan import plan
-from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex
-from vbatch_jupyter.protocol.prefix import LEVELS
+from vbatch_jupyter.protocol.index import LEVELS, UNLIMITED, LineIndex
 
 PREFIXES = st.tuples(*[st.integers(0, 2)] * LEVELS)
 

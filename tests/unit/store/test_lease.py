@@ -23,8 +23,9 @@ from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.records import Timing
-from vbatch_jupyter.store import SpoolRecord, timings
+from vbatch_jupyter.store import SpoolRecord
 from vbatch_jupyter.store.fsck import check
+from vbatch_jupyter.store.sidecars import timings_of
 
 
 def die(lease):
@@ -177,13 +178,13 @@ def test_when_an_answer_came_outlives_its_owner_and_is_kept_beside_the_batch(sto
         assert list(again.records()) == [mine, reused]
         store.batches.cancel(lease.id)
         lifecycle.finish(store, again)
-    assert timings.find(store.files, store.batches.get(lease.id)) == [
+    assert timings_of(store.files, store.batches.get(lease.id)) == [
         Timing(1764000000.25, 0.5),
         Timing(1764000001.5, None),
         Timing(None, None),
     ]
     store.files.delete(store.batches.get(lease.id).output_file_id)
-    assert timings.find(store.files, store.batches.get(lease.id)) == []
+    assert timings_of(store.files, store.batches.get(lease.id)) == []
 
 
 def test_the_first_line_of_a_request_stays_its_line(store):

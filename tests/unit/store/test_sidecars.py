@@ -6,7 +6,7 @@ import threading
 
 from tests.batches import begin, group
 from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.store import answers
+from vbatch_jupyter.store.sidecars import find_answers
 
 KEY = "an engine"
 
@@ -41,7 +41,7 @@ def test_known_answers_are_found_while_others_end_their_batches_and_sweep(store)
         searches = 0
         while not ended.is_set():
             # The fourth request was never asked before, so that all files are looked at.
-            found = sorted(answers.find(store, KEY, index, read, bytearray(4)))
+            found = sorted(find_answers(store, KEY, index, read, bytearray(4)))
             assert [position for position, _ in found] == [0, 1, 2]
             assert [b"answer %d" % position in line for position, line in found] == [True, True, True]
             searches += 1

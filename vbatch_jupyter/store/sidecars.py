@@ -1,14 +1,22 @@
-"""Which finished answers can be reused: for each output file, where the answer to each request is.
+"""What is kept in files next to the output file of a batch, and deleted with it: known answers, and timings.
 
-It is in a file next to the output file, and is deleted with it. It is only an index: what is missing costs a request to
-the engine, and nothing more. A request counts as asked before only if its url and body are the same bytes. So both the
-input and the output file must still exist, and when either is deleted or expires, its answers are no longer reused.
+The known answers say, for each output file, where the answer to each request is. They are only an index: what is
+missing costs a request to the engine, and nothing more. A request counts as asked before only if its url and body are
+the same bytes. So both the input and the output file must still exist, and when either is deleted or expires, its
+answers are no longer reused.
+
+The timings say when each answer came and how long it took, which OpenAI's lines have no place for. They are next to the
+error file if the batch has no output file. They may be missing: a batch that ended without them (a full disk, a batch
+service) has its results all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
+import struct
+import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -16,16 +24,21 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from vbatch_jupyter.errors import VBatchError
+from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.records import Timing
+from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.store import Store
+
+_CHECKSUM = struct.Struct("<I")
 
 
 class _Header(msgspec.Struct):
     count: int
 
 
-def pack(index: LineIndex, output_offsets: array[int]) -> bytes:
+def pack_answers(index: LineIndex, output_offsets: array[int]) -> bytes:
     """Return what to keep about the answers of a batch.
 
     Parameters
@@ -42,7 +55,7 @@ def pack(index: LineIndex, output_offsets: array[int]) -> bytes:
     return b"".join([msgspec.json.encode(_Header(len(order))), b"\n", *packed])
 
 
-def find(
+def find_answers(
     store: Store, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
 ) -> Iterator[tuple[int, bytes]]:
     """Return position and output line of each unfinished request that was answered before.
@@ -77,7 +90,7 @@ def _find_in(
 ) -> Iterator[tuple[int, bytes]]:
     with store.files.sidecar(row["output_file_id"], "answers").open("rb") as kept:
         count = msgspec.json.decode(kept.readline(), type=_Header).count
-        # In the order in which `pack` writes them; each number has 8 bytes.
+        # In the order in which `pack_answers` writes them; each number has 8 bytes.
         hashes, offsets, lengths, output_offsets = (array("Q", kept.read(8 * count)) for _ in range(4))
     with store.files.open(row["input_file_id"]) as asked, store.files.open(row["output_file_id"]) as answered:
         for position, done in enumerate(finished):
@@ -93,3 +106,32 @@ def _find_in(
                 answered.seek(output_offsets[at] - 1)
                 finished[position] = 1
                 yield position, answered.readline()
+
+
+def pack_timings(finished_at: array[float], latencies: array[float]) -> bytes:
+    """Return what to keep about the timings of a batch.
+
+    Parameters
+    ----------
+    finished_at
+        For each request Unix seconds, 0 if it was not run.
+    latencies
+        For each request seconds, NaN if the engine was not asked.
+    """
+    content = finished_at.tobytes() + latencies.tobytes()
+    return content + _CHECKSUM.pack(zlib.crc32(content))
+
+
+def timings_of(files: Files, record: BatchRecord) -> list[Timing]:
+    """Return the timing of each request of a batch, in the input file's order; nothing if none were kept."""
+    columns = array("d")
+    with contextlib.suppress(OSError, ValueError, struct.error):
+        kept = files.sidecar(record.output_file_id or record.error_file_id or "", "timings").read_bytes()
+        content, checksum = kept[: -_CHECKSUM.size], kept[-_CHECKSUM.size :]
+        if _CHECKSUM.unpack(checksum) == (zlib.crc32(content),):
+            columns.frombytes(content)
+    half = len(columns) // 2
+    return [
+        Timing(finished or None, None if math.isnan(latency) else latency)
+        for finished, latency in zip(columns[:half], columns[half:], strict=True)
+    ]
