@@ -19,10 +19,8 @@ A reused answer keeps the counts of the response that it came with. What a batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import pandas as pd
 
 from vbatch_jupyter.protocol.reading import Reading
 from vbatch_jupyter.records import Timing
@@ -74,23 +72,4 @@ def detail_of(reading: Reading, timing: Timing | None = None) -> dict[str, Any]:
         "cached_tokens": usage.cached,
         "latency": latency,
         "reused": None if timing is None else latency is None and was_answered,
-    }
-
-
-def detail_arrays(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the columns by name.
-
-    Parameters
-    ----------
-    details
-        One for each row; absent keys are missing values.
-
-    Examples
-    --------
-    >>> detail_arrays([{"status_code": 200}, {}])["status_code"].tolist()
-    [200, <NA>]
-    """
-    return {
-        name: pd.array([row.get(name) for row in details], dtype=dtype)  # type: ignore[call-overload]  # a name
-        for name, dtype in DETAILS.items()
     }

@@ -34,7 +34,7 @@ import pandas as pd
 
 from vbatch_jupyter.errors import BadRequestError, FrameError
 from vbatch_jupyter.frames.cells import full_label
-from vbatch_jupyter.frames.details import DETAILS, TimedLine, detail_arrays, detail_of
+from vbatch_jupyter.frames.details import DETAILS, TimedLine, detail_of
 from vbatch_jupyter.frames.frame import EXTRAS, FrameDescription, check_output, names_of_rows, prefix_of
 from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
@@ -94,8 +94,9 @@ def results(
     for name in found:
         columns[prefix_of(output) + name] = _objects([getattr(answer, name) for answer in answers])
     columns[prefix_of(output) + "error"] = pd.array([answer.error for answer in answers], dtype="string")
-    if full:
-        columns |= {prefix_of(output) + name: column for name, column in detail_arrays(details).items()}
+    for name, dtype in DETAILS.items() if full else ():
+        values = [row.get(name) for row in details]
+        columns[prefix_of(output) + name] = pd.array(values, dtype=dtype)  # type: ignore[call-overload]  # a name
     return _append(out, columns)
 
 

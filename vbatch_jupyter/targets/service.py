@@ -140,7 +140,7 @@ class Service:
         try:
             yield
         except openai.APIStatusError as error:
-            raise self._error(what, self._said(error), error) from None
+            raise self._refusal(what, error) from None
         except openai.APIConnectionError as error:
             raise ServiceError(f"{self.name} did not answer when asked to {what}: {error.__cause__ or error}") from None
         except (openai.OpenAIError, OSError) as error:
@@ -151,18 +151,15 @@ class Service:
                 raise
             raise ServiceError(f"{self.name} failed to {what}: {type(error).__name__} {error}") from None
 
-    def _error(self, what: str, said: str, error: openai.APIStatusError) -> ServiceError:
+    def _refusal(self, what: str, error: openai.APIStatusError) -> ServiceError:
         after = error.response.headers.get("retry-after", "")
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = self._hidden(message if isinstance(message, str) else error.message)
         return ServiceError(
             f"{self.name} failed to {what} (status {error.status_code}): {said}",
             status=error.status_code,
             after_seconds=float(after) if after.isdecimal() else None,
         )
-
-    def _said(self, error: openai.APIStatusError) -> str:
-        body = error.body
-        message = body.get("message") if isinstance(body, dict) else None
-        return self._hidden(message if isinstance(message, str) else error.message)
 
     def _hidden(self, text: str) -> str:
         # A service may repeat the key that it refuses.

@@ -143,7 +143,7 @@ class TargetRunner:
             pause = max(POLL.pause(quiet + 1), after)
             # A cancel is passed on at once; then the service takes its time.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_never() if has_passed_on else cancelled.wait(), pause)
+                await asyncio.wait_for(asyncio.sleep(pause) if has_passed_on else cancelled.wait(), pause)
 
     async def _say(self, lease: Lease, reason: str | None) -> None:
         with contextlib.suppress(StoreError, ConflictError):
@@ -155,7 +155,3 @@ class TargetRunner:
         # still have answers.
         record = lease.refresh()
         return record.status == "cancelling" and lifecycle.is_expired(record, self._store.clock())
-
-
-async def _never() -> None:
-    await asyncio.Event().wait()
