@@ -84,13 +84,12 @@ def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
     batch
         The batch.
     """
-    waiting = manager.batches.waiting(batch)
+    errors, looked_at = Counter[str](), ""
     if batch.error_file_id is not None:
         # It may have been deleted, or have expired.
         with contextlib.suppress(NotFoundError), manager.files.content(batch.error_file_id) as lines:
             errors, looked_at = count_errors(lines)
-            return Summary(batch=batch, waiting=waiting, errors=errors, looked_at=looked_at)
-    return Summary(batch=batch, waiting=waiting)
+    return Summary(batch=batch, waiting=manager.batches.waiting(batch), errors=errors, looked_at=looked_at)
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:
