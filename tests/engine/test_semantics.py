@@ -174,6 +174,7 @@ def test_figures_move_and_rest(session: Session) -> None:
         "generation tokens/s",
         "prompt tokens",
         "generation tokens",
+        "requests sent again",
     ]
 
 
