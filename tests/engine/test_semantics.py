@@ -271,6 +271,13 @@ def test_a_dry_run_counts_the_prompt_tokens_that_the_engine_then_reports(session
     assert known == [4, 0]
 
 
+def test_the_builder_and_the_dry_run_count_the_tokens_that_vllm_then_reports(session: Session) -> None:
+    found = session.ask("show(tokens_of_each_endpoint())")
+    assert list(found) == ["chat", "completions", "responses"]
+    for name, (builder, dry_run, reported) in found.items():
+        assert builder == dry_run == reported > 5, name
+
+
 def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed(session: Session) -> None:
     processes = session.kernel.engine_processes()
     assert len(processes) == 2
@@ -281,13 +288,6 @@ def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed
     session.kernel.run("pass").checked()
     assert session.kernel.stray == ""
     assert session.ask("show(dict(os.environ) == before)") is True
-
-
-def test_the_builder_and_the_dry_run_count_the_tokens_that_vllm_then_reports(session: Session) -> None:
-    found = session.ask("show(tokens_of_each_endpoint())")
-    assert list(found) == ["chat", "completions", "responses"]
-    for name, (builder, dry_run, reported) in found.items():
-        assert builder == dry_run == reported > 5, name
 
 
 def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vectors(session: Session) -> None:
