@@ -200,7 +200,8 @@ def test_a_loop_that_fails_is_seen_everywhere_until_it_works_again(server, http,
             assert response.json()["problems"] == problems
             assert http.get("vbatch/snapshot").json()["problems"] == problems
             assert figure("vbatch_loop_failing") == 1
-            assert figure("vbatch_loop_problems_total") == before + 1
+            # Each poke takes a step, and each of them fails: it is counted, and said once.
+            assert figure("vbatch_loop_problems_total") >= before + 1
             assert server.log().count("The tending loop failed and will try again: NotADirectoryError") == 1
         finally:
             batches.unlink()
@@ -209,9 +210,10 @@ def test_a_loop_that_fails_is_seen_everywhere_until_it_works_again(server, http,
         assert problems_of(events) == []
         assert http.get("vbatch/readyz").json()["status"] == "ready"
         assert figure("vbatch_loop_failing") == 0
-        assert figure("vbatch_loop_problems_total") == before + 1
+        failures = figure("vbatch_loop_problems_total")
         for batch in (first, second):
             assert http.get(f"vbatch/v1/batches/{batch.id}").json()["status"] == "cancelled"
+        assert figure("vbatch_loop_problems_total") == failures
 
 
 def test_a_stream_ends_with_the_server(server):

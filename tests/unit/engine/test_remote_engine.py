@@ -65,6 +65,8 @@ class Server:
         self.asked: list[dict[str, Any]] = []
         self.priorities: list[str] = []
         self.left = 0
+        self.streams = asyncio.Event()
+        self.streams.set()
         self.url = ""
         self._http: HTTPServer | None = None
         self._port = 0
@@ -149,7 +151,7 @@ class Chat(Handler):
             for number in range(3):
                 self.write(f"data: {number}\n\n")
                 await self.flush()
-                await asyncio.sleep(0.01)
+                await self.server.streams.wait()
 
 
 @contextlib.asynccontextmanager
@@ -283,10 +285,12 @@ async def test_a_stream_comes_as_it_is_written_and_leaving_it_is_told_to_the_ser
     async with served() as (server, engine):
         response = await engine.request("POST", ENDPOINT, chat(stream=True))
         assert b"".join([chunk async for chunk in response.chunks]) == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+        server.streams.clear()
         response = await engine.request("POST", ENDPOINT, chat(stream=True))
         assert await anext(response.chunks) == b"data: 0\n\n"
         await response.chunks.aclose()  # type: ignore[attr-defined]
         await until(lambda: server.left == 1)
+        server.streams.set()
 
 
 @on_a_loop
