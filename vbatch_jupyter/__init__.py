@@ -161,9 +161,10 @@ def submit(
 def _asks_as_submit_does(function: F) -> F:
     """Let `help` and Tab show the arguments of `submit` for a function that takes the same ones."""
     signature = inspect.signature(submit).replace(return_annotation=function.__annotations__["return"])
-    documented = str(submit.__doc__).partition("    df\n")[2].partition("\n\n    Raises")[0]
-    function.__doc__ = str(function.__doc__).replace(
-        "    df, template, **options\n        As for `submit`.", "    df\n" + documented
+    # Without the indentation, which Python 3.13 leaves out by itself.
+    documented = inspect.cleandoc(str(submit.__doc__)).partition("\ndf\n")[2].partition("\n\nRaises")[0]
+    function.__doc__ = inspect.cleandoc(str(function.__doc__)).replace(
+        "df, template, **options\n    As for `submit`.", "df\n" + documented
     )
     function.__signature__ = signature  # type: ignore[attr-defined]
     return function

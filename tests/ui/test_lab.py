@@ -157,7 +157,7 @@ def test_retry_failed_runs_what_has_no_answer_in_a_new_batch(open_notebook: Open
         until(lambda: watcher.newest.id != first and has_ended(watcher.newest), page)
         retried = watcher.newest
     assert retried.status == "completed"
-    assert retried.metadata == {"retry_of": first}
+    assert retried.to_openai().metadata == {"retry_of": first}
     assert retried.request_counts.total == 1
     expect(summary).to_contain_text(f"%vbatch attach {retried.id}")
     expect(notebook.run(2)).to_contain_text("0 completed, 1 failed, 0 left")

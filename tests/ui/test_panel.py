@@ -185,7 +185,7 @@ def test_a_running_batch_is_cancelled_with_the_button(server, store, page, figur
     # What has no answer runs again; the new batch is cancelled over JupyterLab's own list.
     panel.press("Retry failed")
     again = until(lambda: newest(store).id != record.id and newest(store), page)
-    assert again.metadata == {"retry_of": record.id}
+    assert again.to_openai().metadata == {"retry_of": record.id}
     expect(panel.row(again.id)).to_be_visible()
     store.batches.cancel(again.id)
     expect(panel.row(again.id)).to_have_attribute("data-status", "cancelled")
