@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -41,7 +41,7 @@ def check_text(param: str, value: object) -> None:
         raise BadRequestError(message, param=param, code="invalid_value") from error
 
 
-def check_choice(param: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(param: str, value: object, choices: Collection[str]) -> None:
     """Raise an error if this is not one of OpenAI's values."""
     check_required(param, value)
     if value not in choices:

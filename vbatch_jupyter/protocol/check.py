@@ -109,7 +109,8 @@ def first_url(input_file: BinaryIO, profile: Profile) -> str:
         Whose endpoints count.
     """
     urls = (request.get("url") for request in _first_requests(input_file, profile))
-    return next((url for url in urls if isinstance(url, str) and url in profile.endpoints), profile.endpoints[0])
+    known = (url for url in urls if isinstance(url, str) and url in profile.endpoints)
+    return next(known, next(iter(profile.endpoints)))
 
 
 def first_model(input_file: BinaryIO, profile: Profile) -> str | None:

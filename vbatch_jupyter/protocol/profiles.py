@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,8 +31,8 @@ class Profile:
         Bytes of one custom_id in UTF-8; not documented by any service either.
     max_embedding_inputs
         Inputs of embedding requests, summed over the file; None for no limit.
-    more_endpoints
-        The endpoints that a batch may be made for besides those in `endpoints.ENDPOINTS`.
+    endpoints
+        The paths of the endpoints that a batch may be made for; all of `endpoints.ENDPOINTS` by default.
     match_endpoint
         Whether each line's url must be the batch's endpoint; otherwise any of `endpoints` will do.
     single_model
@@ -53,17 +53,12 @@ class Profile:
     max_line_bytes: int = 16 * _MIB
     max_custom_id_bytes: int = 512
     max_embedding_inputs: int | None = None
-    more_endpoints: Sequence[str] = ()
+    endpoints: Collection[str] = dataclasses.field(default_factory=ENDPOINTS.keys)
     match_endpoint: bool = True
     single_model: bool = True
     completion_windows: Sequence[str] = ("24h",)
     extra_inputs: bool = False
     file_seconds: int | None = None
-
-    @property
-    def endpoints(self) -> tuple[str, ...]:
-        """The paths of all endpoints that a batch may be made for."""
-        return (*ENDPOINTS, *self.more_endpoints)
 
     def without_limits_of_files(self) -> Profile:
         """Return the rules for a file that will be divided into several.

@@ -71,7 +71,7 @@ def _report(content: Any, target: str) -> dict[str, Any]:
         "object": "vbatch.check",
         "target": target,
         "endpoint": endpoint,
-        "endpoints": profile.endpoints,
+        "endpoints": list(profile.endpoints),
         "would_run": not summary.refuses,
         "counts": summary.counts,
         "findings": listed,

@@ -8,7 +8,7 @@ def test_the_openai_profile_has_openais_documented_limits():
 
     assert (profile.max_lines, profile.max_bytes, profile.max_embedding_inputs) == (50_000, 200 * 1024 * 1024, 50_000)
     assert (profile.match_endpoint, profile.single_model, profile.completion_windows) == (True, True, ("24h",))
-    assert profile.endpoints == ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+    assert list(profile.endpoints) == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 
 
 def test_the_parasail_profile_takes_what_parasails_client_sends():
