@@ -28,9 +28,8 @@ from vbatch_jupyter.loop import Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.runner.collector import Latest
+from vbatch_jupyter.runner.collector import Latest, take_answers
 from vbatch_jupyter.runner.feed import End, Feed
-from vbatch_jupyter.runner.reuse import take_answers
 from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, Store
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from vbatch_jupyter.store.database import Page
 from vbatch_jupyter.store.disk import Incoming, NewFile
 from vbatch_jupyter.store.engines import EngineRecord
 from vbatch_jupyter.store.lease import DISK_FULL_REASON, Lease
-from vbatch_jupyter.store.rows import Page
 from vbatch_jupyter.store.spool import Recovered, SpoolRecord
 from vbatch_jupyter.store.store import Store
 

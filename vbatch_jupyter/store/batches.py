@@ -17,12 +17,10 @@ from pathlib import Path
 from vbatch_jupyter.errors import ConflictError, NotFoundError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, Status
 from vbatch_jupyter.protocol.ids import BATCH_ID
-from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import Space, sync_directory
+from vbatch_jupyter.store.database import UNFINISHED, Database, Page, batch_columns, batch_from_row, insert
+from vbatch_jupyter.store.disk import FileLock, Space, sync_directory
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.lease import Lease
-from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import UNFINISHED, Page, batch_columns, batch_from_row, insert
 from vbatch_jupyter.store.spool import segment_epochs, spool_bytes
 from vbatch_jupyter.store.sweep import ids_with_rows
 

@@ -1,14 +1,16 @@
-"""Bytes on the disk: durable files, free space, and the reserve.
+"""Bytes on the disk: locks, durable files, free space, and the reserve.
 
-It promises that a file which `NewFile` has put in its place is whole and on the disk, and that no sweep removes it
-while its block lasts; that a write the disk has no room for is a `StoreFullError` and leaves nothing in the way; and
-that writing begins only while there is room to end it.
+It promises that the operating system drops a lock when its owner dies, however it dies; that a file which `NewFile`
+has put in its place is whole and on the disk, and that no sweep removes it while its block lasts; that a write the disk
+has no room for is a `StoreFullError` and leaves nothing in the way; and that writing begins only while there is room to
+end it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -16,8 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self, TypeVar
 
-from vbatch_jupyter.errors import StoreFullError, TooLargeError
-from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.errors import StoreFilesystemError, StoreFullError, TooLargeError
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -66,6 +67,87 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class FileLock:
+    """A lock on a file; processes that want it exclude one another, and so do two locks of one process.
+
+    Parameters
+    ----------
+    path
+        The file; made if it is missing, unless ``flags`` say otherwise.
+    flags
+        How it is opened.
+
+    Attributes
+    ----------
+    descriptor
+        The open file; None after the lock was released.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, FileLock(Path(folder, "lock")) as first:
+    ...     with FileLock(Path(folder, "lock")) as second:
+    ...         first.take(), second.take()
+    (True, False)
+    """
+
+    def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
+        self._path = path
+        # O_CLOEXEC: a child that inherited the descriptor would keep the lock after our death.
+        self.descriptor: int | None = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    @classmethod
+    def make(cls, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Self:
+        """Make a file and take its lock, so that no sweep removes it until the lock is released."""
+        while True:
+            lock = cls(path, flags)
+            # A sweep that saw the file before it was locked may have removed it.
+            if lock.take(wait=True) and path.exists():
+                return lock
+            lock.release()
+
+    def take(self, *, shared: bool = False, wait: bool = False) -> bool:
+        """Take the lock; False if another holds it and ``wait`` is false.
+
+        Parameters
+        ----------
+        shared
+            Whether others may hold it as well, as long as all of them share it.
+        wait
+            Whether to wait until it is free.
+
+        Raises
+        ------
+        StoreFilesystemError
+            The file system has no locks.
+        """
+        assert self.descriptor is not None
+        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self.descriptor, operation)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            message = (
+                f"The file system of {self._path.parent} does not lock files ({error.strerror}). Set the environment "
+                "variable VBATCH_STORE to a directory on a disk of this machine."
+            )
+            raise StoreFilesystemError(message) from error
+        return True
+
+    def release(self) -> None:
+        """Release the lock. A second call does nothing."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
 
 class NewFile:
@@ -260,11 +342,6 @@ class Incoming(NewFile):
     ----------
     head
         The first bytes that have arrived.
-
-    Raises
-    ------
-    StoreFullError
-        The disk is full.
     """
 
     def __init__(self, directory: Path, *, space: Space, max_bytes: int | None = None) -> None:
@@ -308,11 +385,6 @@ class Incoming(NewFile):
             Its place, in its directory.
         row
             Writes its row; what it raises is raised, with nothing kept.
-
-        Raises
-        ------
-        StoreFullError
-            The disk is full.
         """
         with self:
             self.seal()

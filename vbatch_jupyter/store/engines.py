@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vbatch_jupyter.records import EngineState
-from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import insert
+from vbatch_jupyter.store.database import Database, insert
+from vbatch_jupyter.store.disk import FileLock
 from vbatch_jupyter.store.sweep import ids_with_rows
 
 

@@ -18,9 +18,8 @@ from typing import BinaryIO, Literal, get_args
 from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
-from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
 from vbatch_jupyter.store.disk import MIB, Incoming, Space
-from vbatch_jupyter.store.rows import UNFINISHED, Page, file_from_row, insert
 from vbatch_jupyter.store.sweep import ids_with_rows
 
 Sidecar = Literal["answers", "misfits", "timings"]

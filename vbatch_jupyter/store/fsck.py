@@ -19,9 +19,8 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, Reques
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.index import LineIndex, hash_of
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
-from vbatch_jupyter.store.disk import MIB
-from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import batch_from_row, file_from_row
+from vbatch_jupyter.store.database import batch_from_row, file_from_row
+from vbatch_jupyter.store.disk import MIB, FileLock
 from vbatch_jupyter.store.spool import read_segment, segment_epochs, segment_path
 from vbatch_jupyter.store.store import Store
 from vbatch_jupyter.store.sweep import orphans

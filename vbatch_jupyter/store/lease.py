@@ -21,11 +21,9 @@ from vbatch_jupyter.protocol.batch import NEXT_STATUSES, TERMINAL_STATUSES, Batc
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import NewFile, Space
+from vbatch_jupyter.store.database import Database, batch_columns, batch_from_row, insert
+from vbatch_jupyter.store.disk import FileLock, NewFile, Space
 from vbatch_jupyter.store.files import Files, Sidecar
-from vbatch_jupyter.store.locks import FileLock
-from vbatch_jupyter.store.rows import batch_columns, batch_from_row, insert
 from vbatch_jupyter.store.spool import Recovered, Spool, SpoolRecord
 
 DISK_FULL_REASON = "The store's disk is full. The batch continues when there is space."

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vbatch_jupyter.store.database import Database
-from vbatch_jupyter.store.disk import sync_directory
-from vbatch_jupyter.store.locks import FileLock
+from vbatch_jupyter.store.disk import FileLock, sync_directory
 
 
 class Place(Protocol):

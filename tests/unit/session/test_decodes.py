@@ -16,7 +16,7 @@ from vbatch_jupyter.frames.ask import Ask
 JSON = ("msgspec", "json", "_json")
 ROWS = 300
 # The columns of the database that hold JSON; they are read as often as somebody looks.
-OF_THE_STORE = {"vbatch_jupyter.store.rows", "vbatch_jupyter.store.engines"}
+OF_THE_STORE = {"vbatch_jupyter.store.database", "vbatch_jupyter.store.engines"}
 
 
 class Decodes:
