@@ -171,8 +171,8 @@ class BatchRecord:
     """What `frames` needs to turn the output back into a DataFrame, as JSON; opaque to the store."""
     target: str | None = None
     """The batch service that runs it, as JSON that `targets` reads; None if an engine here does."""
-    remote: str | None = None
-    """What that service has of the batch, as JSON for `targets`."""
+    parts: str | None = None
+    """The batches that it is at that service, as JSON that `targets` reads; None until it is divided."""
     retry_of: str | None = None
     """The batch whose unanswered requests it runs again; shown in the metadata if there is room."""
     models: tuple[str, ...] | None = None

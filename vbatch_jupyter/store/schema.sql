@@ -92,9 +92,9 @@ CREATE TABLE batch (
     fresh INTEGER NOT NULL DEFAULT 0 CHECK (fresh IN (0, 1)),
     answers_key TEXT,
     frame TEXT,
-    -- The batch service that runs it, in the place of an engine here, and what stands there of it.
+    -- The batch service that runs it instead of an engine here, and its parts, each of which is one batch there.
     target TEXT CHECK (target IS NULL OR json_valid(target)),
-    remote TEXT CHECK (remote IS NULL OR json_valid(remote)),
+    parts TEXT CHECK (parts IS NULL OR json_valid(parts)),
     -- Bytes of spool that the counts stand for; more than that on the disk means answers that are not counted yet.
     spool_bytes INTEGER NOT NULL DEFAULT 0 CHECK (spool_bytes >= 0),
     origin TEXT,
@@ -104,7 +104,7 @@ CREATE TABLE batch (
     CHECK (completed + failed <= total),
     -- Only a batch that completed may call itself so.
     CHECK (status <> 'completed' OR completed + failed = total),
-    CHECK (target IS NOT NULL OR remote IS NULL),
+    CHECK (target IS NOT NULL OR parts IS NULL),
     -- A status and its timestamp come together.
     CHECK ((status = 'completed') = (completed_at IS NOT NULL)),
     CHECK ((status = 'failed') = (failed_at IS NOT NULL)),

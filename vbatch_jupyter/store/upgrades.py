@@ -44,9 +44,14 @@ def _add_retry_of_and_models(connection: sqlite3.Connection, _store: Path) -> No
     connection.execute("ALTER TABLE batch ADD COLUMN models TEXT CHECK (models IS NULL OR json_valid(models))")
 
 
+def _rename_remote(connection: sqlite3.Connection, _store: Path) -> None:
+    connection.execute("ALTER TABLE batch RENAME COLUMN remote TO parts")
+
+
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     1: _add_origin,
     2: _move_sidecars,
     3: _add_retry_of_and_models,
+    4: _rename_remote,
 }
 """For each version, the function that upgrades to the next one; called with the store's directory."""

@@ -87,7 +87,7 @@ class ServiceBatch:
         if record.in_progress_at is None:
             await in_thread(lifecycle.finish, self._store, self._lease)
             return "ended"
-        self._parts = parts_from_json(record.remote) or await self._divide(record)
+        self._parts = parts_from_json(record.parts) or await self._divide(record)
         before = parts_to_json(self._parts)
         await self._advance_parts(record)
         if all(part.collected for part in self._parts):
@@ -106,7 +106,7 @@ class ServiceBatch:
         return self._parts
 
     async def _save(self) -> None:
-        fields = {"remote": parts_to_json(self._parts), "request_counts": counts_of(self._parts), "reason": None}
+        fields = {"parts": parts_to_json(self._parts), "request_counts": counts_of(self._parts), "reason": None}
         await in_thread(lambda: self._lease.update(**fields))
 
     # ------------------------------------------------------------------------------------------------------ one part

@@ -87,7 +87,7 @@ class TargetRunner:
     async def _follow(self, record: BatchRecord, lease: Lease) -> None:
         assert record.target is not None
         target = msgspec.json.decode(record.target, type=Target)
-        if record.remote is not None:
+        if record.parts is not None:
             self._on_notice(f"Continuing to follow batch {record.id} at {target.name}.")
         try:
             if await self._has_key(target, lease):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batches import make_batch, open_store
+from tests.batches import hold, make_batch, open_store
 from vbatch_jupyter.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -112,7 +112,7 @@ def test_a_file_in_the_place_of_the_directory_is_an_error_that_names_the_variabl
 def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path):
     with open_store(tmp_path / "store") as store:
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 99"))
-    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows 4\). Upgrade vbatch-jupyter"):
+    with pytest.raises(StoreVersionError, match=r"its version is 99, this release knows \d\). Upgrade vbatch-jupyter"):
         open_store(tmp_path / "store")
 
 
@@ -122,16 +122,18 @@ def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
 
     with open_store(tmp_path / "store") as store:
         new = columns(store)
-        make_batch(store, 1)
+        with hold(store, make_batch(store, 1, target="{}").id) as lease:
+            lease.update(parts="[]")
         store.database.write(
             lambda db: [
-                db.execute(f"ALTER TABLE batch DROP COLUMN {name}") for name in ("models", "retry_of", "origin")
+                *(db.execute(f"ALTER TABLE batch DROP COLUMN {name}") for name in ("models", "retry_of", "origin")),
+                db.execute("ALTER TABLE batch RENAME COLUMN parts TO remote"),
             ]
         )
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 1"))
     with open_store(tmp_path / "store") as store:
         assert columns(store) == new
-        assert [record.origin for record in store.batches.list().data] == [None]
+        assert [(record.origin, record.parts) for record in store.batches.list().data] == [(None, "[]")]
         assert make_batch(store, 1).origin is None
         assert store.batches.count() == 2
 
