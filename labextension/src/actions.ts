@@ -11,7 +11,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { CommandIDs } from './commandIds';
 import { shortId } from './format';
 import type { BatchesModel } from './model';
-import { hasFailures, isCancellable } from './model';
+import { isCancellable } from './model';
 import { RefusedError, type VBatchClient } from './request';
 import { attachCell, openAICell } from './snippets';
 import type { FileKind } from './cells';
@@ -110,8 +110,8 @@ export function addBatchCommands(options: IActionOptions): void {
         const made = await client.retry(view.batch.id);
         Notification.success(trans.__('The new batch is %1.', made.id), { autoClose: 5000 });
       }),
-    view => hasFailures(view.batch),
-    view => hasFailures(view.batch)
+    view => view.has_unanswered,
+    view => view.has_unanswered
   );
   add(
     CommandIDs.openInput,

@@ -27,12 +27,6 @@ export function isCancellable(batch: IBatch): boolean {
   return batch.status === 'validating' || batch.status === 'in_progress';
 }
 
-/** Whether a batch has ended with requests that have no answer. */
-export function hasFailures(batch: IBatch): boolean {
-  const counts = batch.request_counts;
-  return hasEnded(batch) && counts !== null && counts.total > counts.completed;
-}
-
 /** How up to date the panel is: live events, polling, no connection, or not watched. */
 export type Connection =
   { kind: 'live' } | { kind: 'polling' } | { kind: 'lost'; reason: string } | { kind: 'still' };

@@ -58,6 +58,8 @@ export interface IBatchView {
   requests_per_second: number | null;
   seconds_left: number | null;
   paused: boolean;
+  /** Whether a retry would run a request again. */
+  has_unanswered: boolean;
   /** The batch whose unanswered requests it runs again. */
   retry_of: string | null;
   /** The notebook that made it. */

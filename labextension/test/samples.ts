@@ -30,6 +30,7 @@ export function view(id: string, created_at: number, status: Status = 'in_progre
     requests_per_second: null,
     seconds_left: null,
     paused: false,
+    has_unanswered: false,
     retry_of: null,
     origin: null
   };

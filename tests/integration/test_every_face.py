@@ -122,14 +122,13 @@ def retried(store: Store, batch: dict[str, Any]) -> list[str]:
     return [parse_request_line(line).custom_id for line in content(store, batch["input_file_id"]).splitlines()]
 
 
-@pytest.mark.parametrize("made_of", ["a frame", "a file"])
-def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(session, http, capsys, made_of):
-    session.load("echo")
+def submitted(session: Session, made_of: str, said: list[str]) -> Batch:
+    """Submit requests with a schema; the engine answers with what it is asked."""
     if made_of == "a frame":
-        batch = session.submit(pd.DataFrame({"text": SAID}), Ask(template="{{ text }}", schema=SCHEMA))
+        batch = session.submit(pd.DataFrame({"text": said}), Ask(template="{{ text }}", schema=SCHEMA, model="echo"))
     else:
         asked = {"type": "json_schema", "json_schema": {"name": "stars", "schema": SCHEMA}}
-        bodies = ({"model": "echo", "messages": [{"role": "user", "content": text}]} for text in SAID)
+        bodies = ({"model": "echo", "messages": [{"role": "user", "content": text}]} for text in said)
         lines = [
             encode_request_line(f"row-{number}", ENDPOINT, {**body, "response_format": asked}) + b"\n"
             for number, body in enumerate(bodies)
@@ -137,7 +136,13 @@ def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(
         file = session.manager.files.create(lines, filename="in.jsonl", purpose="batch")
         batch = session.attach(session.manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id)
     # Not the handle that knows the schema: what follows is what the store knows.
-    batch = session.attach(batch.id).wait(20)
+    return session.attach(batch.id)
+
+
+@pytest.mark.parametrize("made_of", ["a frame", "a file"])
+def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(session, http, capsys, made_of):
+    session.load("echo")
+    batch = submitted(session, made_of, SAID).wait(20)
     wrong = ["row-1", "row-2", "row-3"]
     errors = batch.errors()
     assert sorted(errors["custom_id"]) == wrong
@@ -148,6 +153,31 @@ def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(
     here = batch.retry()
     assert retried(session.store, here.to_openai().model_dump()) == wrong
     assert sorted(here.wait(20).errors()["custom_id"]) == wrong
+
+
+def offers_of_a_retry(batch: Batch, http: httpx.Client) -> dict[str, bool]:
+    """Return by face whether it offers to retry a batch."""
+    views = {
+        "/vbatch/snapshot": view_of(http.get("vbatch/snapshot").json()["batches"], batch.id),
+        "/vbatch/batches": view_of(http.get("vbatch/batches").json()["data"], batch.id),
+        "/vbatch/events": event(http, batch.id),
+    }
+    offers = {"summary, HTML": f"%vbatch retry {batch.id}" in batch.summary()["text/html"]}
+    return offers | {face: view["has_unanswered"] for face, view in views.items()}
+
+
+@pytest.mark.parametrize("made_of", ["a frame", "a file"])
+@pytest.mark.parametrize(("said", "wrong"), [(SAID[:2], ["row-1"]), (SAID[:1], []), (SAID[:3], ["row-1", "row-2"])])
+def test_a_retry_is_offered_where_one_would_run_something(session, http, made_of, said, wrong):
+    batch = submitted(session, made_of, said)
+    assert not any(offers_of_a_retry(batch, http).values())
+    session.load("echo")
+    batch.wait(20)
+    assert set(offers_of_a_retry(batch, http).values()) == {bool(wrong)}
+    assert sorted(batch.errors()["custom_id"]) == wrong
+    if wrong:
+        again = batch.retry().wait(20)
+        assert set(offers_of_a_retry(again, http).values()) == {True}
 
 
 class Review(BaseModel):
@@ -175,7 +205,12 @@ def test_what_only_a_pydantic_class_finds_is_known_where_the_class_is_not(sessio
     assert retried(session.store, over_http) == ["row-1", "row-2"]
     again = elsewhere.retry().wait(20)
     assert retried(session.store, again.to_openai().model_dump()) == ["row-1", "row-2"]
-    session.manager.files.delete(batch.to_openai().output_file_id)
+    sixes = session.submit(df.iloc[1:2], Ask(template="{{ text }}", schema=Review)).wait(20)
+    assert not any(offers_of_a_retry(sixes, http).values())
+    assert sixes.results()["error"].notna().all()
+    assert all(offers_of_a_retry(sixes, http).values())
+    for ended in (batch, sixes):
+        session.manager.files.delete(ended.to_openai().output_file_id)
     assert [path.name for path in session.store.files.directory.glob("*.misfits")] == []
 
 

@@ -66,6 +66,7 @@ def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http
             "requests_per_second": None,
             "seconds_left": None,
             "paused": False,
+            "has_unanswered": False,
             "retry_of": None,
             "origin": None,
         }

@@ -39,6 +39,7 @@ def test_a_batch_says_which_notebook_made_it_and_why_it_waits(http, store):
         "requests_per_second": None,
         "seconds_left": None,
         "paused": False,
+        "has_unanswered": False,
         "retry_of": None,
         "origin": "work/reviews.ipynb",
     }

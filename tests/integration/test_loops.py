@@ -107,7 +107,7 @@ async def engine_kernels(store: Store, say: Say) -> AsyncIterator[Owner]:
 async def events(store: Store, say: Say) -> AsyncIterator[Owner]:
     async with server(store, say) as backend:
         watch = EngineWatch(backend)
-        events = Events(backend, watch, BatchWatch(watch))
+        events = Events(backend, watch, BatchWatch(backend.manager, watch))
         await events.subscribe()
         yield Owner(backend.loops[-1], backend.store, "version")
         await events.stop()

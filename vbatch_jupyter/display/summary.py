@@ -18,7 +18,8 @@ from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Progress, Snapshot, duration
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.manager.retry import has_unanswered
+from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 
 _LINES_READ = 10_000
@@ -36,6 +37,8 @@ class Summary:
         The batch.
     waiting
         Why it does not advance.
+    has_unanswered
+        Whether a retry would run a request again.
     errors
         How often each message occurred.
     looked_at
@@ -49,6 +52,7 @@ class Summary:
 
     batch: BatchRecord
     waiting: str | None = None
+    has_unanswered: bool = False
     errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     looked_at: str = ""
 
@@ -64,8 +68,7 @@ class Summary:
             parts.append(f"<div>{drawing.figures(pairs)}</div>")
         rejected = Counter(error.message for error in batch.errors)
         parts.append(drawing.errors_list(rejected or self.errors, looked_at=self.looked_at))
-        counts = batch.request_counts
-        if batch.status in TERMINAL_STATUSES - {"failed"} and counts.completed < counts.total:
+        if self.has_unanswered:
             parts.append(_retry(batch.id))
         return f'<div style="max-width:720px">{"".join(parts)}</div>'
 
@@ -89,7 +92,13 @@ def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
         # It may have been deleted, or have expired.
         with contextlib.suppress(NotFoundError), manager.files.content(batch.error_file_id) as lines:
             errors, looked_at = count_errors(lines)
-    return Summary(batch=batch, waiting=manager.batches.waiting(batch), errors=errors, looked_at=looked_at)
+    return Summary(
+        batch=batch,
+        waiting=manager.batches.waiting(batch),
+        has_unanswered=has_unanswered(manager, batch),
+        errors=errors,
+        looked_at=looked_at,
+    )
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:

@@ -56,6 +56,9 @@ class BatchesManager:
     ----------
     retrieve
         Returns a batch's record; `NotFoundError` if there is none.
+    have_misfits
+        By id, which of the batches that have ended have answers that do not fit their schemas, as far as
+        `retry.has_unanswered` has looked.
     """
 
     def __init__(self, store: Store, *, profile: str, wake: Callable[[], None], origin: str | None = None) -> None:
@@ -64,6 +67,7 @@ class BatchesManager:
         self._wake = wake
         self._origin = origin
         self.retrieve = store.batches.get
+        self.have_misfits: dict[str, bool] = {}
 
     def create(
         self,
@@ -161,15 +165,15 @@ class BatchesManager:
         """Return why a batch does not advance, as `manager.waiting.why_waiting` says."""
         return why_waiting(record, self._store.engines.live() if needs_engine(record) else ())
 
-    def misfits(self, batch_id: str) -> Mapping[str, str]:
+    def misfits(self, record: BatchRecord) -> Mapping[str, str]:
         """Return what `keep_misfits` has kept."""
-        return misfits.find(self._store.files, self.retrieve(batch_id))
+        return misfits.find(self._store.files, record)
 
-    def keep_misfits(self, batch_id: str, found: Mapping[str, str]) -> None:
+    def keep_misfits(self, record: BatchRecord, found: Mapping[str, str]) -> None:
         """Keep the answers that do not fit a pydantic class, by custom_id with the reason: a retry runs them again."""
         # A failure here must not keep the result from being read.
         with contextlib.suppress(StoreFullError):
-            misfits.keep(self._store.files, self.retrieve(batch_id), found)
+            misfits.keep(self._store.files, record, found)
 
     def timings(self, batch_id: str) -> Sequence[Timing]:
         """Return when each request's answer came, in the input file's order; nothing if that was not kept."""

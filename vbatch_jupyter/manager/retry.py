@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
 from vbatch_jupyter.protocol.shapes import Parse
+
+_ANSWERS_READ = 10_000
 
 
 class Unanswered(NamedTuple):
@@ -66,12 +69,45 @@ def unanswered(manager: Manager, chain: Sequence[BatchRecord], *, parse: Parse |
             failed[reading.custom_id] = Unanswered(reading.custom_id, reading.status_code, reading.answer.error)
     found = {name: failure for name, failure in failed.items() if name not in answered}
     if parse is None:
-        for name, error in manager.batches.misfits(chain[-1].id).items():
+        for name, error in manager.batches.misfits(chain[-1]).items():
             found.setdefault(name, Unanswered(name, HTTPStatus.OK, error))
     elif root.retry_of is None:  # a whole chain
         kept = {failure.custom_id: failure.error for failure in found.values() if failure.status_code == HTTPStatus.OK}
-        manager.batches.keep_misfits(chain[-1].id, kept)
+        manager.batches.keep_misfits(chain[-1], kept)
     return list(found.values())
+
+
+def has_unanswered(manager: Manager, record: BatchRecord) -> bool:
+    """Return whether a retry of a batch would run a request again; every face that offers one asks this.
+
+    Where all requests have completed, the answers are compared with their schemas: the first 10,000, once.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    record
+        The batch.
+    """
+    if record.status not in TERMINAL_STATUSES or record.status == "failed":
+        return False
+    if record.request_counts.completed < record.request_counts.total or manager.batches.misfits(record):
+        return True
+    # A batch that has ended never changes.
+    known = manager.batches.have_misfits
+    if record.id not in known:
+        known[record.id] = _has_misfit(manager, record)
+    return known[record.id]
+
+
+def _has_misfit(manager: Manager, record: BatchRecord) -> bool:
+    # Its files may have been deleted.
+    with contextlib.suppress(NotFoundError):
+        root = chain_of(manager, record)[0]
+        read, parser_of = ENDPOINTS.get(root.endpoint, CHAT).read, _parsers(manager, root)
+        lines = itertools.islice(lines_of(manager, [record]), _ANSWERS_READ)
+        return any(read(line, parser_of(line)).answer.error is not None for line in lines)
+    return False
 
 
 class _Frame(msgspec.Struct):

@@ -132,7 +132,7 @@ class VBatch(ExtensionApp):
             say=self.log.warning,
         )
         self._engines = EngineWatch(self._backend)
-        self.settings[BATCH_WATCH_KEY] = batches = BatchWatch(self._engines)
+        self.settings[BATCH_WATCH_KEY] = batches = BatchWatch(self._backend.manager, self._engines)
         self._events = Events(self._backend, self._engines, batches)
         self.settings[BACKEND_KEY] = self._backend
         self.settings[PAGES_KEY] = LinePages(self._backend)

@@ -10,6 +10,8 @@ from typing import Any
 
 from tornado import web
 
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.retry import has_unanswered
 from vbatch_jupyter.manager.time_left import Pace
 from vbatch_jupyter.manager.waiting import why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -33,12 +35,15 @@ class BatchView:
         The batch.
     waiting
         Why it does not advance.
+    has_unanswered
+        Whether a retry would run a request again.
     requests_per_second, seconds_left
         How fast it is and how long it will still take, if known; the time in whole seconds.
     """
 
     record: BatchRecord
     waiting: str | None
+    has_unanswered: bool
     requests_per_second: float | None = None
     seconds_left: int | None = None
 
@@ -50,6 +55,7 @@ class BatchView:
             "requests_per_second": self.requests_per_second,
             "seconds_left": self.seconds_left,
             "paused": self.record.paused,
+            "has_unanswered": self.has_unanswered,
             "retry_of": self.record.retry_of,
             "origin": self.record.origin,
         }
@@ -60,22 +66,27 @@ class BatchWatch:
 
     Parameters
     ----------
+    manager
+        OpenAI's verbs over the store; it blocks, as the methods here do.
     watch
         Knows the engines.
     """
 
-    def __init__(self, watch: EngineWatch) -> None:
+    def __init__(self, manager: Manager, watch: EngineWatch) -> None:
+        self._manager = manager
         self._watch = watch
         self._paces: dict[str, Pace] = {}
 
     def view(self, record: BatchRecord, engines: Sequence[EngineView]) -> BatchView:
         """Return a batch's view, with the pace when it was last read."""
         waiting = why_waiting(record, engines, notes=self._watch.notes)
+        unanswered = has_unanswered(self._manager, record)
         pace = self._paces.get(record.id)
         if pace is None or record.status != "in_progress" or waiting is not None:
-            return BatchView(record, waiting)
+            return BatchView(record, waiting, unanswered)
         rate, seconds = pace.requests_per_second, pace.seconds_left
-        return BatchView(record, waiting, rate and round(rate, 1), None if seconds is None else math.ceil(seconds))
+        seconds_left = None if seconds is None else math.ceil(seconds)
+        return BatchView(record, waiting, unanswered, rate and round(rate, 1), seconds_left)
 
     def look(self, records: Sequence[BatchRecord], engines: Sequence[EngineView]) -> list[BatchView]:
         """Read all batches that are shown, and return their views."""
