@@ -19,6 +19,7 @@ from tests.waiting import wait_for
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.errors import EngineNotLoadedError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
@@ -91,6 +92,18 @@ def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
     wait_for(lambda: batch.status == "in_progress", 20)
     none = "No engine has the model 'unheld' loaded. Load it in a notebook with %vbatch load."
     assert [face for face, said in said_by_every_face(batch, http, capsys).items() if none not in said] == []
+    with pytest.raises(EngineNotLoadedError, match="No engine here serves 'unheld'"):
+        session.run(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="unheld"))
+    # As a server does whose c.VBatch.models has the model.
+    planned = session.store.engines.register(
+        kernel_id=None, name="unheld", models=["unheld"], note="The server starts the engine of 'unheld' soon."
+    )
+    starts = "The server starts the engine of 'unheld' soon."
+    assert [face for face, said in said_by_every_face(batch, http, capsys).items() if starts not in said] == []
+    session.store.engines.update(planned.id, state="loading", models=["unheld"], note="The server is starting it.")
+    loads = "An engine is loading the model 'unheld'."
+    assert [face for face, said in said_by_every_face(batch, http, capsys).items() if loads not in said] == []
+    session.store.engines.remove(planned.id)
     other = session.store.engines.register(kernel_id=None, name="unheld")
     for state, sentence in (
         ("loading", "An engine is loading the model 'unheld'."),
@@ -275,6 +288,9 @@ def test_with_strict_models_a_batch_for_a_model_that_no_engine_holds_fails_over_
     with JupyterServer(tmp_path, config={"strict_models": True, "models": {"planned": "a"}}) as server:
         client = server.client()
         with open_store(server.store) as store:
+            notes = [(row.models, row.note) for row in store.engines.live(planned=True)]
+            assert notes == [(("planned",), "The server starts the engine of 'planned' when it is needed.")]
+            assert store.engines.live() == []
             engine = store.engines.register(kernel_id=None, name=None)
             store.engines.update(engine.id, state="loading", models=["m"])
             made, file_id = {}, ""

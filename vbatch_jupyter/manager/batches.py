@@ -163,7 +163,7 @@ class BatchesManager:
 
     def waiting(self, record: BatchRecord) -> str | None:
         """Return why a batch does not advance, as `manager.waiting.why_waiting` says."""
-        return why_waiting(record, self._store.engines.live() if needs_engine(record) else ())
+        return why_waiting(record, self._store.engines.live(planned=True) if needs_engine(record) else ())
 
     def misfits(self, record: BatchRecord) -> Mapping[str, str]:
         """Return what `keep_misfits` has kept."""

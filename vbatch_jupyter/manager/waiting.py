@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import Protocol
 
 from vbatch_jupyter.errors import EngineNotLoadedError
@@ -22,9 +21,13 @@ class Holder(Protocol):
     def state(self) -> EngineState:
         """Whether it can answer."""
 
+    @property
+    def note(self) -> str | None:
+        """What a Jupyter server does to start it."""
+
 
 def held_models(engines: Iterable[Holder]) -> set[str]:
-    """Return the models of all engines, also of those that are loading."""
+    """Return the models of all engines, also of those that are loading or would be started."""
     return {model for engine in engines for model in engine.models}
 
 
@@ -36,7 +39,7 @@ def refuse_to_wait(model: str | None, engines: Iterable[Holder]) -> None:
     model
         The model's name; None if the requests have none, which validation reports.
     engines
-        The engines of all processes on the store.
+        The engines of all processes on the store, and those that a Jupyter server would start.
 
     Raises
     ------
@@ -56,9 +59,7 @@ def needs_engine(record: BatchRecord) -> bool:
     return record.status == "in_progress" and record.reason is None and record.target is None
 
 
-def why_waiting(
-    record: BatchRecord, engines: Iterable[Holder], *, notes: Mapping[str, str] = MappingProxyType({})
-) -> str | None:
+def why_waiting(record: BatchRecord, engines: Iterable[Holder]) -> str | None:
     """Return why a batch does not advance; None if it advances or has ended.
 
     Parameters
@@ -66,9 +67,7 @@ def why_waiting(
     record
         The batch.
     engines
-        The engines of all processes on the store.
-    notes
-        By model, what a Jupyter server is doing to start an engine for it.
+        The engines of all processes on the store, and those that a Jupyter server would start.
 
     Examples
     --------
@@ -82,11 +81,13 @@ def why_waiting(
         return None if record.status in TERMINAL_STATUSES else record.reason
     if record.model is None:
         return "Its requests name several models, but an engine has only one. Split the input file by model."
-    states = {engine.state for engine in engines if record.model in engine.models}
+    holders = [engine for engine in engines if record.model in engine.models]
+    states = {engine.state for engine in holders}
     if "ready" in states:
         return None
     if "loading" in states:
         return f"An engine is loading the model '{record.model}'."
     model = f"the model '{record.model}'"
     problem = f"The engine with {model} has died." if "dead" in states else f"No engine has {model} loaded."
-    return notes.get(record.model, f"{problem} Load it in a notebook with %vbatch load.")
+    advice = f"{problem} Load it in a notebook with %vbatch load."
+    return next((engine.note for engine in holders if engine.note is not None), advice)

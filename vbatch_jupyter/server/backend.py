@@ -84,9 +84,9 @@ class Backend:
         """Call a function that blocks, such as one that asks the store, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
-    async def engines(self) -> list[EngineRecord]:
-        """Return the engines whose processes live."""
-        return await self.call(self.store.engines.live)
+    async def engines(self, *, planned: bool = False) -> list[EngineRecord]:
+        """Return the engines whose processes live, and also those that a server would start if they are wanted."""
+        return await self.call(lambda: self.store.engines.live(planned=planned))
 
     def start(self, function: Callable[[], object]) -> None:
         """Call a blocking function in a thread, without waiting for its end."""

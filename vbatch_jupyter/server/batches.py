@@ -10,7 +10,6 @@ from tornado import web
 from vbatch_jupyter.manager.checks import expires_after_of
 from vbatch_jupyter.manager.waiting import held_models
 from vbatch_jupyter.server.handler import VBatchHandler, page_of
-from vbatch_jupyter.server.kernels import KERNELS_KEY
 
 RESOURCE = "vbatch_batches"
 
@@ -42,7 +41,9 @@ class BatchesHandler(VBatchHandler):
         """Create a batch."""
         new = self.body_as(NewBatch)
         seconds = expires_after_of("output_expires_after", new.output_expires_after)
-        models = await self._held_models() if self.backend.strict_models else None
+        models = None
+        if self.backend.strict_models:
+            models = sorted(held_models(await self.backend.engines(planned=True)))
         record = await self.backend.call(
             lambda: self.backend.manager.batches.create(
                 input_file_id=new.input_file_id,
@@ -55,10 +56,6 @@ class BatchesHandler(VBatchHandler):
             )
         )
         self.send(record.to_openai())
-
-    async def _held_models(self) -> list[str]:
-        """Return the models of all engines, and those that the server starts an engine for."""
-        return sorted(held_models(await self.backend.engines()).union(self.settings[KERNELS_KEY].names))
 
 
 class BatchHandler(VBatchHandler):

@@ -8,7 +8,9 @@ kernels. If a user shuts it down there, it stays down until something new needs 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import time
@@ -20,13 +22,14 @@ from typing import Any
 import msgspec
 from jupyter_core.utils import ensure_async
 
+from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Backoff, each_of
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.records import NAME_VARIABLE
 from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.server.kernel_specs import KERNEL_NAME
-from vbatch_jupyter.server.watch import EngineView, EngineWatch
+from vbatch_jupyter.server.watch import EngineWatch
 from vbatch_jupyter.store import EngineRecord
 
 KERNELS_KEY = "vbatch_engine_kernels"
@@ -59,6 +62,8 @@ class _Planned:
     name: str
     model: str
     flags: list[str]
+    row: EngineRecord
+    """What the store was told last."""
     kernel_id: str | None = None
     starting: asyncio.Task[None] | None = None
     wanted: bool = False
@@ -90,7 +95,11 @@ class _Planned:
             return f"The server is starting the engine of '{self.name}'."
         if self.reason and self.wanted:
             return f"The engine of '{self.name}' will be started again soon: {self.reason}"
-        return f"The server starts the engine of '{self.name}' when it is needed."
+        return _starts_when_needed(self.name)
+
+
+def _starts_when_needed(name: str) -> str:
+    return f"The server starts the engine of '{name}' when it is needed."
 
 
 class EngineKernels:
@@ -131,13 +140,20 @@ class EngineKernels:
         self._backend = backend
         self._watch = watch
         self._kernel_manager = kernel_manager
-        self._planned = {name: _Planned(name, *arguments_of(name, text)) for name, text in models.items()}
+        self._engines = backend.store.engines
+        self._planned = {
+            name: _Planned(
+                name,
+                *arguments_of(name, text),
+                row=self._engines.register(kernel_id=None, name=name, models=[name], note=_starts_when_needed(name)),
+            )
+            for name, text in models.items()
+        }
         self._idle_seconds = idle_seconds
         self._load_wait_seconds = load_wait_seconds
         self._activity = activity
         self.created_at = int(time.time())
         self._loop = backend.new_loop("engine kernels")
-        self._tell()
 
     @property
     def names(self) -> Sequence[str]:
@@ -155,6 +171,8 @@ class EngineKernels:
             if (task := planned.starting) is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        with contextlib.suppress(StoreError):
+            await self._backend.call(self._engines.close)
 
     # ------------------------------------------------------------------------------------------- what others ask for
 
@@ -204,7 +222,7 @@ class EngineKernels:
             await asyncio.sleep(0.1)
         # What waits for a load in it hears of its end.
         await self._shut_down(planned)
-        self._tell()
+        await self._tell()
 
     # ------------------------------------------------------------------------------------------- looking after them
 
@@ -217,7 +235,7 @@ class EngineKernels:
         try:
             await each_of(idle, lambda planned: self._look_at(planned, engines, running))
         finally:
-            self._tell()
+            await self._tell()
 
     async def _look_at(
         self, planned: _Planned, engines: Sequence[EngineRecord], running: Sequence[BatchRecord]
@@ -332,19 +350,18 @@ class EngineKernels:
                 if engine.kernel_id in self._kernel_manager:
                     self._kernel_manager.get_kernel(engine.kernel_id).last_activity = datetime.now(tz=UTC)
 
-    def _tell(self) -> None:
-        self._watch.notes = {planned.name: planned.note() for planned in self._planned.values()}
-        self._watch.planned = tuple(
-            EngineView(
-                id=f"planned-{planned.name}",
-                name=planned.name,
-                models=(planned.name,),
-                state="loading" if planned.starting is not None else "unloaded",
-                kernel_id=planned.kernel_id,
-                note=planned.note(),
+    async def _tell(self) -> None:
+        """Tell the store what has changed, for every process that says why a batch waits."""
+        for planned in self._planned.values():
+            row = dataclasses.replace(
+                planned.row, state="loading" if planned.starting is not None else "unloaded", note=planned.note()
             )
-            for planned in self._planned.values()
-        )
+            if row != planned.row:
+                told = functools.partial(
+                    self._engines.update, row.id, state=row.state, models=row.models, note=row.note
+                )
+                await self._backend.call(told)
+                planned.row = row
 
 
 def serves(engines: Sequence[EngineRecord], model: str, *states: str) -> bool:

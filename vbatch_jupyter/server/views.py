@@ -77,9 +77,9 @@ class BatchWatch:
         self._watch = watch
         self._paces: dict[str, Pace] = {}
 
-    def view(self, record: BatchRecord, engines: Sequence[EngineView]) -> BatchView:
+    def view(self, record: BatchRecord) -> BatchView:
         """Return a batch's view, with the pace when it was last read."""
-        waiting = why_waiting(record, engines, notes=self._watch.notes)
+        waiting = why_waiting(record, self._watch.rows)
         unanswered = has_unanswered(self._manager, record)
         pace = self._paces.get(record.id)
         if pace is None or record.status != "in_progress" or waiting is not None:
@@ -94,9 +94,9 @@ class BatchWatch:
         running = {record.id: record for record in records if record.status == "in_progress"}
         self._paces = {id_: self._paces.get(id_) or Pace() for id_ in running}
         for id_, record in running.items():
-            waits = why_waiting(record, engines) is not None
+            waits = why_waiting(record, self._watch.rows) is not None
             self._paces[id_].see(record, time=now, running=_running(record, engines), waits=waits)
-        return [self.view(record, engines) for record in records]
+        return [self.view(record) for record in records]
 
 
 def _running(record: BatchRecord, engines: Sequence[EngineView]) -> int:
@@ -114,14 +114,14 @@ class BatchViewsHandler(VBatchHandler):
         """Return a page of all batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.within("limit", 100, MAX_LIMIT)
         watch: EngineWatch = self.settings[WATCH_KEY]
-        engines = await watch.look()
-        self.send(await self.backend.call(lambda: self._page(after, limit, engines)))
+        await watch.look()
+        self.send(await self.backend.call(lambda: self._page(after, limit)))
 
-    def _page(self, after: str | None, limit: int, engines: Sequence[EngineView]) -> dict[str, Any]:
+    def _page(self, after: str | None, limit: int) -> dict[str, Any]:
         shown: BatchWatch = self.settings[BATCH_WATCH_KEY]
         batches = self.backend.store.batches
         page, total = batches.list(after=after, limit=limit), batches.count()
-        views = [shown.view(record, engines).to_json() for record in page.data]
+        views = [shown.view(record).to_json() for record in page.data]
         return {"object": "list", "data": views, "total": total, "has_more": page.has_more}
 
 

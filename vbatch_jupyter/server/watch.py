@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -63,18 +62,15 @@ class EngineWatch:
 
     Attributes
     ----------
-    notes
-        By model, what is being done about one that no engine holds.
-    planned
-        The engines that the server would start, as they are shown while they do not run.
+    rows
+        The engines at the last look, and those that a Jupyter server would start, as the store has them.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._looking: asyncio.Task[list[EngineView]] | None = None
         self._kernel_loops: list[dict[str, Any]] = []
-        self.notes: Mapping[str, str] = MappingProxyType({})
-        self.planned: tuple[EngineView, ...] = ()
+        self.rows: Sequence[EngineRecord] = ()
 
     async def look(self) -> list[EngineView]:
         """Return all engines with their figures; callers at the same time share one answer."""
@@ -83,7 +79,9 @@ class EngineWatch:
         return await asyncio.shield(self._looking)
 
     async def _look(self) -> list[EngineView]:
-        records = await self._backend.engines()
+        self.rows = await self._backend.engines(planned=True)
+        records = [row for row in self.rows if row.note is None]
+        planned = {row.name: row for row in self.rows if row.note is not None}
         await self._backend.sockets.forget_all_but(records)
         told = await asyncio.gather(*(self._figures(record) for record in records))
         self._kernel_loops = [
@@ -100,12 +98,14 @@ class EngineWatch:
                 kernel_id=record.kernel_id,
                 pid=record.pid,
                 stats=stats,
-                note=self.notes.get(record.name or ""),
+                note=planned[record.name].note if record.name in planned else None,
             )
             for record, (stats, _) in zip(records, told, strict=True)
         ]
-        names = {view.name for view in views}
-        return [*views, *(view for view in self.planned if view.name not in names)]
+        for name in planned.keys() - {view.name for view in views}:
+            row = planned[name]
+            views.append(EngineView(f"planned-{name}", name, models=row.models, state=row.state, note=row.note))
+        return views
 
     async def _figures(self, record: EngineRecord) -> tuple[Mapping[str, Any] | None, list[dict[str, Any]]]:
         """Return an engine's figures, and the states of the loops of its process."""

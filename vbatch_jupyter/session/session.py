@@ -318,7 +318,7 @@ class Session:
     def _refuse_to_wait(self, model: str | None) -> None:
         # The store is asked only for what the engine here does not serve.
         if model not in self.served_model_names():
-            refuse_to_wait(model, self.store.engines.live())
+            refuse_to_wait(model, self.store.engines.live(planned=True))
 
     def run(self, df: pd.DataFrame, ask: Ask) -> pd.DataFrame:
         """Send a frame through a batch and return its result; `vbatch_jupyter.run` says more."""

@@ -1,5 +1,7 @@
 """Which processes have an engine or can load one, where each listens, and what its engine serves.
 
+An engine that a Jupyter server starts when it is needed has a row before it runs, with a note that says so.
+
 A row says so and a lock proves it: the process holds a lock on a file of the engine's name for as long as it lives, so
 everyone can see at once that a process was killed and its row is out of date. Such a row is not damage,
 and the next sweep removes it.
@@ -46,6 +48,8 @@ class EngineRecord:
         What a request over the socket must carry.
     created_at
         Unix seconds.
+    note
+        What a Jupyter server does to start the engine, whose process does not run yet; None for a process that runs.
     """
 
     id: str
@@ -57,6 +61,7 @@ class EngineRecord:
     socket: str
     secret: str = dataclasses.field(repr=False)
     created_at: int
+    note: str | None = None
 
 
 class Engines:
@@ -88,12 +93,20 @@ class Engines:
         self._clock = clock
         self._held: dict[str, FileLock] = {}
 
-    def register(self, *, kernel_id: str | None, name: str | None, socket: str = "") -> EngineRecord:
-        """Register this process, with no model loaded, until `remove` or its end.
+    def register(
+        self,
+        *,
+        kernel_id: str | None,
+        name: str | None,
+        socket: str = "",
+        models: Sequence[str] = (),
+        note: str | None = None,
+    ) -> EngineRecord:
+        """Register this process, or an engine that it would start, until `remove` or the end of the process.
 
         Parameters
         ----------
-        kernel_id, name, socket
+        kernel_id, name, socket, models, note
             See `EngineRecord`.
         """
         record = EngineRecord(
@@ -101,15 +114,16 @@ class Engines:
             kernel_id=kernel_id,
             pid=os.getpid(),
             name=name,
-            models=(),
+            models=tuple(models),
             state="unloaded",
             socket=socket,
             secret=secrets.token_urlsafe(32),
             created_at=int(self._clock()),
+            note=note,
         )
         # The lock first: a row without one would be taken for that of a dead process.
         self._held[record.id] = FileLock.make(self.directory / record.id)
-        columns = {**dataclasses.asdict(record), "models": "[]"}
+        columns = {**dataclasses.asdict(record), "models": json.dumps(record.models)}
         self._database.write(lambda connection: insert(connection, "engine", columns))
         return record
 
@@ -120,6 +134,7 @@ class Engines:
         state: EngineState,
         models: Sequence[str],
         name: str | None = None,
+        note: str | None = None,
     ) -> None:
         """Write the new state of an engine.
 
@@ -129,16 +144,25 @@ class Engines:
             The engine's.
         state, models
             See `EngineRecord`.
-        name
-            A new name; None leaves it as it is.
+        name, note
+            New ones; None leaves them as they are.
         """
-        statement = "UPDATE engine SET state = ?, models = ?, name = coalesce(?, name) WHERE id = ?"
-        values = (state, json.dumps(list(models)), name, id)
+        statement = (
+            "UPDATE engine SET state = ?, models = ?, name = coalesce(?, name), note = coalesce(?, note) WHERE id = ?"
+        )
+        values = (state, json.dumps(list(models)), name, note, id)
         self._database.write(lambda connection: connection.execute(statement, values).close())
 
-    def live(self) -> list[EngineRecord]:
-        """Return the engines whose processes live, oldest first."""
-        return [record for record in self._all() if self._is_live(record.id)]
+    def live(self, *, planned: bool = False) -> list[EngineRecord]:
+        """Return the engines whose processes live, oldest first.
+
+        Parameters
+        ----------
+        planned
+            Whether to return also the engines that a Jupyter server would start.
+        """
+        wanted = (record for record in self._all() if planned or record.note is None)
+        return [record for record in wanted if self._is_live(record.id)]
 
     def remove(self, id: str) -> None:  # noqa: A002 - OpenAI's word
         """Remove an engine. It is not an error if it does not exist."""

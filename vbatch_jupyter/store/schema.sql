@@ -119,7 +119,8 @@ CREATE TABLE batch (
     )
 );
 
--- Processes that hold an engine or can load one. A row is true while its process holds a lock on the file of its id.
+-- Processes that hold an engine or can load one, and engines that a Jupyter server starts when they are needed; the latter
+-- have a note. A row is true while its process holds a lock on the file of its id.
 CREATE TABLE engine (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -130,7 +131,8 @@ CREATE TABLE engine (
     state TEXT NOT NULL CHECK (state IN ('unloaded', 'loading', 'ready', 'dead')),
     socket TEXT NOT NULL,
     secret TEXT NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    note TEXT
 );
 
 -- Runners and the lifecycle look for unfinished batches several times a second.

@@ -48,10 +48,15 @@ def _rename_remote(connection: sqlite3.Connection, _store: Path) -> None:
     connection.execute("ALTER TABLE batch RENAME COLUMN remote TO parts")
 
 
+def _add_note(connection: sqlite3.Connection, _store: Path) -> None:
+    connection.execute("ALTER TABLE engine ADD COLUMN note TEXT")
+
+
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     1: _add_origin,
     2: _move_sidecars,
     3: _add_retry_of_and_models,
     4: _rename_remote,
+    5: _add_note,
 }
 """For each version, the function that upgrades to the next one; called with the store's directory."""

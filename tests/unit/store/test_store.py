@@ -118,7 +118,9 @@ def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path):
 
 def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
     def columns(store):
-        return [tuple(row) for row in store.database.read("PRAGMA table_info(batch)")]
+        return [
+            tuple(row) for table in ("batch", "engine") for row in store.database.read(f"PRAGMA table_info({table})")
+        ]
 
     with open_store(tmp_path / "store") as store:
         new = columns(store)
@@ -128,6 +130,7 @@ def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
             lambda db: [
                 *(db.execute(f"ALTER TABLE batch DROP COLUMN {name}") for name in ("models", "retry_of", "origin")),
                 db.execute("ALTER TABLE batch RENAME COLUMN parts TO remote"),
+                db.execute("ALTER TABLE engine DROP COLUMN note"),
             ]
         )
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 1"))
