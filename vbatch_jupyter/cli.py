@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vbatch_jupyter.errors import VBatchError
+from vbatch_jupyter.manager.waiting import models_for
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.store import Store
@@ -45,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "understands, or that would be ignored; the last line sums up. The exit status is 1 where it would be refused.",
     )
     checked.add_argument("file", type=Path, help="the input file, JSON lines")
-    checked.add_argument("--target", default="openai", help="openai (the default), parasail, or a target of your own")
+    checked.add_argument(
+        "--target",
+        default="openai",
+        help="openai (the default), parasail, a target of your own, or local: an engine here",
+    )
     checked.add_argument("--endpoint", choices=tuple(ENDPOINTS), help="by default the url of the first request")
     checked.set_defaults(command=_check)
     options = parser.parse_args(arguments)
@@ -70,11 +75,13 @@ def _fsck(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    summary = Summary(options.target)
-    rules = rules_of(options.target)
+    rules, summary, models = rules_of(options.target), Summary(options.target), None
+    if options.target == "local":
+        with Store(must_exist=True, reserve_bytes=0) as store:
+            models = models_for(options.target, store)
     try:
         with options.file.open("rb") as file:
-            for finding in summary.counted(check(file, rules, endpoint=options.endpoint)):
+            for finding in summary.counted(check(file, rules, endpoint=options.endpoint, models=models)):
                 print(finding)
     except OSError as error:
         print(f"{options.file} cannot be read: {error.strerror}.", file=sys.stderr)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, field_validator
 from tests.batches import ENDPOINT, begin, content, group, open_store
 from tests.servers import JupyterServer
 from tests.waiting import wait_for
+from vbatch_jupyter.cli import main
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.engine.echo import EchoEngine
@@ -126,6 +127,7 @@ def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
     assert event(http, batch.id)["waiting"] is None
 
 
+JSON_LINES = {"Content-Type": "application/jsonl"}
 SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
 SAID = ['{"stars": 4}', '{"stars": "many"}', "refuse me", "four"]
 
@@ -325,3 +327,31 @@ def test_with_strict_models_a_batch_for_a_model_that_no_engine_holds_fails_over_
             ]
             local = Manager(store, profile="local").batches.create(input_file_id=file_id, endpoint=ENDPOINT)
             wait_for(lambda: client.batches.retrieve(local.id).status == "in_progress", 20)
+
+
+def test_a_check_for_an_engine_here_names_models_that_no_engine_has(session, http, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VBATCH_STORE", str(session.store.path))
+    body = {"messages": [{"role": "user", "content": "a"}]}
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(encode_request_line("a", ENDPOINT, {"model": "held", **body}))
+    message = "The provided model 'held' is not supported by the Batch API."
+
+    def found() -> dict[str, Any]:
+        report = http.post("vbatch/check", params={"target": "local"}, content=path.read_bytes(), headers=JSON_LINES)
+        capsys.readouterr()
+        main(["check", str(path), "--target", "local"])
+        printed = capsys.readouterr().out
+        return {
+            "/vbatch/check": [(each["line"], each["code"]) for each in report.json()["findings"]],
+            "%vbatch check": magic(f"%vbatch check {path} --target local", capsys)[0].splitlines()[:-1],
+            "vbatch check": printed.splitlines()[:-1],
+        }
+
+    line = f"line 1 ('a'): refused: model_not_found: {message}"
+    assert found() == {"/vbatch/check": [(1, "model_not_found")], "%vbatch check": [line], "vbatch check": [line]}
+    engine = session.store.engines.register(kernel_id=None, name=None)
+    session.store.engines.update(engine.id, state="loading", models=["held"])
+    assert found() == {"/vbatch/check": [], "%vbatch check": [], "vbatch check": []}
+    session.store.engines.remove(engine.id)
+    # What a batch service has is not known here.
+    assert main(["check", str(path), "--target", "openai"]) == 0

@@ -90,7 +90,7 @@ def line_parser() -> argparse.ArgumentParser:
     )
     _add_options(export, {name: option for name, option in offered("flag").items() if not option.of_run})
     check = verb("check", "check what a batch service would refuse or ignore in an input file", "file")
-    check.add_argument("-t", "--target", default="openai", metavar="T", help="openai, parasail, or one of your own")
+    check.add_argument("-t", "--target", default="openai", metavar="T", help="openai, parasail, local or your own")
     environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
     environment.add_argument(
         "-w", "--write", metavar="FILE", help="write them into a file that only you can read, and do not print the key"

@@ -26,6 +26,7 @@ from vbatch_jupyter.magics.grammar import (
     with_model,
     words_of,
 )
+from vbatch_jupyter.manager.waiting import models_for
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.protocol.endpoints import endpoint_of
 from vbatch_jupyter.session import session
@@ -109,7 +110,7 @@ class VBatchMagics(Magics):
             "retry": self._results,
             "run": self._run_file,
             "export": self._export,
-            "check": _check,
+            "check": self._check,
             "env": _env,
         }
         check_verb(words, verbs)
@@ -171,6 +172,20 @@ class VBatchMagics(Magics):
         from vbatch_jupyter.widgets.build import Builder
 
         Builder(self._session(), self._user_ns(), df=options.df).show()
+
+    def _check(self, options: argparse.Namespace) -> None:
+        rules, summary = rules_of(options.target), Summary(options.target)
+        models = models_for(options.target, self._session().store)
+        try:
+            with Path(options.file).expanduser().open("rb") as file:
+                findings = summary.counted(check(file, rules, models=models))
+                for finding in itertools.islice(findings, _FINDINGS):
+                    print(finding)
+                if more := sum(1 for _ in findings):
+                    print(f"… and {more:,} more: `python -m vbatch_jupyter check` lists them all")
+        except OSError as error:
+            raise UsageError(f"{options.file} cannot be read: {error.strerror}.") from error
+        print(summary)
 
     def _list(self, options: argparse.Namespace) -> BatchList:
         current = self._session()
@@ -286,21 +301,6 @@ def _print_batch(batch: Batch) -> None:
         print(f"waiting: {waiting}")
     if openai.error_file_id is not None:
         print(batch.errors().to_string(index=False))
-
-
-def _check(options: argparse.Namespace) -> None:
-    rules = rules_of(options.target)
-    summary = Summary(options.target)
-    try:
-        with Path(options.file).expanduser().open("rb") as file:
-            findings = summary.counted(check(file, rules))
-            for finding in itertools.islice(findings, _FINDINGS):
-                print(finding)
-            if more := sum(1 for _ in findings):
-                print(f"… and {more:,} more: `python -m vbatch_jupyter check` lists them all")
-    except OSError as error:
-        raise UsageError(f"{options.file} cannot be read: {error.strerror}.") from error
-    print(summary)
 
 
 def _env(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from vbatch_jupyter.errors import EngineNotLoadedError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.records import EngineState
+from vbatch_jupyter.store import Store
 
 
 class Holder(Protocol):
@@ -29,6 +30,19 @@ class Holder(Protocol):
 def held_models(engines: Iterable[Holder]) -> set[str]:
     """Return the models of all engines, also of those that are loading or would be started."""
     return {model for engine in engines for model in engine.models}
+
+
+def models_for(target: str, store: Store) -> set[str] | None:
+    """Return the models that an input file for a target may name; None where any may be named.
+
+    Parameters
+    ----------
+    target
+        As for a check: ``"local"`` is an engine here.
+    store
+        The store.
+    """
+    return held_models(store.engines.live(planned=True)) if target == "local" else None
 
 
 def refuse_to_wait(model: str | None, engines: Iterable[Holder]) -> None:

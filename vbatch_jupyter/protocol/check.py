@@ -7,7 +7,7 @@ has a key that **vLLM alone** understands; or it has a key that neither OpenAI n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO, Literal
 
 import msgspec
@@ -56,7 +56,9 @@ class Finding(msgspec.Struct, frozen=True):
         return f"{place}{name}: {self.severity}: {self.code}: {self.message}"
 
 
-def check(input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None) -> Iterator[Finding]:
+def check(
+    input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None, models: Collection[str] | None = None
+) -> Iterator[Finding]:
     """Yield what a service would say about an input file: about the file, then by line. Holds one line in memory.
 
     Parameters
@@ -67,6 +69,8 @@ def check(input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None
         Whose limits apply.
     endpoint
         The endpoint that the batch would be made for; by default the url of the first request.
+    models
+        The models that could answer; None if that is not known, as of a batch service.
 
     Examples
     --------
@@ -81,7 +85,7 @@ def check(input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None
     1 a ignored body.temprature
     """
     endpoint = endpoint or first_url(input_file, profile)
-    errors = list(reversed(validate(input_file, endpoint=endpoint, profile=profile).errors))
+    errors = list(reversed(validate(input_file, endpoint=endpoint, profile=profile, models=models).errors))
     while errors and errors[-1].line is None:
         yield _refused(errors.pop())
     # The second pass is for the keys, and for the custom_ids of refused requests.

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from tornado import web
 
+from vbatch_jupyter.manager.waiting import models_for
 from vbatch_jupyter.protocol.check import Finding, Summary, check, first_url
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
@@ -45,7 +46,7 @@ class CheckHandler(VBatchHandler):
             content = bytes(self._body)
             target = self.get_query_argument("target", "openai")
             self._refuse_unknown(target)
-            self.send(await self.backend.call(lambda: _report(io.BytesIO(content), target)))
+            self.send(await self.backend.call(lambda: self._report(io.BytesIO(content), target)))
             return
         asked = self.body_as(CheckedFile)
         self._refuse_unknown(asked.target)
@@ -53,31 +54,30 @@ class CheckHandler(VBatchHandler):
 
     def _report_of(self, asked: CheckedFile) -> dict[str, Any]:
         with self.backend.manager.files.content(asked.file_id) as content:
-            return _report(content, asked.target)
+            return self._report(content, asked.target)
+
+    def _report(self, content: Any, target: str) -> dict[str, Any]:
+        summary, profile = Summary(target), PROFILES[target]
+        endpoint, models = first_url(content, profile), models_for(target, self.backend.store)
+        findings = summary.counted(check(content, profile, endpoint=endpoint, models=models))
+        listed: list[Finding] = list(itertools.islice(findings, MAX_FINDINGS))
+        left_out = sum(1 for _ in findings)
+        return {
+            "object": "vbatch.check",
+            "target": target,
+            "endpoint": endpoint,
+            "endpoints": list(profile.endpoints),
+            "would_run": not summary.refuses,
+            "counts": summary.counts,
+            "findings": listed,
+            "left_out": left_out,
+            "summary": str(summary),
+        }
 
     def _refuse_unknown(self, target: str) -> None:
         if target not in PROFILES:
             message = f"Invalid value: '{target}'. Supported values are: {', '.join(map(repr, PROFILES))}."
             raise RefusedError(400, message, param="target", code="invalid_value")
-
-
-def _report(content: Any, target: str) -> dict[str, Any]:
-    summary, profile = Summary(target), PROFILES[target]
-    endpoint = first_url(content, profile)
-    findings = summary.counted(check(content, profile, endpoint=endpoint))
-    listed: list[Finding] = list(itertools.islice(findings, MAX_FINDINGS))
-    left_out = sum(1 for _ in findings)
-    return {
-        "object": "vbatch.check",
-        "target": target,
-        "endpoint": endpoint,
-        "endpoints": list(profile.endpoints),
-        "would_run": not summary.refuses,
-        "counts": summary.counts,
-        "findings": listed,
-        "left_out": left_out,
-        "summary": str(summary),
-    }
 
 
 ROUTES = ((r"/vbatch/check", CheckHandler),)
