@@ -24,6 +24,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -284,9 +285,12 @@ def _quiet() -> Iterator[None]:
     log = logging.getLogger("torch")
     before, ours = log.handlers[:], logging.getLogger("vllm").handlers[:]
     log.handlers[:] = ours
-    logging.captureWarnings(True)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A notebook that makes warnings errors means its own code: torch's deprecations would end each load.
+            warnings.simplefilter("default")
+            logging.captureWarnings(True)
+            yield
     finally:
         logging.captureWarnings(False)
         # The first import of torch has added its own handler meanwhile.
