@@ -91,7 +91,7 @@ def test_a_load_that_fails_is_one_sentence_and_leaves_the_kernel_usable(
 
 
 def test_a_notebook_that_makes_warnings_errors_can_load_an_engine(kernel: NotebookKernel, tiny_model: Path) -> None:
-    """torch 2.13.0 warns of its own deprecations while vLLM 0.32.0 is imported (measured)."""
+    """Torch 2.13.0 warns of its own deprecations while vLLM 0.32.0 is imported (measured)."""
     kernel.run("import warnings\nkept = warnings.filters[:]\nwarnings.simplefilter('error')").checked()
     cell = kernel.run(f"%vbatch load {tiny_model} --served-model-name tiny {FLAGS}").checked()
     assert lines_of(cell.stdout)[-1].startswith("tiny: ready in ")
