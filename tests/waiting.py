@@ -8,7 +8,7 @@ from typing import Any
 
 
 def wait_for(
-    condition: Callable[[], Any], seconds: float, *, pause: Callable[[], object] = lambda: time.sleep(0.02)
+    condition: Callable[[], Any], seconds: float = 60, *, pause: Callable[[], object] = lambda: time.sleep(0.02)
 ) -> Any:
     """Wait until a condition holds, and give what it gave; fail where it does not in time."""
     until = time.monotonic() + seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import os
+import shutil
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -244,16 +245,19 @@ class Batches:
                 # Its owner has just ended it and removed the directory.
                 continue
             try:
-                if lock.take() and (record := self._raise_epoch(id, directory)) is not None:
-                    return Lease(
-                        record,
-                        directory=directory,
-                        lock=lock,
-                        database=self._database,
-                        files=self._files,
-                        space=self._space,
-                        clock=self._clock,
-                    )
+                if lock.take():
+                    if (record := self._raise_epoch(id, directory)) is not None:
+                        return Lease(
+                            record,
+                            directory=directory,
+                            lock=lock,
+                            database=self._database,
+                            files=self._files,
+                            space=self._space,
+                            clock=self._clock,
+                        )
+                    # It has ended since it was looked at, and this is not the directory that its owner removed.
+                    shutil.rmtree(directory, ignore_errors=True)
             except BaseException:
                 lock.release()
                 raise

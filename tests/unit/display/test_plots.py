@@ -30,7 +30,7 @@ def titles(figure) -> list[str]:
 
 def test_a_batch_draws_its_throughput_latencies_lengths_and_errors(session, tmp_path):
     texts = [*["one two"] * 6, *["three"] * 2, "refuse me", "refuse me too"]
-    batch = session.submit(pd.DataFrame({"text": texts}), Ask.of("{{ text }}")).wait(10)
+    batch = session.submit(pd.DataFrame({"text": texts}), Ask.of("{{ text }}")).wait(60)
     figure = batch.plot()
     assert titles(figure) == ["Throughput", "Latency", "Length of the answers", "Errors: 2 of 10 (20.0%)"]
     over_time, by_latency, by_length, by_error = figure.axes
@@ -54,8 +54,8 @@ def test_a_batch_that_runs_is_not_drawn_and_one_that_was_all_reused_says_what_is
     batch = session.submit(df, Ask.of("{{ text }}"))
     with pytest.raises(ConflictError, match="has ended"):
         batch.plot()
-    batch.wait(10)
-    figure = session.submit(df, Ask.of("{{ text }}")).wait(10).plot()
+    batch.wait(60)
+    figure = session.submit(df, Ask.of("{{ text }}")).wait(60).plot()
     words = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert "no time was measured" in words
     assert "no latency was measured" in words

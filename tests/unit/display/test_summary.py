@@ -129,7 +129,7 @@ def test_both_mimetypes_come_together():
 
 def test_a_batch_draws_itself(tmp_path):
     session = open_session(tmp_path, refusing="refuse")
-    batch = session.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), Ask.of("{{ text }}")).wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", f"refuse {HOSTILE}"]}), Ask.of("{{ text }}")).wait(60)
     drawn = batch._repr_mimebundle_()
     assert drawn["text/plain"].startswith(f"{batch.id} completed 1/2 completed, 1 failed · ")
     assert "This request is refused, as it asked to be." in Page(drawn["text/html"]).text

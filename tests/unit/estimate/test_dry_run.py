@@ -55,8 +55,8 @@ def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_save
 def test_the_time_comes_from_the_newest_batch_that_was_measured(session):
     df = pd.DataFrame({"text": ["a b c d"] * 3})
     assert vb.dry_run(df, "{{ text }}").seconds is None
-    batch = session.submit(df, Ask.of("{{ text }}")).wait(10)
-    session.submit(df, Ask.of("{{ text }}")).wait(10)  # all reused: nothing was measured
+    batch = session.submit(df, Ask.of("{{ text }}")).wait(60)
+    session.submit(df, Ask.of("{{ text }}")).wait(60)  # all reused: nothing was measured
     dry = vb.dry_run(df, "{{ text }}", fresh=True)
     assert dry.rate is not None
     assert dry.rate.batch_id == batch.id

@@ -59,7 +59,7 @@ def test_a_full_result_says_which_rows_were_reused(session):
 
 def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
     session = open_session(tmp_path, latency_seconds=0.1)
-    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}")).wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}")).wait(60)
     session.close()
     session = open_session(tmp_path, load=False)
     again = session.attach(batch.id)
@@ -76,7 +76,7 @@ def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
 
 
 def test_a_retry_has_the_figures_of_the_batch_that_answered(session):
-    batch = session.submit(pd.DataFrame({"text": ["a", "refuse me"]}), Ask.of("{{ text }}")).wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", "refuse me"]}), Ask.of("{{ text }}")).wait(60)
     session.engine._refusing = None
     full = batch.retry().results(full=True)
     assert full["status_code"].tolist() == [200, 200]
@@ -85,7 +85,7 @@ def test_a_retry_has_the_figures_of_the_batch_that_answered(session):
 
 
 def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(session):
-    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="other")).cancel().wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="other")).cancel().wait(60)
     full = batch.results(full=True)
     assert full[FULL[:6]].isna().all(axis=None)
     assert full["error"].str.contains("cancelled").all()
@@ -124,7 +124,7 @@ def test_an_answer_without_a_latency_was_reused_only_where_it_is_one():
 
 
 def test_timings_that_a_crash_has_torn_count_as_none(session):
-    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}")).wait(10)
+    batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}")).wait(60)
     kept = session.store.files.sidecar(batch.to_openai().output_file_id, "timings")
     for content in (kept.read_bytes()[:-1], b"", bytes(kept.stat().st_size - 1)):
         kept.write_bytes(content)

@@ -68,7 +68,7 @@ def test_a_background_cell_gives_the_batch(shell):
     shell.run("%%vbatch df -b -o batch --system 'Be brief, {text}'\n{{ text }}")
     batch = shell.names["batch"]
     assert isinstance(batch, Batch)
-    assert batch.wait(10).request_counts.failed == 1
+    assert batch.wait(60).request_counts.failed == 1
     with batch._manager.files.content(batch.to_openai().input_file_id) as lines:
         line = lines.readline()
     assert json.loads(line)["body"]["messages"][0] == {"role": "system", "content": "Be brief, {text}"}
@@ -260,7 +260,7 @@ def test_show_prints_openais_object_whole_and_the_failures_as_a_table(shell, ses
 def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell, session, monkeypatch):
     monkeypatch.setattr("vbatch_jupyter.magics.verbs._LISTED", 3)
     for _ in range(5):
-        session.submit(shell.names["df"], Ask.of("{{ text }}", sample=1)).wait(10)
+        session.submit(shell.names["df"], Ask.of("{{ text }}", sample=1)).wait(60)
     newest = [record.id for record in session.batches()]
     shell.run("%vbatch unload")
     session.submit(shell.names["df"], Ask.of("{{ text }}", model="<img src=x onerror=alert(1)>"))
@@ -282,7 +282,7 @@ def test_a_waiting_batch_is_cancelled_by_its_id(shell, session):
     shell.run("%%vbatch df -b --model echo -o batch\n{{ text }}")
     batch = shell.names["batch"]
     assert shell.run(f"%vbatch cancel {batch.id}")[2].id == batch.id
-    assert batch.wait(10).status == "cancelled"
+    assert batch.wait(60).status == "cancelled"
     assert (
         shell.run("%vbatch results")[2]["error"].tolist()
         == ["This request was not executed: the batch was cancelled before it ran."] * 2
@@ -297,7 +297,7 @@ def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_r
     assert f"{batch.id}: no longer followed; it keeps running\n" in out
     assert err == ""
     session.engine.latency_seconds = 0
-    assert batch.wait(20).status == "completed"
+    assert batch.wait(60).status == "completed"
 
 
 def test_the_accessor_comes_with_the_extension_and_the_magics_go_with_it(shell):
@@ -331,7 +331,7 @@ def test_a_file_is_run_and_its_answers_come_in_its_order_unless_it_would_wait_fo
     shell.run(f"%vbatch run '{path}' -o out")
     assert list(shell.names["out"]["response"]) == ["hello", "hello"]
     shell.run(f"%vbatch run '{path}' -b -o batch")
-    assert shell.names["batch"].wait(10).request_counts.completed == 2
+    assert shell.names["batch"].wait(60).request_counts.completed == 2
     path.write_text(json.dumps({**line, "body": {**body, "model": "ecco"}}))
     before = len(list(session.batches()))
     _, err, _ = shell.run(f"%vbatch run '{path}'")
@@ -341,12 +341,12 @@ def test_a_file_is_run_and_its_answers_come_in_its_order_unless_it_would_wait_fo
     )
     assert len(list(session.batches())) == before
     shell.run(f"%vbatch run '{path}' -b -o waits")
-    wait_for(lambda: shell.names["waits"].waiting, 10)
+    wait_for(lambda: shell.names["waits"].waiting)
     assert (
         shell.names["waits"].waiting
         == "No engine has the model 'ecco' loaded. Load it in a notebook with %vbatch load."
     )
-    assert shell.names["waits"].cancel().wait(10).status == "cancelled"
+    assert shell.names["waits"].cancel().wait(60).status == "cancelled"
     _, err, _ = shell.run("%vbatch run none.jsonl")
     assert err == "UsageError: The file none.jsonl cannot be read: No such file or directory.\n"
 

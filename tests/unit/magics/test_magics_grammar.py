@@ -79,7 +79,7 @@ def test_a_semicolon_silences_lines_and_first_lines_and_is_no_part_of_an_id(shel
 
 def test_what_a_line_gives_can_be_assigned(shell):
     shell.run_cell("%%vbatch df -b -o batch\n{{ text }}")
-    shell.user_ns["batch"].wait(10)
+    shell.user_ns["batch"].wait(60)
     shell.run_cell("full = %vbatch results --full -d df")
     assert list(shell.user_ns["full"].columns[-2:]) == ["latency", "reused"]
     shell.run_cell("followed = %vbatch attach")
@@ -159,7 +159,7 @@ def test_a_default_of_background_and_fresh_is_taken_back_by_a_flag(shell, sessio
     shell.run_cell("%config VBatchMagics.background = True")
     shell.run_cell("%config VBatchMagics.fresh = True")
     batch = shell.run_cell("%%vbatch df\n{{ text }}").result
-    assert batch.wait(10).snapshot().batch.fresh is True
+    assert batch.wait(60).snapshot().batch.fresh is True
     out = shell.run_cell("%%vbatch df --no-background --no-fresh\n{{ text }}").result
     assert list(out["response"]) == ["a", "b"]
     assert session.engine.requests == 2

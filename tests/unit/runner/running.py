@@ -15,6 +15,7 @@ import msgspec
 from tests.batches import ENDPOINT, content
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse
 from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.errors import EngineDiedError
 from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
@@ -26,6 +27,9 @@ from vbatch_jupyter.store import Store
 MORE_THAN_RUN = LEAST_WAITING
 """Requests that wait in the engine in addition to those that run, while it is not known to be fast."""
 
+_QUIET_TURNS = 50
+"""A feed asks for its next request within a few turns of the loop, unless the window is full."""
+
 Fault = Exception | tuple[int, bytes]
 
 
@@ -34,7 +38,7 @@ def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
     @functools.wraps(test)
     def run(*arguments: Any, **keywords: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*arguments, **keywords), 60))
+        asyncio.run(asyncio.wait_for(test(*arguments, **keywords), 240))
 
     return run
 
@@ -52,6 +56,8 @@ class WitnessEngine(EchoEngine):
         By prompt, what happens at its first, second … request instead of an answer.
     dies_at
         How many requests each life of the engine takes; the last one kills it. A life beyond these is endless.
+    in_steps
+        Answer only when the feeds ask for nothing more, so that a window is always full, however slow the machine is.
     **arguments
         Of the echo engine.
     """
@@ -63,6 +69,7 @@ class WitnessEngine(EchoEngine):
         hanging: str | None = None,
         faults: dict[str, list[Fault]] | None = None,
         dies_at: Sequence[int] = (),
+        in_steps: bool = False,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -75,6 +82,7 @@ class WitnessEngine(EchoEngine):
         self._hanging = hanging
         self._faults = faults or {}
         self._dies_at = list(dies_at)
+        self._in_steps = in_steps
         self._left_to_live: int | None = None
 
     async def start(self) -> None:
@@ -105,6 +113,18 @@ class WitnessEngine(EchoEngine):
         except asyncio.CancelledError:
             self.aborted.append(prompt)
             raise
+
+    async def _work(self, body: bytes) -> None:
+        death = self._death
+        if self._in_steps and (self._killer is None or self._killer not in body):
+            asked = -1
+            while asked != len(self.asked):
+                asked = len(self.asked)
+                for _ in range(_QUIET_TURNS):
+                    await asyncio.sleep(0)
+            if death.is_set():
+                raise EngineDiedError("The engine died under the request.")
+        await super()._work(body)
 
     @property
     def times_asked(self) -> Counter[str]:
@@ -157,7 +177,7 @@ def batch_of(store: Store, prompts: Iterable[str], **body: Any) -> str:
     return manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT).id
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not condition():

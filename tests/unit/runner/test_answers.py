@@ -199,9 +199,11 @@ async def test_an_answer_that_is_no_json_becomes_an_error_line_that_shows_it(sto
 
 
 @on_a_loop
-async def test_the_window_bounds_what_runs_and_is_filled(store):
+async def test_the_window_bounds_what_runs_and_is_filled(store, monkeypatch):
+    # It does not grow, however fast the engine is.
+    monkeypatch.setattr("vbatch_jupyter.runner.window._LOOK_SECONDS", 3600)
     prompts = [f"question {position}" for position in range(500)]
-    engine = WitnessEngine(max_num_seqs=8, latency_seconds=0.01)
+    engine = WitnessEngine(max_num_seqs=8, in_steps=True)
     async with a_runner(store, engine):
         record = await ended(store, batch_of(store, prompts))
     assert answers(store, record) == expected(prompts)
@@ -212,7 +214,7 @@ async def test_the_window_bounds_what_runs_and_is_filled(store):
 async def test_two_batches_share_the_window_and_neither_starves(store):
     first = [f"first {position}" for position in range(900)]
     second = [f"second {position}" for position in range(300)]
-    engine = WitnessEngine(max_num_seqs=1, latency_seconds=0.02, hanging="first")
+    engine = WitnessEngine(max_num_seqs=1, in_steps=True, hanging="first")
     async with a_runner(store, engine) as (runner, _):
         first_id = batch_of(store, first)
         # The window is full of the first batch.

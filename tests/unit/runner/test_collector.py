@@ -22,7 +22,7 @@ async def test_a_disk_that_is_slow_holds_the_lines_back_and_loses_none(store, mo
     append = lease.append
 
     def slow(records):
-        assert disk_is_ready.wait(30)
+        assert disk_is_ready.wait(60)
         return append(records)
 
     monkeypatch.setattr(lease, "append", slow)

@@ -27,6 +27,8 @@ from vbatch_jupyter.errors import StoreFullError
 from vbatch_jupyter.loop import Backoff, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
+from vbatch_jupyter.runner import Runner
+from vbatch_jupyter.store import Store
 from vbatch_jupyter.store.fsck import check
 from vbatch_jupyter.store.lease import DISK_FULL_REASON
 
@@ -48,6 +50,15 @@ async def stands_still(count: Callable[[], int]) -> None:
         seen = count()
         for _ in range(100):
             await asyncio.sleep(0.001)
+
+
+async def refused(store: Store, runner: Runner, batch_id: str) -> int:
+    """Wait until tending and then the runner have found the disk full; return the batch's epoch after it."""
+    await until(lambda: store.batches.get(batch_id).reason == DISK_FULL_REASON)
+    await looks(runner, 1, loop=1)
+    await looks(runner, 1)
+    await until(lambda: not runner.running)
+    return store.batches.get(batch_id).epoch
 
 
 async def counted(store, batch_id: str, lines: int) -> None:
@@ -265,7 +276,7 @@ async def test_a_fenced_runner_aborts_what_runs(store):
             batch_id = batch_of(store, ["hang"] * 3)
             await until(lambda: len(engine.asked) == 3)
             with taken_over(other, runner, batch_id):
-                await until(lambda: not runner.running, seconds=1)
+                await until(lambda: not runner.running)
                 assert engine.aborted == ["hang"] * 3
 
 
@@ -372,7 +383,8 @@ async def test_a_runner_stops_at_once_on_a_full_disk_and_the_lines_without_room_
 
 
 @on_a_loop
-async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_haste(store):
+async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_haste(store, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.runner.runner._AGAIN_SECONDS", 3600)
     engine = WitnessEngine(hanging="hang")
     batch_id = batch_of(store, ["a", "b"])
     free = store.space.free
@@ -381,11 +393,11 @@ async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_ha
         lease.append(group(batch_id, [0, 1]))
     store.space.free = lambda: 0
     async with a_runner(store, engine) as (runner, _):
-        await until(lambda: store.batches.get(batch_id).reason == DISK_FULL_REASON)
-        epoch = store.batches.get(batch_id).epoch
-        await looks(runner, 12)
-        # Once each second by the runner and once by its tending, not at each look.
-        assert store.batches.get(batch_id).epoch - epoch <= 4
+        epoch = await refused(store, runner, batch_id)
+        await looks(runner, 5)
+        await looks(runner, 5, loop=1)
+        # Not at each look: the runner tries again after an hour, and what tends knows that there is no room.
+        assert store.batches.get(batch_id).epoch == epoch
         store.space.free = free
         record = await ended(store, batch_id)
     assert (record.status, record.reason) == ("completed", None)
@@ -393,7 +405,8 @@ async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_ha
 
 
 @on_a_loop
-async def test_a_batch_that_has_no_room_to_begin_is_tried_again_without_haste(store):
+async def test_a_batch_that_has_no_room_to_begin_is_tried_again_without_haste(store, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.runner.runner._AGAIN_SECONDS", 3600)
     engine = WitnessEngine()
     async with a_runner(store, engine):
         await ended(store, batch_of(store, ["a", "b"]))
@@ -401,11 +414,11 @@ async def test_a_batch_that_has_no_room_to_begin_is_tried_again_without_haste(st
     free, store.space.free = store.space.free, lambda: 0
     async with a_runner(store, engine) as (runner, _):
         # The answers are known, and there is no room to take them again.
-        await until(lambda: store.batches.get(batch_id).reason == DISK_FULL_REASON)
-        epoch = store.batches.get(batch_id).epoch
-        await looks(runner, 12)
-        assert store.batches.get(batch_id).epoch - epoch <= 2
+        epoch = await refused(store, runner, batch_id)
+        await looks(runner, 5)
+        assert store.batches.get(batch_id).epoch == epoch
         store.space.free = free
+        runner._again_at.clear()
         record = await ended(store, batch_id)
     assert (record.status, record.reason) == ("completed", None)
     assert answers(store, record) == expected(["a", "b"])

@@ -78,6 +78,18 @@ def test_counts_that_do_not_add_up_are_refused_by_the_schema(store):
         lease.update(request_counts=RequestCounts(2, 2, 1))
 
 
+def test_who_comes_for_a_batch_that_ends_at_that_moment_leaves_no_directory(store, monkeypatch):
+    with begin(store, 2) as lease:
+        before = store.batches.get(lease.id)
+        lease.append(group(lease.id, range(2)))
+        lifecycle.finish(store, lease)
+    monkeypatch.setattr(store.batches, "get", lambda _: before)
+    assert store.batches.acquire(before.id) is None
+    assert list(store.batches.directory.iterdir()) == []
+    monkeypatch.undo()
+    assert check(store) == []
+
+
 def test_an_ended_batch_takes_no_change_and_its_directory_is_gone(store):
     lease = hold(store, make_batch(store, 1).id)
     lease.update(status="failed")

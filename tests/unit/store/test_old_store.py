@@ -90,7 +90,7 @@ def test_its_unfinished_batches_end_with_the_answers_they_had(session, ids):
         "finalizing with all three answers": 3,
         "validating": 2,
     }.items():
-        session.attach(ids[name]).wait(30)
+        session.attach(ids[name]).wait(60)
         record = session.store.batches.get(ids[name])
         assert (record.status, record.request_counts.total) == ("completed", requests)
         assert_every_request_once(session.store, record, requests)
@@ -107,7 +107,7 @@ def content_of_spool(directory):
 
 def test_its_failures_are_retried_and_its_answers_are_taken_again(session, ids):
     session.load("echo")
-    retried = session.attach(ids["retry of it with one failure left"]).retry().wait(30)
+    retried = session.attach(ids["retry of it with one failure left"]).retry().wait(60)
     assert list(retried.results()["response"]) == ["Say good", "Say bad one", "Say bad two"]
     assert retried.request_counts.total == 1
     asked = session.engine.requests

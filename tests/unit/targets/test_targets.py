@@ -185,8 +185,8 @@ def test_an_engine_that_serves_the_model_leaves_a_batch_of_a_service_alone(tmp_p
     try:
         record = make_batch(session.store, 3, target=msgspec.json.encode(TARGET).decode())
         # The batch that is made after it has been run by then.
-        session.attach(make_batch(session.store, 3).id).wait(30)
-        reason = wait_for(lambda: session.store.batches.get(record.id).reason, 30)
+        session.attach(make_batch(session.store, 3).id).wait(60)
+        reason = wait_for(lambda: session.store.batches.get(record.id).reason)
         assert reason == "Set the environment variable OURS_API_KEY to the API key for ours to continue."
         assert session.store.batches.get(record.id).status == "validating"
     finally:

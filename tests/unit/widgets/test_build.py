@@ -29,7 +29,7 @@ def result_of(builder: Builder, *, holds: str) -> str:
     def shown() -> str:
         return " ".join(getattr(child, "value", "") for child in builder._result.children)
 
-    return str(wait_for(lambda: holds in (now := shown()) and now, 20))
+    return str(wait_for(lambda: holds in (now := shown()) and now))
 
 
 def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without_a_prompt(session, names):
