@@ -45,6 +45,7 @@ __all__ = [
     "np",
     "os",
     "pd",
+    "prompt_of",
     "rated",
     "rendered_in_place",
     "run_with_a_broken_logger",
@@ -73,6 +74,16 @@ def ask(path: str, priority: int = 0, **body: Any) -> tuple[int, Any]:
         return int(response.status), json.loads(await response.read())
 
     return current()._thread.call(call(), timeout=100)
+
+
+def prompt_of(messages: list[dict[str, Any]]) -> str:
+    """Return the prompt that the demo model's chat template makes of messages."""
+    from transformers import AutoTokenizer
+
+    from vbatch_jupyter.engine.demo_model import demo_model_path
+
+    _, body = ask(CHAT, model="demo", messages=messages, max_tokens=1, return_token_ids=True)
+    return str(AutoTokenizer.from_pretrained(demo_model_path()).decode(body["prompt_token_ids"]))
 
 
 def show(value: object) -> None:

