@@ -33,7 +33,7 @@ def held_models(engines: Iterable[Holder]) -> set[str]:
 
 
 def models_for(target: str, store: Store) -> set[str] | None:
-    """Return the models that an input file for a target may name; None where any may be named.
+    """Return the models that an input file for a target may name; None if any may be named.
 
     Parameters
     ----------

@@ -25,14 +25,14 @@ from vbatch_jupyter.server import (
     views,
 )
 from vbatch_jupyter.server.backend import BACKEND_KEY, Backend
-from vbatch_jupyter.server.events import EVENTS_KEY, Events
-from vbatch_jupyter.server.file_lines import PAGES_KEY, LinePages
+from vbatch_jupyter.server.events import Events
+from vbatch_jupyter.server.file_lines import LinePages
 from vbatch_jupyter.server.handler import UnknownHandler
 from vbatch_jupyter.server.kernel_specs import EngineKernelSpecs
-from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels, arguments_of
+from vbatch_jupyter.server.kernels import EngineKernels, arguments_of
 from vbatch_jupyter.server.metrics import VBatchCollector
-from vbatch_jupyter.server.views import BATCH_WATCH_KEY, BatchWatch
-from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
+from vbatch_jupyter.server.views import BatchWatch
+from vbatch_jupyter.server.watch import EngineWatch
 from vbatch_jupyter.store import Store
 
 ROUTES = (
@@ -131,15 +131,13 @@ class VBatch(ExtensionApp):
             max_request_bytes=self.max_request_bytes,
             say=self.log.warning,
         )
-        self._engines = EngineWatch(self._backend)
-        self.settings[BATCH_WATCH_KEY] = batches = BatchWatch(self._backend.manager, self._engines)
-        self._events = Events(self._backend, self._engines, batches)
-        self.settings[BACKEND_KEY] = self._backend
-        self.settings[PAGES_KEY] = LinePages(self._backend)
-        self.settings[WATCH_KEY] = self._engines
-        self.settings[EVENTS_KEY] = self._events
-        self.settings[KERNELS_KEY] = self._kernels = self._engine_kernels()
-        self._collector = VBatchCollector(self._backend, self._engines)
+        self.settings[BACKEND_KEY] = backend = self._backend
+        backend.watch = EngineWatch(backend)
+        backend.batch_watch = BatchWatch(backend.manager, backend.watch)
+        backend.events = Events(backend, backend.watch, backend.batch_watch)
+        backend.pages = LinePages(backend)
+        backend.kernels = self._engine_kernels()
+        self._collector = VBatchCollector(backend, backend.watch)
 
     def _engine_kernels(self) -> EngineKernels:
         assert self.serverapp is not None
@@ -148,7 +146,7 @@ class VBatch(ExtensionApp):
             kernel_manager.kernel_spec_manager = EngineKernelSpecs(kernel_manager.kernel_spec_manager)
         return EngineKernels(
             self._backend,
-            self._engines,
+            self._backend.watch,
             kernel_manager=kernel_manager,
             models=self.models,
             idle_seconds=self.idle_seconds,
@@ -162,13 +160,13 @@ class VBatch(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:  # noqa: ARG002 - Jupyter's
         self._backend.tend(every_seconds=self.tend_seconds, sweep_seconds=self.sweep_seconds)
-        self._kernels.start()
+        self._backend.kernels.start()
         self._collector.start()
 
     async def stop_extension(self) -> None:
         """Stop the loops of the extension, and close the store."""
-        await self._kernels.stop()
+        await self._backend.kernels.stop()
         await self._collector.stop()
-        await self._events.stop()
-        await self._engines.close()
+        await self._backend.events.stop()
+        await self._backend.watch.close()
         await self._backend.close()

@@ -6,13 +6,20 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.server.sockets import Sockets
 from vbatch_jupyter.store import EngineRecord, Store
+
+if TYPE_CHECKING:
+    from vbatch_jupyter.server.events import Events
+    from vbatch_jupyter.server.file_lines import LinePages
+    from vbatch_jupyter.server.kernels import EngineKernels
+    from vbatch_jupyter.server.views import BatchWatch
+    from vbatch_jupyter.server.watch import EngineWatch
 
 T = TypeVar("T")
 
@@ -52,7 +59,15 @@ class Backend:
         As above.
     loops
         The loops of this server.
+    watch, batch_watch, events, pages, kernels
+        What else the handlers share; the extension sets them, as each is made with this object.
     """
+
+    watch: EngineWatch
+    batch_watch: BatchWatch
+    events: Events
+    pages: LinePages
+    kernels: EngineKernels
 
     def __init__(
         self,

@@ -6,8 +6,6 @@ import msgspec
 from tornado import web
 
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
-from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 
 
 class LoadBody(msgspec.Struct):
@@ -25,8 +23,7 @@ class EnginesHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """List the engines."""
-        watch: EngineWatch = self.settings[WATCH_KEY]
-        self.send({"object": "list", "data": [view.to_json() for view in await watch.look()]})
+        self.send({"object": "list", "data": [view.to_json() for view in await self.backend.watch.look()]})
 
 
 class EngineCommandHandler(VBatchHandler):
@@ -37,8 +34,7 @@ class EngineCommandHandler(VBatchHandler):
     @web.authenticated
     async def post(self, name: str, command: str) -> None:
         """Load or unload a model in a kernel. A kernel that the server starts itself needs only the name."""
-        watch: EngineWatch = self.settings[WATCH_KEY]
-        kernels: EngineKernels = self.settings[KERNELS_KEY]
+        watch, kernels = self.backend.watch, self.backend.kernels
         if name in kernels.names:
             await (kernels.begin(name) if command == "load" else kernels.end(name))
             self.send((await watch.named(name)).to_json())

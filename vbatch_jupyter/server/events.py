@@ -22,9 +22,6 @@ from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.views import BatchView, BatchWatch
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
-EVENTS_KEY = "vbatch_events"
-"""Where the server's settings have the `Events`."""
-
 HEARTBEAT_SECONDS = 15.0
 """How often a quiet stream sends a heartbeat; proxies close a silent stream."""
 
@@ -199,7 +196,7 @@ class EventsHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """Send events until the client leaves."""
-        events: Events = self.settings[EVENTS_KEY]
+        events = self.backend.events
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         # nginx would gather events until its buffer is full.
@@ -255,8 +252,7 @@ class SnapshotHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """Return what a stream of events begins with, for clients that poll or are behind a proxy that buffers."""
-        events: Events = self.settings[EVENTS_KEY]
-        self.send(await events.snapshot())
+        self.send(await self.backend.events.snapshot())
 
 
 ROUTES = ((r"/vbatch/events", EventsHandler), (r"/vbatch/snapshot", SnapshotHandler))

@@ -19,9 +19,6 @@ from tornado import web
 from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import VBatchHandler
 
-PAGES_KEY = "vbatch_line_pages"
-"""Where the server's settings have the `LinePages`."""
-
 MAX_LIMIT = 1000
 """The most lines of a page."""
 
@@ -208,8 +205,7 @@ class LinesHandler(VBatchHandler):
     async def get(self, file_id: str) -> None:
         """Return a page of a file's lines."""
         start, limit = self.within("start", 1, None), self.within("limit", 100, MAX_LIMIT)
-        pages: LinePages = self.settings[PAGES_KEY]
-        total, lines = await pages.read(file_id, start, limit)
+        total, lines = await self.backend.pages.read(file_id, start, limit)
         items = await self.backend.call(lambda: [line_item(*line) for line in lines])
         has_more = start + len(lines) <= total
         self.send({"object": "list", "data": items, "total": total, "has_more": has_more})

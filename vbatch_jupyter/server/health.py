@@ -10,7 +10,6 @@ from tornado import web
 
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.watch import WATCH_KEY, EngineWatch
 
 
 class HealthHandler(JupyterHandler):
@@ -31,8 +30,7 @@ class ReadyHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """Return whether batches can be taken, what fails, and the states of the engines; status 503 if not ready."""
-        watch: EngineWatch = self.settings[WATCH_KEY]
-        store = self.backend.store
+        watch, store = self.backend.watch, self.backend.store
         reason, engines, free = None, [], None
         try:
             free = await self.backend.call(store.space.free)

@@ -32,9 +32,6 @@ from vbatch_jupyter.server.kernel_specs import KERNEL_NAME
 from vbatch_jupyter.server.watch import EngineWatch
 from vbatch_jupyter.store import EngineRecord
 
-KERNELS_KEY = "vbatch_engine_kernels"
-"""Where the server's settings have the `EngineKernels`."""
-
 RESTARTS = 3
 """How often a kernel that died is started again within `RESTARTS_SECONDS`."""
 

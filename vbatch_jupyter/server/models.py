@@ -6,7 +6,7 @@ from openai.types import Model
 from tornado import web
 
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
+from vbatch_jupyter.server.kernels import EngineKernels
 from vbatch_jupyter.server.online import unknown_model
 from vbatch_jupyter.store import EngineRecord
 
@@ -19,7 +19,7 @@ class ModelsHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """List the models."""
-        models = _models(await self.backend.engines(), self.settings[KERNELS_KEY])
+        models = _models(await self.backend.engines(), self.backend.kernels)
         self.send({"object": "list", "data": [model.model_dump(mode="json") for model in models.values()]})
 
 
@@ -32,7 +32,7 @@ class ModelHandler(VBatchHandler):
     async def get(self, model: str) -> None:
         """Retrieve a model."""
         engines = await self.backend.engines()
-        if (found := _models(engines, self.settings[KERNELS_KEY]).get(model)) is None:
+        if (found := _models(engines, self.backend.kernels).get(model)) is None:
             raise unknown_model(model, engines)
         self.send(found)
 

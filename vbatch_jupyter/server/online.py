@@ -17,7 +17,6 @@ from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
-from vbatch_jupyter.server.kernels import KERNELS_KEY, EngineKernels
 from vbatch_jupyter.store import EngineRecord
 
 _STATES = ("ready", "loading", "dead")
@@ -62,8 +61,7 @@ class OnlineHandler(VBatchHandler):
             self._forwarding.cancel()
 
     async def _answer(self, model: str, path: str) -> None:
-        kernels: EngineKernels = self.settings[KERNELS_KEY]
-        await kernels.await_engine(model)
+        await self.backend.kernels.await_engine(model)
         await self._forward(self._chosen(model, await self.backend.engines()), path)
 
     def _chosen(self, model: str, engines: Sequence[EngineRecord]) -> EngineRecord:

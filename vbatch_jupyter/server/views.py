@@ -16,10 +16,7 @@ from vbatch_jupyter.manager.time_left import Pace
 from vbatch_jupyter.manager.waiting import why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.server.handler import VBatchHandler
-from vbatch_jupyter.server.watch import WATCH_KEY, EngineView, EngineWatch
-
-BATCH_WATCH_KEY = "vbatch_batch_watch"
-"""Where the server's settings have the `BatchWatch`."""
+from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
 MAX_LIMIT = 1000
 """The most batches of a page."""
@@ -113,13 +110,11 @@ class BatchViewsHandler(VBatchHandler):
     async def get(self) -> None:
         """Return a page of all batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.within("limit", 100, MAX_LIMIT)
-        watch: EngineWatch = self.settings[WATCH_KEY]
-        await watch.look()
+        await self.backend.watch.look()
         self.send(await self.backend.call(lambda: self._page(after, limit)))
 
     def _page(self, after: str | None, limit: int) -> dict[str, Any]:
-        shown: BatchWatch = self.settings[BATCH_WATCH_KEY]
-        batches = self.backend.store.batches
+        shown, batches = self.backend.batch_watch, self.backend.store.batches
         page, total = batches.list(after=after, limit=limit), batches.count()
         views = [shown.view(record).to_json() for record in page.data]
         return {"object": "list", "data": views, "total": total, "has_more": page.has_more}

@@ -16,9 +16,6 @@ from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.store import EngineRecord
 
-WATCH_KEY = "vbatch_engine_watch"
-"""Where the server's settings have the `EngineWatch`."""
-
 _FIGURES_SECONDS = 1.0
 _OK = 200
 

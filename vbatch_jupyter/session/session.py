@@ -323,7 +323,8 @@ class Session:
     def run(self, df: pd.DataFrame, ask: Ask) -> pd.DataFrame:
         """Send a frame through a batch and return its result; `vbatch_jupyter.run` says more."""
         if ask.target is None:
-            self._refuse_to_wait(ask.model or self._default_model(None))
+            ask = dataclasses.replace(ask, model=ask.model or self._default_model(None))
+            self._refuse_to_wait(ask.model)
         requests = self.requests_of(df, ask)
         if len(requests.df):
             return self.follow(self._submit(requests)).results()

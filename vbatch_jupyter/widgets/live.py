@@ -15,7 +15,6 @@ import asyncio
 import collections
 import contextlib
 import threading
-import weakref
 from collections.abc import Callable
 
 import ipywidgets
@@ -36,7 +35,8 @@ _CANCELLABLE = frozenset({"validating", "in_progress"})
 _KEPT = 8
 """How many widgets stay after the end of their batches."""
 
-_running: weakref.WeakSet[Live] = weakref.WeakSet()
+# A set and no WeakSet: copying it is one step, whichever thread starts a widget meanwhile.
+_running: set[Live] = set()
 _ended: collections.deque[Live] = collections.deque()
 
 
@@ -108,8 +108,10 @@ class Live:
         _close(*self.box.children, self.box)
 
     def _run(self) -> None:
-        asyncio.run(self.loop.run(self._look, every=_REDRAW_SECONDS))
-        _running.discard(self)
+        try:
+            asyncio.run(self.loop.run(self._look, every=_REDRAW_SECONDS))
+        finally:
+            _running.discard(self)
 
     async def _look(self) -> None:
         now = self._snapshot()
