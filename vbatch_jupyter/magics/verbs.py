@@ -197,7 +197,12 @@ class VBatchMagics(Magics):
     def _run_file(self, options: argparse.Namespace) -> Any:
         current, target = self._session(), self._default("target", options.target)
         background = bool(self._default("background", options.background))
-        batch = current.submit_file(Path(options.file).expanduser(), target=target, may_wait=background)
+        batch = current.submit_file(
+            Path(options.file).expanduser(),
+            target=target,
+            fresh=bool(self._default("fresh", options.fresh)),
+            may_wait=background,
+        )
         if background:
             return self._out(options.out, batch)
         return self._out(options.out, current.follow(batch).results())

@@ -52,7 +52,7 @@ class LineIndex:
     request_hashes
         64-bit hashes of url and body; requests with equal bytes have equal hashes.
     deterministic
-        1 if the answer depends only on the request, else 0.
+        1 if equal requests share an answer, else 0 (`requests.is_deterministic`).
     output_limits
         The most tokens that the answer may have, if the request says it.
     prefix_keys, prefix_keys_below

@@ -196,7 +196,7 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
         return 0
     count = size = 0
     group: list[SpoolRecord] = []
-    for known in _known(store, record, index, lease.recover().finished, answers_key):
+    for known in _known(store, lease, record, index, answers_key):
         group.append(known)
         count += 1
         size += len(known.line)
@@ -209,15 +209,17 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
 
 
 def _known(
-    store: Store, record: BatchRecord, index: LineIndex, finished: bytearray, answers_key: str
+    store: Store, lease: Lease, record: BatchRecord, index: LineIndex, answers_key: str
 ) -> Iterator[SpoolRecord]:
+    finished = lease.recover().finished
+    kept = ((spooled.position, spooled.line) for spooled in lease.records() if not spooled.is_error)
     with store.files.open(record.input_file_id) as input_file:
 
         def read(position: int) -> bytes:
             input_file.seek(index.offsets[position])
             return input_file.read(index.lengths[position])
 
-        for position, line in find_answers(store, answers_key, index, read, finished):
+        for position, line in find_answers(store, answers_key, index, read, finished, kept=kept):
             response = parse_output_line(line).response
             if response is None:
                 continue

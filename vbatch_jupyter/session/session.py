@@ -261,7 +261,9 @@ class Session:
         # A copy: if the frame is sorted or filled in place meanwhile, the answers must still match their rows.
         return self._batch(record.id, df=requests.df.copy(), schema=ask.schema)
 
-    def submit_file(self, path: Path, *, target: str | None = None, may_wait: bool = True) -> Batch:
+    def submit_file(
+        self, path: Path, *, target: str | None = None, fresh: bool = False, may_wait: bool = True
+    ) -> Batch:
         """Make a batch of an input file.
 
         Parameters
@@ -270,6 +272,8 @@ class Session:
             The file; it may hold as many requests as the disk does.
         target
             The batch service that runs it; the engine here by default.
+        fresh
+            Ask the engine even if an answer is known.
         may_wait
             Whether it may wait for an engine that serves its model.
 
@@ -289,7 +293,7 @@ class Session:
                     self._refuse_to_wait(first_model(content, rules))
                 content.seek(0)
                 chunks = iter(lambda: content.read(1024 * 1024), b"")
-                record = self._create(chunks, path.name, endpoint=endpoint, target=service)
+                record = self._create(chunks, path.name, endpoint=endpoint, target=service, fresh=fresh)
         except OSError as error:
             raise BadRequestError(f"The file {path} cannot be read: {error.strerror}.", param="file") from error
         return self._batch(record.id)

@@ -19,14 +19,14 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from vbatch_jupyter.errors import VBatchError
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.protocol.index import LineIndex
-from vbatch_jupyter.protocol.lines import parse_request_line
+from vbatch_jupyter.protocol.index import LineIndex, repeated
+from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
 from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.store import Store
@@ -56,9 +56,19 @@ def pack_answers(index: LineIndex, output_offsets: array[int]) -> bytes:
 
 
 def find_answers(
-    store: Store, key: str, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+    store: Store,
+    key: str,
+    index: LineIndex,
+    read: Callable[[int], bytes],
+    finished: bytearray,
+    *,
+    kept: Iterable[tuple[int, bytes]] = (),
 ) -> Iterator[tuple[int, bytes]]:
     """Return position and output line of each unfinished request that was answered before.
+
+    Equal requests that are deterministic all get one answer. Of those that are not, each gets an answer of its own: the
+    first one the first, the second one the second, and those for which none is left get none. The newest batch comes
+    first, and an answer that several batches have, because they have reused it, counts once.
 
     Parameters
     ----------
@@ -72,7 +82,11 @@ def find_answers(
         Returns the line of the input file at a position.
     finished
         One byte for each request; those that are not 0 are skipped, and those found are set to 1.
+    kept
+        Position and output line of each answer that the batch has already. No other request gets such an answer,
+        unless it is deterministic.
     """
+    samples = _Samples(index, kept)
     # The rows say which files there are. A listing of the directory would have what others write and rename.
     for row in store.database.read(
         "SELECT input_file_id, output_file_id FROM batch JOIN file ON file.id = output_file_id "
@@ -82,30 +96,70 @@ def find_answers(
         if 0 not in finished:
             return
         with contextlib.suppress(VBatchError, OSError, ValueError):
-            yield from _find_in(store, row, index, read, finished)
+            yield from _find_in(store, row, index, read, finished, samples)
+
+
+class _Samples:
+    """The requests of a batch that are equal to others of it and not deterministic, and the answers that are taken."""
+
+    def __init__(self, index: LineIndex, kept: Iterable[tuple[int, bytes]]) -> None:
+        self._index = index
+        hashes, deterministic = index.request_hashes, index.deterministic
+        self._hashes = repeated(one for one, shares in zip(hashes, deterministic, strict=True) if not shares)
+        self._taken: set[str | None] = set()
+        if self._hashes:
+            self._taken.update(_answer_id(line) for position, line in kept if self.has(position))
+
+    def has(self, position: int) -> bool:
+        return not self._index.deterministic[position] and self._index.request_hashes[position] in self._hashes
+
+    def take(self, line: bytes) -> bool:
+        """Take an answer; False if it is taken already."""
+        before = len(self._taken)
+        self._taken.add(_answer_id(line))
+        return len(self._taken) > before
+
+
+def _answer_id(line: bytes) -> str | None:
+    """Return the id of an answer, which it keeps in each batch that reuses it."""
+    response = parse_output_line(line).response
+    return None if response is None else response.request_id
 
 
 def _find_in(
-    store: Store, row: sqlite3.Row, index: LineIndex, read: Callable[[int], bytes], finished: bytearray
+    store: Store,
+    row: sqlite3.Row,
+    index: LineIndex,
+    read: Callable[[int], bytes],
+    finished: bytearray,
+    samples: _Samples,
 ) -> Iterator[tuple[int, bytes]]:
-    with store.files.sidecar(row["output_file_id"], "answers").open("rb") as kept:
-        count = msgspec.json.decode(kept.readline(), type=_Header).count
+    with store.files.sidecar(row["output_file_id"], "answers").open("rb") as file:
+        count = msgspec.json.decode(file.readline(), type=_Header).count
         # In the order in which `pack_answers` writes them; each number has 8 bytes.
-        hashes, offsets, lengths, output_offsets = (array("Q", kept.read(8 * count)) for _ in range(4))
+        hashes, offsets, lengths, output_offsets = (array("Q", file.read(8 * count)) for _ in range(4))
+    # Where the search for the next sample goes on: a thousand equal requests must not look at a million lines.
+    next_at: dict[int, int] = {}
     with store.files.open(row["input_file_id"]) as asked, store.files.open(row["output_file_id"]) as answered:
         for position, done in enumerate(finished):
             if done:
                 continue
-            at = bisect_left(hashes, index.request_hashes[position])
-            if at == len(hashes) or hashes[at] != index.request_hashes[position]:
-                continue
-            asked.seek(offsets[at])
-            before = parse_request_line(asked.read(lengths[at]))
-            now = parse_request_line(read(position))
-            if (before.url, bytes(before.body)) == (now.url, bytes(now.body)):
+            wanted, is_sample = index.request_hashes[position], samples.has(position)
+            at = next_at[wanted] if wanted in next_at else bisect_left(hashes, wanted)
+            while at < len(hashes) and hashes[at] == wanted:
+                asked.seek(offsets[at])
+                before, now = parse_request_line(asked.read(lengths[at])), parse_request_line(read(position))
                 answered.seek(output_offsets[at] - 1)
-                finished[position] = 1
-                yield position, answered.readline()
+                at += 1
+                if (before.url, bytes(before.body)) != (now.url, bytes(now.body)):
+                    continue
+                line = answered.readline()
+                if not is_sample or samples.take(line):
+                    finished[position] = 1
+                    yield position, line
+                    break
+            if is_sample:
+                next_at[wanted] = at
 
 
 def pack_timings(finished_at: array[float], latencies: array[float]) -> bytes:

@@ -332,6 +332,10 @@ def test_a_file_is_run_and_its_answers_come_in_its_order_unless_it_would_wait_fo
     assert list(shell.names["out"]["response"]) == ["hello", "hello"]
     shell.run(f"%vbatch run '{path}' -b -o batch")
     assert shell.names["batch"].wait(60).request_counts.completed == 2
+    assert session.engine.requests == 2
+    shell.run(f"%vbatch run '{path}' --fresh -o out")
+    assert list(shell.names["out"]["response"]) == ["hello", "hello"]
+    assert session.engine.requests == 4
     path.write_text(json.dumps({**line, "body": {**body, "model": "ecco"}}))
     before = len(list(session.batches()))
     _, err, _ = shell.run(f"%vbatch run '{path}'")
