@@ -75,7 +75,10 @@ class Engine(abc.ABC):
     max_num_seqs
         How many requests it runs at once.
     answers_key
-        Identifies everything except the request that decides an answer: weights, chat template, engine arguments.
+        Identifies everything except the request that decides an answer: weights, chat template, engine arguments. A
+        seed that was chosen by chance is not part of it.
+    seed
+        From which it draws the answers that have no seed of their own; None if it does not say.
     counts_tokens
         Whether `tokenize` works.
     loops
@@ -93,6 +96,7 @@ class Engine(abc.ABC):
     state: EngineState = "unloaded"
     max_num_seqs: int = 256
     answers_key: str = ""
+    seed: int | None = None
     counts_tokens: bool = True
     loops: Sequence[Loop] = ()
     notes: Sequence[str] = ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import psutil
@@ -22,6 +23,9 @@ MAX_MODEL_LEN = 8192
 
 MAX_NUM_SEQS = 256
 
+_SEEDS = 1 << 32
+"""How many seeds there are: numpy takes no larger ones, and vLLM gives it the engine's."""
+
 _MAX_KV_CACHE_BYTES = 4 << 30
 _SHARE_OF_FREE_MEMORY = 4
 
@@ -37,7 +41,7 @@ def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
         Flags of ``vllm serve``. What they leave open is filled in: 256 sequences, priority scheduling, no fetching of
         media, and on CPUs 4,096 batched tokens, blocks of 32 tokens in the KV cache, eager mode and a KV cache of at
         most 4 GiB or a quarter of the free memory (vLLM's own default is a share of all memory, and fails on a shared
-        machine).
+        machine). A file that ``--config`` names counts as flags. The seed is None if they do not have it.
 
     Raises
     ------
@@ -46,9 +50,11 @@ def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
     """
     cli_args = installed.load("vllm.entrypoints.common.cli_args")
     parser = cli_args.make_arg_parser(_Parser(add_help=False))
-    given = {_option(flag) for flag in flags if flag.startswith("-")}
-    filled = [word for option, words in _defaults().items() if option not in given for word in words]
-    arguments: argparse.Namespace = parser.parse_args([model, *filled, *flags])
+    # Not put among the flags: there they would come before those of a file that --config names.
+    words = [word for option in _defaults() for word in option]
+    filled = vars(parser.parse_args([model, *words]))
+    parser.set_defaults(seed=None, **{name: filled[name] for name in map(_name, words) if name in filled})
+    arguments: argparse.Namespace = parser.parse_args([model, *flags])
     arguments.model = model
     if arguments.served_model_name is None:
         arguments.served_model_name = [model]
@@ -60,40 +66,42 @@ def parse_arguments(model: str, flags: Sequence[str]) -> argparse.Namespace:
 
 
 def bounded_engine_args(arguments: argparse.Namespace) -> AsyncEngineArgs:
-    """Build vLLM's engine arguments, with at most `MAX_MODEL_LEN` as the context length if none is given."""
+    """Build vLLM's engine arguments, with what the caller has left open.
+
+    The context length is at most `MAX_MODEL_LEN`. The seed is chosen by chance: vLLM's is always 0, so that the first
+    answers of each new engine would be the same ones.
+    """
     engine_args = AsyncEngineArgs.from_cli_args(arguments)
+    if arguments.seed is None:
+        engine_args.seed = secrets.randbelow(_SEEDS)
     if arguments.max_model_len is None and engine_args.create_model_config().max_model_len > MAX_MODEL_LEN:
         engine_args.max_model_len = arguments.max_model_len = MAX_MODEL_LEN
     return engine_args
 
 
-def _option(flag: str) -> str:
-    name = "--" + flag.split("=", 1)[0].lstrip("-").replace("_", "-")
-    return name.replace("--no-", "--", 1)
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
-def _defaults() -> dict[str, list[str]]:
-    defaults = {
-        "--max-num-seqs": ["--max-num-seqs", str(MAX_NUM_SEQS)],
-        "--scheduling-policy": ["--scheduling-policy", "priority"],
-        "--enable-prompt-tokens-details": ["--enable-prompt-tokens-details"],
-        # vLLM fetches any URL unless it is given a list of hosts; this list admits none (RFC 6761).
-        "--allowed-media-domains": ["--allowed-media-domains", "media-disabled.invalid"],
-    }
+def _defaults() -> Iterator[list[str]]:
+    yield ["--max-num-seqs", str(MAX_NUM_SEQS)]
+    yield ["--scheduling-policy", "priority"]
+    yield ["--enable-prompt-tokens-details"]
+    # vLLM fetches any URL unless it is given a list of hosts; this list admits none (RFC 6761).
+    yield ["--allowed-media-domains", "media-disabled.invalid"]
     if current_platform.is_cpu():
-        defaults["--max-num-batched-tokens"] = ["--max-num-batched-tokens", "4096"]
-        defaults["--enforce-eager"] = ["--enforce-eager"]
+        yield ["--max-num-batched-tokens", "4096"]
+        yield ["--enforce-eager"]
         # A prefix cache keeps whole blocks, and rows of a short template have less than vLLM's 128 tokens in common:
         # with 32 they run up to 1.9 times as fast. A prompt of 8,000 tokens that is like no other takes 1 % longer
         # (benchmarks/block_size.py).
-        defaults["--block-size"] = ["--block-size", "32"]
+        yield ["--block-size", "32"]
         if not installed.missing("bfloat16") and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
             # Without the instructions bfloat16 is emulated: measured at a fifth of float32's speed.
-            defaults["--dtype"] = ["--dtype", "float32"]
+            yield ["--dtype", "float32"]
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             size = min(_MAX_KV_CACHE_BYTES, psutil.virtual_memory().available // _SHARE_OF_FREE_MEMORY)
-            defaults["--kv-cache-memory-bytes"] = ["--kv-cache-memory-bytes", str(size)]
-    return defaults
+            yield ["--kv-cache-memory-bytes", str(size)]
 
 
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc, unused-ignore]

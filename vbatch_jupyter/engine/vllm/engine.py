@@ -106,7 +106,7 @@ class VllmEngine(Engine):
         self.served_model_names = tuple(built.arguments.served_model_name)
         scheduling = built.llm.vllm_config.scheduler_config
         self.max_num_seqs = scheduling.max_num_active_seqs or scheduling.max_num_seqs
-        self.answers_key = built.answers_key
+        self.answers_key, self.seed = built.answers_key, built.seed
 
     async def _build(self) -> vllm_process.Built:
         building = asyncio.get_running_loop().run_in_executor(

@@ -69,7 +69,7 @@ class Built:
         What it was started with.
     counters
         Where its figures arrive.
-    answers_key
+    answers_key, seed
         See `base.Engine`.
     """
 
@@ -77,6 +77,7 @@ class Built:
     arguments: argparse.Namespace
     counters: EngineCounters
     answers_key: str
+    seed: int
 
 
 def import_vllm(log_path: Path) -> list[str]:
@@ -171,7 +172,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
         enable_log_requests=engine_args.enable_log_requests,
         disable_log_stats=False,
     )
-    return Built(llm, arguments, counters, _answers_key(model, arguments))
+    return Built(llm, arguments, counters, _answers_key(model, arguments), engine_args.seed)
 
 
 async def build_app(built: Built) -> Application:
@@ -382,6 +383,7 @@ def _root_cause(log_path: Path, log_start: int) -> str:
 
 
 def _answers_key(model: str, arguments: argparse.Namespace) -> str:
+    """Identify what decides an answer. A seed is part of it only if the user has given one."""
     folder = Path(model)
     weights: list[Any] = [model]
     if folder.is_dir():
