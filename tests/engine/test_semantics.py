@@ -175,6 +175,7 @@ def test_figures_move_and_rest(session: Session) -> None:
         "prompt tokens",
         "generation tokens",
         "requests sent again",
+        "seed",
     ]
 
 

@@ -85,6 +85,7 @@ def estimate(
             total=len(index),
             reused=reused,
             duplicates=0 if target is not None else sum(map(len, plan.followers.values())),
+            deterministic=sum(index.deterministic),
             shared_prefix=_shared_prefix(served, plan.order, body),
             prompt_tokens=tokens,
             counted=len(counted),

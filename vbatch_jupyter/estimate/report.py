@@ -62,6 +62,8 @@ class DryRun:
         How many answers are known from earlier batches.
     duplicates
         How many requests would share the answer of an equal request.
+    deterministic
+        How many requests are greedy or seeded, or ask for a vector; the others are samples.
     shared_prefix
         The part of the prompts' text that the request before has too, 0 to 1.
     prompt_tokens
@@ -83,6 +85,7 @@ class DryRun:
     total: int
     reused: int
     duplicates: int
+    deterministic: int
     shared_prefix: float
     prompt_tokens: int | None
     counted: int
@@ -170,9 +173,22 @@ def _rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
     if dry_run.target is None:
         saved = f"{dry_run.duplicates:,} duplicates and {dry_run.reused:,} known answers are free"
         yield "engine requests", f"{dry_run.to_run:,} of {dry_run.total:,}: {saved}"
+        if endpoint_of(dry_run.endpoint).generates:
+            yield "sampling", "\n".join(_sampling(dry_run))
         yield "shared prefixes", f"up to {dry_run.shared_prefix:.0%} of the prompt tokens are computed only once"
         yield "time", _time(dry_run)
     yield "cost", _cost(dry_run)
+
+
+def _sampling(dry_run: DryRun) -> Iterator[str]:
+    if samples := dry_run.total - dry_run.deterministic:
+        yield f"{samples:,} are samples: each has an answer of its own, and the same one when the batch runs again"
+    if dry_run.deterministic:
+        yield f"{dry_run.deterministic:,} are greedy or seeded: equal ones share an answer, which is kept"
+        yield (
+            "in bfloat16 such an answer depends on what else runs (28 of 64 differed between alone and together, on a "
+            "CPU); with --dtype float32 none did"
+        )
 
 
 def _head(dry_run: DryRun) -> str:

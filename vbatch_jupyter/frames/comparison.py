@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.cells import full_label, is_missing
 from vbatch_jupyter.frames.frame import FrameDescription
 
-_CHANGED = "changed"
+if TYPE_CHECKING:
+    from pandas.arrays import BooleanArray
+
+MOST_ROWS = 32
+"""How many rows are run again, at most."""
+
+RunAgain: TypeAlias = "Callable[[Sequence[str]], pd.DataFrame]"
+"""Runs the requests of these names again, and returns their result as `results` gives it without ``df``."""
+
+_CHANGED, _NOISE = "changed", "noise"
 
 
 def compare(
@@ -22,12 +32,13 @@ def compare(
     custom_ids: tuple[Sequence[str], Sequence[str]],
     names: tuple[str, str] = ("a", "b"),
     df: pd.DataFrame | None = None,
+    run_again: Sequence[RunAgain] | None = None,
 ) -> pd.DataFrame:
     """Join two results on the custom_id, and mark what differs.
 
     If both have one column of answers, these get the two names; each field of a schema gets two columns,
-    such as ``stars_a`` and ``stars_b``. Errors come after them if there are any, and ``changed`` is last: true if
-    an answer differs, or only one of both has one.
+    such as ``stars_a`` and ``stars_b``. Errors come after them if there are any, and then ``changed``: true if an
+    answer differs, or only one of both has one. ``noise`` is last, with ``run_again``.
 
     Parameters
     ----------
@@ -39,6 +50,10 @@ def compare(
         Their names.
     df
         The frame that the first was made from; its rows come before the answers, instead of ``custom_id``.
+    run_again
+        Run requests of the first and of the second again. It is called for up to `MOST_ROWS` of the rows that have
+        changed. ``noise`` is true for those whose second run differs from the first, on one side or on both, and
+        missing for the rows that were not run again.
 
     Raises
     ------
@@ -64,17 +79,18 @@ def compare(
         message = "These two batches have no column of answers in common"
         raise FrameError(f"{message}: {_listed(one)} against {_listed(other)}.", param="b")
     columns: dict[str, Any] = {}
-    changed = np.zeros(len(one), dtype=bool)
     for name in shared:
         labels = names if name == "response" else tuple(f"{name}_{side}" for side in names)
         columns |= {label: side[name].array for label, side in zip(labels, (one, other), strict=True)}
-        changed |= [not _is_same(x, y) for x, y in zip(one[name], other[name], strict=True)]
     columns |= {
         f"{label}_error": side["error"].array
         for label, side in zip(names, (one, other), strict=True)
         if side["error"].notna().any()
     }
-    columns[_CHANGED] = changed | (one["error"].isna() != other["error"].isna()).to_numpy()
+    columns[_CHANGED] = changed = _differs(one, other, shared)
+    if run_again is not None:
+        ids = [custom_ids[0][place] for place in lefts]
+        columns[_NOISE] = _noise(ids, changed, zip((one, other), run_again, strict=True), shared)
     if df is None:
         out = pd.DataFrame({"custom_id": pd.array([custom_ids[0][place] for place in lefts], dtype="string")})
     else:
@@ -108,6 +124,32 @@ def refuse_other_frame(one: str | None, other: str | None) -> None:
     if by_position and first.rows == second.rows and first.fingerprint != second.fingerprint:
         message = "These two batches were made from different DataFrames, and no column names their rows."
         raise FrameError(f"{message} To compare them, name the rows with custom_id=.", param="b")
+
+
+def _differs(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str]) -> npt.NDArray[np.bool_]:
+    differs = np.asarray(one["error"].isna() != other["error"].isna())
+    for name in columns:
+        differs = differs | [not _is_same(x, y) for x, y in zip(one[name], other[name], strict=True)]
+    return differs
+
+
+def _noise(
+    custom_ids: Sequence[str],
+    changed: npt.NDArray[np.bool_],
+    sides: Iterable[tuple[pd.DataFrame, RunAgain]],
+    columns: Sequence[str],
+) -> BooleanArray:
+    noise = pd.array([None] * len(changed), dtype="boolean")
+    places = np.flatnonzero(changed)
+    if len(places) > MOST_ROWS:
+        places = places[np.arange(MOST_ROWS) * len(places) // MOST_ROWS]  # evenly spread
+    if len(places):
+        names = [custom_ids[place] for place in places]
+        noise[places] = False
+        for result, run_again in sides:
+            before = result.iloc[places].reset_index(drop=True)
+            noise[places] |= _differs(before, run_again(names), columns)
+    return noise
 
 
 def _listed(result: pd.DataFrame) -> str:

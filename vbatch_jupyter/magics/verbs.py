@@ -295,6 +295,7 @@ def _print_engine(current: session.Session) -> None:
         ("prompt tokens", f"{stats.prompt_tokens:,}"),
         ("generation tokens", f"{stats.generation_tokens:,}"),
         ("requests sent again", f"{engine.retries:,}"),
+        *([] if engine.seed is None else [("seed", str(engine.seed))]),
     ):
         print(f"{name:<22} {value}")
 
@@ -304,6 +305,8 @@ def _print_batch(batch: Batch) -> None:
     print(openai.to_json(exclude_unset=False))
     if (waiting := batch.waiting) is not None:
         print(f"waiting: {waiting}")
+    if seeds := batch.engine_seeds:
+        print(f"engine seed: {', then '.join(map(str, seeds))}")
     if openai.error_file_id is not None:
         print(batch.errors().to_string(index=False))
 

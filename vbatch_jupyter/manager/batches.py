@@ -15,7 +15,7 @@ from vbatch_jupyter.manager.checks import (
     check_metadata,
     check_required,
 )
-from vbatch_jupyter.manager.waiting import needs_engine, why_waiting
+from vbatch_jupyter.manager.waiting import held_models, needs_engine, why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import PROFILES
@@ -164,6 +164,10 @@ class BatchesManager:
     def waiting(self, record: BatchRecord) -> str | None:
         """Return why a batch does not advance, as `manager.waiting.why_waiting` says."""
         return why_waiting(record, self._store.engines.live(planned=True) if needs_engine(record) else ())
+
+    def is_served(self, model: str | None) -> bool:
+        """Return whether an engine on this store has a model, or would be started for it."""
+        return model in held_models(self._store.engines.live(planned=True))
 
     def misfits(self, record: BatchRecord) -> Mapping[str, str]:
         """Return what `keep_misfits` has kept."""

@@ -1,16 +1,16 @@
-"""Retries: a new batch with the requests of another that have no answer; a finished batch never changes."""
+"""New batches with some requests of another, which never changes: its retry, and a second run of what has answers."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
 
-from vbatch_jupyter.errors import ConflictError, NotFoundError
+from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, input_lines, lines_of
 from vbatch_jupyter.protocol.answer_schema import checker
@@ -20,6 +20,9 @@ from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
 from vbatch_jupyter.protocol.shapes import Parse
 
 _ANSWERS_READ = 10_000
+
+_KEPT_SECONDS = 3600
+"""The shortest time that a batch may be kept after its end."""
 
 
 class Unanswered(NamedTuple):
@@ -172,17 +175,58 @@ def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> Bat
     if not wanted:
         message = f"There is nothing to retry: every request of batch {record.id} has an answer."
         raise ConflictError(message, id=record.id, status=record.status)
-    chosen = (line + b"\n" for line in input_lines(manager, root) if parse_request_line(line).custom_id in wanted)
-    file = manager.files.create(chosen, filename=f"{record.id}_retry.jsonl", purpose="batch")
-    return manager.batches.create(
-        input_file_id=file.id,
-        endpoint=root.endpoint,
+    return _batch_of(
+        manager,
+        root,
+        wanted,
+        filename=f"{record.id}_retry.jsonl",
         metadata=root.metadata,
         retry_of=record.id,
         output_expires_after_seconds=root.output_expires_after_seconds,
-        profile=root.profile,
-        # An answer that does not fit the schema is known as well, and would only come again.
-        fresh=True,
         frame=root.frame,
+    )
+
+
+def run_again(manager: Manager, root: BatchRecord, custom_ids: Collection[str]) -> BatchRecord:
+    """Make a batch of some requests of another, to see whether they have the same answers once more.
+
+    It is removed an hour after its end. Until then its caller should delete its files, or the answers are reused.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    root
+        The batch that has the requests.
+    custom_ids
+        Their names.
+
+    Raises
+    ------
+    NotFoundError
+        Its input file was deleted.
+    EngineNotLoadedError
+        No engine serves its model.
+    """
+    if root.target is None and not manager.batches.is_served(root.model):
+        message = f"Requests of batch {root.id} would run again, and no engine serves {root.model!r}. Load that model"
+        raise EngineNotLoadedError(f"{message} first.")
+    return _batch_of(
+        manager, root, custom_ids, filename=f"{root.id}_again.jsonl", output_expires_after_seconds=_KEPT_SECONDS
+    )
+
+
+def _batch_of(
+    manager: Manager, root: BatchRecord, wanted: Collection[str], *, filename: str, **fields: Any
+) -> BatchRecord:
+    chosen = (line + b"\n" for line in input_lines(manager, root) if parse_request_line(line).custom_id in wanted)
+    file = manager.files.create(chosen, filename=filename, purpose="batch")
+    return manager.batches.create(
+        input_file_id=file.id,
+        endpoint=root.endpoint,
+        profile=root.profile,
+        # Answers are known, also those that do not fit their schema, and would only come again.
+        fresh=True,
         target=root.target,
+        **fields,
     )

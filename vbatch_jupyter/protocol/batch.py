@@ -177,6 +177,8 @@ class BatchRecord:
     """The batch whose unanswered requests it runs again; shown in the metadata if there is room."""
     models: tuple[str, ...] | None = None
     """The models that its requests may name; None for any, and the batch waits for its engine."""
+    engine_seeds: tuple[int, ...] = ()
+    """The seeds of the engines that have run it, in order; it can be repeated if there is only one."""
     origin: str | None = None
     """The notebook that made it, as its kernel's session is called; None if it was made over HTTP."""
 

@@ -10,7 +10,9 @@ import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.errors import StoreBusyError, StoreFullError
 from vbatch_jupyter.loop import Backoff, in_thread
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -175,7 +177,7 @@ class Latest:
             return dict(self._errors)
 
 
-def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineIndex, answers_key: str) -> int:
+def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineIndex, engine: Engine) -> int:
     """Put answers that the same engine has given before into the spool; return their number.
 
     Parameters
@@ -183,20 +185,22 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
     store, lease, record, index
         The batch. Only batches of this machine's own take part (profile ``local``): a client of OpenAI's endpoints
         expects a new answer to a new batch.
-    answers_key
-        The engine's; the batch remembers it.
+    engine
+        The engine; the batch remembers its key and its seed.
     """
-    if record.profile != "local":
-        return 0
-    if record.answers_key is None:
-        lease.update(answers_key=answers_key)
-    elif record.answers_key != answers_key:
-        lease.update(answers_key=SEVERAL_ENGINES)
-    if record.fresh:
+    is_local = record.profile == "local"
+    seen: dict[str, Any] = {}
+    if is_local and record.answers_key != engine.answers_key:
+        seen["answers_key"] = engine.answers_key if record.answers_key is None else SEVERAL_ENGINES
+    if engine.seed is not None and record.engine_seeds[-1:] != (engine.seed,):
+        seen["engine_seeds"] = (*record.engine_seeds, engine.seed)
+    if seen:
+        lease.update(**seen)
+    if record.fresh or not is_local:
         return 0
     count = size = 0
     group: list[SpoolRecord] = []
-    for known in _known(store, lease, record, index, answers_key):
+    for known in _known(store, lease, record, index, engine.answers_key):
         group.append(known)
         count += 1
         size += len(known.line)

@@ -225,7 +225,7 @@ class Runner:
             return "stopped"
         recovered = await in_thread(lease.recover)
         index = await in_thread(lifecycle.load_index, self._store, lease)
-        if taken := await in_thread(take_answers, self._store, lease, record, index, engine.answers_key):
+        if taken := await in_thread(take_answers, self._store, lease, record, index, engine):
             self._on_notice(f"Batch {lease.id}: {taken:,} of {len(index):,} answers are reused from earlier batches.")
             recovered = await in_thread(lease.recover)
         plan = await in_thread(plan_requests, index, recovered.finished)

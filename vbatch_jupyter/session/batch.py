@@ -130,6 +130,11 @@ class Batch:
         """Why it does not advance, in a sentence; None if it advances or has ended."""
         return self._manager.batches.waiting(self._record())
 
+    @property
+    def engine_seeds(self) -> tuple[int, ...]:
+        """The seeds of the engines that ran it, in order: ``vb.load(model, seed=batch.engine_seeds[0])`` repeats it."""
+        return self._record().engine_seeds
+
     def to_openai(self) -> Any:
         """Return OpenAI's object of the batch."""
         return self._record().to_openai()
@@ -238,8 +243,8 @@ class Batch:
             self._unanswered(chain_of(self._manager, self._record()))
         return result
 
-    def compare(self, other: Batch, *, names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
-        """Put the answers of another batch of the same rows next to those of this one, with what changed.
+    def compare(self, other: Batch, *, names: tuple[str, str] = ("a", "b"), noise: bool = False) -> pd.DataFrame:
+        """Put another batch of the same rows next to this one, as `vbatch_jupyter.compare` describes.
 
         Parameters
         ----------
@@ -247,25 +252,21 @@ class Batch:
             For example the same DataFrame with another prompt or another model.
         names
             The names of the two in the result.
+        noise
+            Run up to 32 of the rows that changed a second time, to see which answers differ by themselves.
 
         Raises
         ------
         FrameError
             They were made from different DataFrames, or have no row or no column of answers in common.
+        EngineNotLoadedError
+            With ``noise``: no engine serves the model of one of them.
         """
-        from msgspec.structs import replace
+        from vbatch_jupyter.session.side_by_side import side_by_side
 
-        from vbatch_jupyter.frames.comparison import compare, refuse_other_frame
-        from vbatch_jupyter.frames.results import results
-
-        first, second = self._read(None), other._read(None)
-        records = (self._record(), other._record())
-        refuse_other_frame(*(chain_of(self._manager, record)[0].frame for record in records))
-        alone = (
-            results(**{**read, "df": None, "description": replace(read["description"], output="response")})
-            for read in (first, second)
-        )
-        return compare(*alone, custom_ids=(first["custom_ids"], second["custom_ids"]), names=names, df=first["df"])
+        sides = [(chain_of(self._manager, self._record())[0], self._read(None))]
+        sides.append((chain_of(self._manager, other._record())[0], other._read(None)))
+        return side_by_side(self._manager, *sides, names=names, handle=self._handle if noise else None)
 
     def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:
         """Wait for the batch, and return the arguments for its result."""
@@ -391,7 +392,10 @@ class Batch:
             The batch has not ended, or every request has its answer.
         """
         self._refuse_failed(self._record())
-        record = retry(self._manager, self.id, parse=self._parse())
+        return self._handle(retry(self._manager, self.id, parse=self._parse()))
+
+    def _handle(self, record: BatchRecord) -> Batch:
+        """Return the handle on another batch of the same DataFrame."""
         return Batch(
             self._manager,
             record.id,

@@ -39,7 +39,7 @@ from vbatch_jupyter.store.upgrades import UPGRADES
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The ``PRAGMA user_version`` of a store of this release."""
 
 UNFINISHED = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
@@ -293,6 +293,7 @@ def batch_from_row(row: sqlite3.Row) -> BatchRecord:
     # An earlier release kept it among the metadata.
     fields["retry_of"] = row["retry_of"] or (fields["metadata"] or {}).get("retry_of")
     fields["models"] = None if row["models"] is None else tuple(json.loads(row["models"]))
+    fields["engine_seeds"] = tuple(json.loads(row["engine_seeds"] or "[]"))
     for name in _BOOLEANS:
         fields[name] = bool(row[name])
     return BatchRecord(**fields)
@@ -322,7 +323,7 @@ def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
             columns[name] = None if value is None else json.dumps(msgspec.structs.asdict(value))
         elif name == "metadata":
             columns[name] = None if value is None else json.dumps(dict(value))
-        elif name == "models":
+        elif name in ("models", "engine_seeds"):
             columns[name] = None if value is None else json.dumps(value)
         elif name in _BATCH_FIELDS:
             columns[name] = value

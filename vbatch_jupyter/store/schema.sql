@@ -100,6 +100,7 @@ CREATE TABLE batch (
     origin TEXT,
     retry_of TEXT,
     models TEXT CHECK (models IS NULL OR json_valid(models)),
+    engine_seeds TEXT CHECK (engine_seeds IS NULL OR json_valid(engine_seeds)),
     -- No request is counted twice.
     CHECK (completed + failed <= total),
     -- Only a batch that completed may call itself so.

@@ -86,7 +86,7 @@ def find_answers(
         Position and output line of each answer that the batch has already. No other request gets such an answer,
         unless it is deterministic.
     """
-    samples = _Samples(index, kept)
+    search = _Search(index, read, finished, kept)
     # The rows say which files there are. A listing of the directory would have what others write and rename.
     for row in store.database.read(
         "SELECT input_file_id, output_file_id FROM batch JOIN file ON file.id = output_file_id "
@@ -96,25 +96,63 @@ def find_answers(
         if 0 not in finished:
             return
         with contextlib.suppress(VBatchError, OSError, ValueError):
-            yield from _find_in(store, row, index, read, finished, samples)
+            yield from search.find_in(store.files, row)
 
 
-class _Samples:
-    """The requests of a batch that are equal to others of it and not deterministic, and the answers that are taken."""
+class _Search:
+    """The search of `find_answers`, with what has been taken so far.
 
-    def __init__(self, index: LineIndex, kept: Iterable[tuple[int, bytes]]) -> None:
-        self._index = index
+    A *sample* is a request that is not deterministic and equal to others of its batch.
+    """
+
+    def __init__(
+        self,
+        index: LineIndex,
+        read: Callable[[int], bytes],
+        finished: bytearray,
+        kept: Iterable[tuple[int, bytes]],
+    ) -> None:
+        self._index, self._read, self._finished = index, read, finished
         hashes, deterministic = index.request_hashes, index.deterministic
-        self._hashes = repeated(one for one, shares in zip(hashes, deterministic, strict=True) if not shares)
+        self._samples = repeated(one for one, shares in zip(hashes, deterministic, strict=True) if not shares)
         self._taken: set[str | None] = set()
-        if self._hashes:
-            self._taken.update(_answer_id(line) for position, line in kept if self.has(position))
+        if self._samples:
+            self._taken.update(_answer_id(line) for position, line in kept if self._is_sample(position))
 
-    def has(self, position: int) -> bool:
-        return not self._index.deterministic[position] and self._index.request_hashes[position] in self._hashes
+    def find_in(self, files: Files, row: sqlite3.Row) -> Iterator[tuple[int, bytes]]:
+        """Return what one earlier batch has."""
+        with files.sidecar(row["output_file_id"], "answers").open("rb") as file:
+            count = msgspec.json.decode(file.readline(), type=_Header).count
+            # In the order in which `pack_answers` writes them; each number has 8 bytes.
+            hashes, offsets, lengths, output_offsets = (array("Q", file.read(8 * count)) for _ in range(4))
+        # Where the search for the next sample continues: a thousand equal requests must not look at a million lines.
+        next_at: dict[int, int] = {}
+        with files.open(row["input_file_id"]) as asked, files.open(row["output_file_id"]) as answered:
+            for position, done in enumerate(self._finished):
+                if done:
+                    continue
+                wanted, is_sample = self._index.request_hashes[position], self._is_sample(position)
+                at = next_at[wanted] if wanted in next_at else bisect_left(hashes, wanted)
+                while at < len(hashes) and hashes[at] == wanted:
+                    asked.seek(offsets[at])
+                    before, now = parse_request_line(asked.read(lengths[at])), parse_request_line(self._read(position))
+                    answered.seek(output_offsets[at] - 1)
+                    at += 1
+                    if (before.url, bytes(before.body)) != (now.url, bytes(now.body)):
+                        continue
+                    line = answered.readline()
+                    if not is_sample or self._take(line):
+                        self._finished[position] = 1
+                        yield position, line
+                        break
+                if is_sample:
+                    next_at[wanted] = at
 
-    def take(self, line: bytes) -> bool:
-        """Take an answer; False if it is taken already."""
+    def _is_sample(self, position: int) -> bool:
+        return not self._index.deterministic[position] and self._index.request_hashes[position] in self._samples
+
+    def _take(self, line: bytes) -> bool:
+        """Take an answer for one sample; False if another has it."""
         before = len(self._taken)
         self._taken.add(_answer_id(line))
         return len(self._taken) > before
@@ -124,42 +162,6 @@ def _answer_id(line: bytes) -> str | None:
     """Return the id of an answer, which it keeps in each batch that reuses it."""
     response = parse_output_line(line).response
     return None if response is None else response.request_id
-
-
-def _find_in(
-    store: Store,
-    row: sqlite3.Row,
-    index: LineIndex,
-    read: Callable[[int], bytes],
-    finished: bytearray,
-    samples: _Samples,
-) -> Iterator[tuple[int, bytes]]:
-    with store.files.sidecar(row["output_file_id"], "answers").open("rb") as file:
-        count = msgspec.json.decode(file.readline(), type=_Header).count
-        # In the order in which `pack_answers` writes them; each number has 8 bytes.
-        hashes, offsets, lengths, output_offsets = (array("Q", file.read(8 * count)) for _ in range(4))
-    # Where the search for the next sample goes on: a thousand equal requests must not look at a million lines.
-    next_at: dict[int, int] = {}
-    with store.files.open(row["input_file_id"]) as asked, store.files.open(row["output_file_id"]) as answered:
-        for position, done in enumerate(finished):
-            if done:
-                continue
-            wanted, is_sample = index.request_hashes[position], samples.has(position)
-            at = next_at[wanted] if wanted in next_at else bisect_left(hashes, wanted)
-            while at < len(hashes) and hashes[at] == wanted:
-                asked.seek(offsets[at])
-                before, now = parse_request_line(asked.read(lengths[at])), parse_request_line(read(position))
-                answered.seek(output_offsets[at] - 1)
-                at += 1
-                if (before.url, bytes(before.body)) != (now.url, bytes(now.body)):
-                    continue
-                line = answered.readline()
-                if not is_sample or samples.take(line):
-                    finished[position] = 1
-                    yield position, line
-                    break
-            if is_sample:
-                next_at[wanted] = at
 
 
 def pack_timings(finished_at: array[float], latencies: array[float]) -> bytes:

@@ -52,11 +52,18 @@ def _add_note(connection: sqlite3.Connection, _store: Path) -> None:
     connection.execute("ALTER TABLE engine ADD COLUMN note TEXT")
 
 
+def _add_engine_seeds(connection: sqlite3.Connection, _store: Path) -> None:
+    connection.execute(
+        "ALTER TABLE batch ADD COLUMN engine_seeds TEXT CHECK (engine_seeds IS NULL OR json_valid(engine_seeds))"
+    )
+
+
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     1: _add_origin,
     2: _move_sidecars,
     3: _add_retry_of_and_models,
     4: _rename_remote,
     5: _add_note,
+    6: _add_engine_seeds,
 }
 """For each version, the function that upgrades to the next one; called with the store's directory."""

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import vbatch_jupyter as vb
-from vbatch_jupyter.errors import FrameError, NotFoundError
+from vbatch_jupyter.errors import EngineNotLoadedError, FrameError, NotFoundError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.comparison import compare
 
@@ -75,6 +75,47 @@ def test_a_column_that_is_there_already_is_not_overwritten(session):
     with pytest.raises(FrameError, match=r"already has a column 'a'.*names="):
         vb.compare(batch, batch)
     assert list(vb.compare(batch, batch, names=("one", "two")).columns) == ["a", "one", "two", "changed"]
+
+
+def test_a_second_run_of_the_rows_that_changed_tells_noise_from_the_prompts_difference(session):
+    df = pd.DataFrame({"text": ["A", "b", "C", "d"]})
+    one, two = session.submit(df, Ask.of("{{ text }}")), session.submit(df, Ask.of("{{ text | lower }}"))
+    before = {record.id for record in [session.attach(batch.id).wait() for batch in (one, two)]}
+    out = vb.compare(one, two, noise=True)
+    assert list(out.columns) == ["text", "a", "b", "changed", "noise"]
+    assert out["changed"].tolist() == [True, False, True, False]
+    assert out["noise"].tolist() == [False, pd.NA, False, pd.NA]
+    assert session.engine.requests == 4 + 2 + 4  # two of the second prompt were asked by the first
+    # Nothing is left of the second runs that a later batch could take its answers from.
+    files = session.manager.files
+    for record in session.batches():
+        if record.id not in before:
+            assert record.request_counts.completed == 2
+            for file_id in (record.input_file_id, record.output_file_id):
+                with pytest.raises(NotFoundError):
+                    files.retrieve(file_id)
+    session.run(df, Ask.of("{{ text }}"))
+    assert session.engine.requests == 10
+
+
+def test_at_most_32_of_the_rows_that_changed_run_again_from_all_over_the_frame(session):
+    df = pd.DataFrame({"n": range(100), "name": [f"r{n}" for n in range(100)]})
+    one, two = (session.submit(df, Ask.of(text, custom_id="name")) for text in ("{{ n }}", "{{ n }}!"))
+    noise = vb.compare(one, two, noise=True)["noise"]
+    assert noise.notna().sum() == 32
+    assert noise.dropna().index.tolist() == [n * 100 // 32 for n in range(32)]
+    assert vb.compare(one, one, names=("one", "two"), noise=True)["noise"].isna().all()
+
+
+def test_a_second_run_without_an_engine_is_refused_before_anything_runs(session):
+    df = pd.DataFrame({"text": ["A"]})
+    one, two = session.submit(df, Ask.of("{{ text }}")), session.submit(df, Ask.of("{{ text | lower }}"))
+    two.wait(), one.wait()
+    session.unload()
+    count = len(list(session.batches()))
+    with pytest.raises(EngineNotLoadedError, match=r"no engine serves 'echo'\. Load that model first"):
+        vb.compare(one, two, noise=True)
+    assert len(list(session.batches())) == count
 
 
 def test_vectors_lists_and_missing_values_are_compared_by_what_they_hold():

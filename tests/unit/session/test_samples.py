@@ -18,7 +18,6 @@ from vbatch_jupyter.session.dry_run import dry_run
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 
-
 TEMPLATE = "Say {{ word }}"
 
 
@@ -31,7 +30,7 @@ class Sampler(EchoEngine):
         number = self.requests + 1
         said = "refused" if number in self.refused else f"answer {number}"
         asked = content | {"messages": [{"role": "user", "content": said}]}
-        return await super()._answer(path, said.encode(), asked, priority=priority)
+        return await super()._answer(path, body + said.encode(), asked, priority=priority)
 
 
 class Kernel:
@@ -39,19 +38,19 @@ class Kernel:
         self._folder = folder
         self.start()
 
-    def start(self, requests: int = 0) -> None:
+    def start(self, *, requests: int = 0, seed: int | None = None) -> None:
         self.engine = Sampler(refusing="refused")
-        self.engine.requests = requests
+        self.engine.requests, self.engine.seed = requests, seed
         store = Store(self._folder / "store", floor_bytes=0, reserve_bytes=0)
         self.session = Session(store, make_engine=lambda *_, **__: self.engine, say=lambda _: None)
         self.session.load("echo")
 
-    def run(self, rows: int, **asked: Any) -> list[int | None]:
-        """Run equal rows; return the numbers of the requests that answered them."""
+    def run(self, rows: int, **asked: Any) -> list[int]:
+        """Run equal rows; return the numbers of the requests that answered them, 0 for none."""
         return numbers(self.session.run(equal(rows), Ask.of(TEMPLATE, **asked)))
 
     def begin(self, rows: int, **asked: Any) -> Batch:
-        """Submit equal rows, of which three have a kept answer; return the batch when the others are with the engine."""
+        """Submit equal rows, three of them with a kept answer; return the batch when the engine has the others."""
         self.engine.latency_seconds = 3600
         batch = self.session.submit(equal(rows), Ask.of(TEMPLATE, **asked))
         wait_for(lambda: self.engine.stats().running == rows - 3, 60)
@@ -65,8 +64,8 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
     kernel.session.close()
 
 
-def numbers(out: pd.DataFrame) -> list[int | None]:
-    return [None if pd.isna(text) else int(text.removeprefix("answer ")) for text in out["response"]]
+def numbers(out: pd.DataFrame) -> list[int]:
+    return [0 if pd.isna(text) else int(text.removeprefix("answer ")) for text in out["response"]]
 
 
 def equal(rows: int) -> pd.DataFrame:
@@ -129,10 +128,10 @@ def test_a_retried_sample_is_asked_and_takes_no_answer_of_an_equal_row(kernel: K
     kernel.engine.refused = frozenset({3, 5})
     batch = kernel.session.submit(equal(8), Ask.of(TEMPLATE, temperature=1))
     first = numbers(batch.results())
-    assert [*sorted(filter(None, first))] == [1, 2, 4, 6, 7, 8]
+    assert sorted(first) == [0, 0, 1, 2, 4, 6, 7, 8]
     whole = numbers(batch.retry().results())
-    assert [after for before, after in zip(first, whole, strict=True) if before is None] in ([9, 10], [10, 9])
-    assert [after for before, after in zip(first, whole, strict=True) if before is not None] == [*filter(None, first)]
+    assert sorted(whole) == [1, 2, 4, 6, 7, 8, 9, 10]
+    assert all(before in (0, after) for before, after in zip(first, whole, strict=True))
     assert sorted(kernel.run(8, temperature=1)) == sorted(whole)
     assert kernel.engine.requests == 10
 
@@ -153,7 +152,7 @@ def test_answers_of_a_cancelled_batch_are_kept_also_when_those_that_it_reused_ar
     batch = kernel.begin(8, temperature=1).cancel()
     batch.wait()
     kernel.engine.latency_seconds = 0
-    kernel.session.manager.files.delete(origin.output_file_id)
+    kernel.session.manager.files.delete(str(origin.output_file_id))
     again = kernel.run(4, temperature=1)
     assert again[:3] == kept
     assert again[3] == kernel.engine.requests == 9  # five requests were cancelled
@@ -168,3 +167,26 @@ def test_a_file_and_a_frame_take_each_others_samples(kernel: Kernel, tmp_path: P
     assert sorted(numbers(kernel.session.submit_file(path, fresh=True).results())) == [5, 6, 7, 8]
     assert kernel.run(8, temperature=1)[4:] == [*kept, 4]
     assert kernel.engine.requests == 8
+
+
+def test_a_comparison_shows_that_samples_differ_without_a_difference_of_the_prompt(kernel: Kernel) -> None:
+    one, two = (kernel.session.submit(equal(3), Ask.of(TEMPLATE, temperature=1, fresh=True)).wait() for _ in range(2))
+    out = one.compare(two, noise=True)
+    assert (out["changed"].tolist(), out["noise"].tolist()) == ([True] * 3, [True] * 3)
+    assert kernel.engine.requests == 12
+    # The newest answers that are kept are those of the batches, and not those of the second runs.
+    assert kernel.run(6, temperature=1) == numbers(two.results()) + numbers(one.results())
+
+
+@pytest.mark.parametrize("profile", ["local", "openai"])
+def test_a_batch_keeps_the_seeds_of_the_engines_that_ran_it(kernel: Kernel, profile: str) -> None:
+    kernel.engine.seed = 5
+    manager, lines = kernel.session.manager, kernel.session.requests_of(equal(2), Ask.of(TEMPLATE)).lines
+    file = manager.files.create(lines, filename="in.jsonl", purpose="batch")
+    kernel.engine.latency_seconds = 3600
+    id = manager.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", profile=profile).id  # noqa: A001
+    wait_for(lambda: kernel.engine.stats().running == 2, 60)
+    assert kernel.session.attach(id).engine_seeds == (5,)
+    kernel.session.close()
+    kernel.start(seed=6)
+    assert kernel.session.attach(id).wait().engine_seeds == (5, 6)

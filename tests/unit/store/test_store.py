@@ -128,7 +128,10 @@ def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
             lease.update(parts="[]")
         store.database.write(
             lambda db: [
-                *(db.execute(f"ALTER TABLE batch DROP COLUMN {name}") for name in ("models", "retry_of", "origin")),
+                *(
+                    db.execute(f"ALTER TABLE batch DROP COLUMN {name}")
+                    for name in ("engine_seeds", "models", "retry_of", "origin")
+                ),
                 db.execute("ALTER TABLE batch RENAME COLUMN parts TO remote"),
                 db.execute("ALTER TABLE engine DROP COLUMN note"),
             ]

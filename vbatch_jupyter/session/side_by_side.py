@@ -1,0 +1,82 @@
+"""Two batches of the same rows side by side, and a second run of some rows that shows what differs by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec.structs import replace
+
+from vbatch_jupyter.errors import ConflictError
+from vbatch_jupyter.frames.comparison import compare, refuse_other_frame
+from vbatch_jupyter.frames.results import results
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.chain import lines_of
+from vbatch_jupyter.manager.retry import run_again
+from vbatch_jupyter.protocol.batch import BatchRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vbatch_jupyter.session.batch import Batch
+
+Side: TypeAlias = tuple[BatchRecord, dict[str, Any]]
+"""The batch that has the requests, and the arguments with which `results` reads it and its retries."""
+
+Handle: TypeAlias = "Callable[[BatchRecord], Batch]"
+
+
+def side_by_side(
+    manager: Manager, first: Side, second: Side, *, names: tuple[str, str], handle: Handle | None = None
+) -> pd.DataFrame:
+    """Return what `vbatch_jupyter.compare` describes.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    first, second
+        The two batches.
+    names
+        Their names.
+    handle
+        Returns the handle on a batch; None for no second run.
+    """
+    refuse_other_frame(first[0].frame, second[0].frame)
+    reads = [
+        {**read, "df": None, "description": replace(read["description"], output="response")}
+        for _, read in (first, second)
+    ]
+    return compare(
+        results(**reads[0]),
+        results(**reads[1]),
+        custom_ids=(reads[0]["custom_ids"], reads[1]["custom_ids"]),
+        names=names,
+        df=first[1]["df"],
+        run_again=handle
+        and [
+            functools.partial(_again, manager, root, read, handle)
+            for (root, _), read in zip((first, second), reads, strict=True)
+        ],
+    )
+
+
+def _again(
+    manager: Manager, root: BatchRecord, read: dict[str, Any], handle: Handle, custom_ids: Sequence[str]
+) -> pd.DataFrame:
+    batch = handle(run_again(manager, root, custom_ids))
+    try:
+        batch.wait()
+    except BaseException:
+        with contextlib.suppress(ConflictError):  # it has ended meanwhile
+            batch.cancel()
+        raise
+    ended = manager.batches.retrieve(batch.id)
+    lines = list(lines_of(manager, [ended]))
+    # So that no later batch reuses these answers instead of those that the user has.
+    for file_id in filter(None, (ended.input_file_id, ended.output_file_id, ended.error_file_id)):
+        manager.files.delete(file_id)
+    description = replace(read["description"], rows=len(custom_ids))
+    return results(lines, description, custom_ids=custom_ids, schema=read["schema"])
