@@ -148,10 +148,11 @@ class Loop:
         self._step_ended = threading.Condition()
 
     def report(self) -> dict[str, Any]:
-        """Return the state of the loop as JSON: its name, how often a step has failed, and its problem."""
+        """Return the state of the loop as JSON: its name, its steps that ended and that failed, its problem."""
         problem = self.last_problem
         return {
             "loop": self.name,
+            "steps": self._ended,
             "problems": self.problems,
             "problem": None if problem is None else dataclasses.asdict(problem),
         }
@@ -240,7 +241,7 @@ class Loop:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    def looked(self, timeout: float = 10.0) -> None:
+    def looked(self, timeout: float = 60.0) -> None:
         """Take the next step at once, and wait in another thread for its end; it begins after this call.
 
         Raises

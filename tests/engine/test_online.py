@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import http.server
 import json
 import statistics
@@ -18,10 +17,10 @@ import openai
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from tests import waiting
 from tests.batches import open_store
 from tests.kernels import BEGIN_BATCH
 from tests.servers import JupyterServer
+from tests.waiting import wait_for
 from vbatch_jupyter.records import SECRET_HEADER
 from vbatch_jupyter.store import EngineRecord, Store
 
@@ -30,7 +29,6 @@ pytestmark = pytest.mark.timeout(600)
 MODEL = "tiny"
 CHATS = 10
 BATCH = 500
-wait_for = functools.partial(waiting.wait_for, seconds=60)
 LATENESS = f"""
 {BEGIN_BATCH}
 def lateness():

@@ -50,7 +50,7 @@ def vllm_server(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+                process.wait(60)
             process.kill()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import Any
 import psutil
 import pytest
 
-from tests import waiting
 from tests.batches import open_store
 from tests.kernels import engine_processes
 from tests.servers import JupyterServer
+from tests.waiting import wait_for
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.lines import encode_request_line
 
 REQUESTS = 240
-
-wait_for = functools.partial(waiting.wait_for, seconds=240)
 
 
 def body(text: str) -> dict[str, Any]:
@@ -49,12 +46,12 @@ def test_a_request_starts_the_engine_that_survives_a_kill_and_a_batch_survives_t
         assert first["state"] == "ready"
         assert first["stats"]["generation_tokens"] == answer.usage.completion_tokens
         assert [each["id"] for each in http.get("api/kernels").json()] == [first["kernel_id"]]
-        wait_for(lambda: f'kernel_id="{first["kernel_id"]}"' in vllm_lines(http.get("metrics").text), seconds=20)
+        wait_for(lambda: f'kernel_id="{first["kernel_id"]}"' in vllm_lines(http.get("metrics").text))
 
         processes = engine_processes(first["pid"])
         assert processes
         os.kill(first["pid"], signal.SIGKILL)
-        wait_for(lambda: engine()["state"] == "ready" and engine()["pid"] != first["pid"])
+        wait_for(lambda: engine()["state"] == "ready" and engine()["pid"] != first["pid"], 240)
         gone, alive = psutil.wait_procs(processes, timeout=20)
         assert (len(gone), alive) == (len(processes), [])
         assert client.chat.completions.create(**body("Say more.")).choices[0].finish_reason in {"stop", "length"}
@@ -64,11 +61,11 @@ def test_a_request_starts_the_engine_that_survives_a_kill_and_a_batch_survives_t
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
         with open_store(server.store) as store:
             counts = lambda: Manager(store).batches.retrieve(batch.id).request_counts  # noqa: E731 - read again and again
-            wait_for(lambda: counts().completed >= 40)
+            wait_for(lambda: counts().completed >= 40, 240)
             server.kill()
             assert counts().completed < REQUESTS
             server.start()
-            wait_for(lambda: client.batches.retrieve(batch.id).status == "completed")
+            wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", 240)
             assert (counts().completed, counts().failed) == (REQUESTS, 0)
         output = client.batches.retrieve(batch.id).output_file_id
         assert output is not None

@@ -90,7 +90,7 @@ def said_by_every_face(batch: Batch, http: httpx.Client, capsys: pytest.CaptureF
 
 def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
     batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="unheld"))
-    wait_for(lambda: batch.status == "in_progress", 20)
+    wait_for(lambda: batch.status == "in_progress")
     none = "No engine has the model 'unheld' loaded. Load it in a notebook with %vbatch load."
     assert [face for face, said in said_by_every_face(batch, http, capsys).items() if none not in said] == []
     with pytest.raises(EngineNotLoadedError, match="No engine here serves 'unheld'"):
@@ -122,7 +122,7 @@ def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
         lease.update(paused=True, reason="The engine died 3 times with no answer between.")
     paused = said_by_every_face(batch, http, capsys)
     assert [face for face, said in paused.items() if "died 3 times with no answer between." not in said] == []
-    batch.cancel().wait(20)
+    batch.cancel().wait(60)
     assert batch.waiting is None
     assert event(http, batch.id)["waiting"] is None
 
@@ -157,7 +157,7 @@ def submitted(session: Session, made_of: str, said: list[str]) -> Batch:
 @pytest.mark.parametrize("made_of", ["a frame", "a file"])
 def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(session, http, capsys, made_of):
     session.load("echo")
-    batch = submitted(session, made_of, SAID).wait(20)
+    batch = submitted(session, made_of, SAID).wait(60)
     wrong = ["row-1", "row-2", "row-3"]
     errors = batch.errors()
     assert sorted(errors["custom_id"]) == wrong
@@ -167,7 +167,7 @@ def test_every_face_lists_and_runs_again_the_answers_that_do_not_fit_the_schema(
     assert retried(session.store, over_http) == wrong
     here = batch.retry()
     assert retried(session.store, here.to_openai().model_dump()) == wrong
-    assert sorted(here.wait(20).errors()["custom_id"]) == wrong
+    assert sorted(here.wait(60).errors()["custom_id"]) == wrong
 
 
 def offers_of_a_retry(batch: Batch, http: httpx.Client) -> dict[str, bool]:
@@ -187,11 +187,11 @@ def test_a_retry_is_offered_where_one_would_run_something(session, http, made_of
     batch = submitted(session, made_of, said)
     assert not any(offers_of_a_retry(batch, http).values())
     session.load("echo")
-    batch.wait(20)
+    batch.wait(60)
     assert set(offers_of_a_retry(batch, http).values()) == {bool(wrong)}
     assert sorted(batch.errors()["custom_id"]) == wrong
     if wrong:
-        again = batch.retry().wait(20)
+        again = batch.retry().wait(60)
         assert set(offers_of_a_retry(again, http).values()) == {True}
 
 
@@ -209,7 +209,7 @@ class Review(BaseModel):
 def test_what_only_a_pydantic_class_finds_is_known_where_the_class_is_not(session, http):
     session.load("echo")
     df = pd.DataFrame({"text": ['{"stars": 4}', '{"stars": 6}', "refuse me"]})
-    batch = session.submit(df, Ask(template="{{ text }}", schema=Review)).wait(20)
+    batch = session.submit(df, Ask(template="{{ text }}", schema=Review)).wait(60)
     elsewhere = session.attach(batch.id)
     assert sorted(elsewhere.errors()["custom_id"]) == ["row-2"]
     assert batch.results()["error"].isna().tolist() == [True, False, False]
@@ -218,9 +218,9 @@ def test_what_only_a_pydantic_class_finds_is_known_where_the_class_is_not(sessio
     assert "there are five stars" in errors["error"]["row-1"]
     over_http = http.post(f"vbatch/batches/{batch.id}/retry").json()
     assert retried(session.store, over_http) == ["row-1", "row-2"]
-    again = elsewhere.retry().wait(20)
+    again = elsewhere.retry().wait(60)
     assert retried(session.store, again.to_openai().model_dump()) == ["row-1", "row-2"]
-    sixes = session.submit(df.iloc[1:2], Ask(template="{{ text }}", schema=Review)).wait(20)
+    sixes = session.submit(df.iloc[1:2], Ask(template="{{ text }}", schema=Review)).wait(60)
     assert not any(offers_of_a_retry(sixes, http).values())
     assert sixes.results()["error"].notna().all()
     assert all(offers_of_a_retry(sixes, http).values())
@@ -236,18 +236,18 @@ def test_a_batch_with_sixteen_pairs_of_metadata_can_be_retried_from_every_face(s
     manager = session.manager
     file = manager.files.create([encode_request_line("a", ENDPOINT, body)], filename="a.jsonl", purpose="batch")
     full = manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT, metadata=pairs)
-    assert session.attach(full.id).wait(20).request_counts.failed == 1
+    assert session.attach(full.id).wait(60).request_counts.failed == 1
     over_http = http.post(f"vbatch/batches/{full.id}/retry").json()
     assert over_http["metadata"] == pairs
     here = session.attach(full.id).retry()
     assert here.to_openai().metadata == pairs
     for retry_id in (over_http["id"], here.id):
-        session.attach(retry_id).wait(20)
+        session.attach(retry_id).wait(60)
         assert f"retry of {full.id}" in repr(BatchList([manager.batches.retrieve(retry_id)], [None]))
         assert view_of(http.get("vbatch/batches").json()["data"], retry_id)["retry_of"] == full.id
     # Where there is room, OpenAI's object says it too; a retry of a retry keeps what its client has sent.
     few = manager.batches.create(input_file_id=file.id, endpoint=ENDPOINT, metadata={"key": "1"})
-    again = session.attach(few.id).wait(20).retry().wait(20)
+    again = session.attach(few.id).wait(60).retry().wait(60)
     assert again.to_openai().metadata == {"key": "1", "retry_of": few.id}
     assert again.retry().to_openai().metadata == {"key": "1", "retry_of": again.id}
 
@@ -282,7 +282,7 @@ def test_the_time_left_is_told_by_the_server_as_the_widget_and_the_line_tell_it(
     )
     assert f"· {duration(left)} left" in progress.line()
     live.close()
-    batch.cancel().wait(20)
+    batch.cancel().wait(60)
     assert event(http, batch.id)["seconds_left"] is None
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,9 +12,9 @@ import openai
 import psutil
 import pytest
 
-from tests import waiting
 from tests.batches import open_store
 from tests.servers import JupyterServer
+from tests.waiting import wait_for
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.lines import encode_request_line
 
@@ -29,15 +27,22 @@ from vbatch_jupyter.session import loader
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import EngineArgumentError
 
+class HalfwayEngine(EchoEngine):
+    # The first two thousand answers come at once, the others never.
+    async def _work(self, body):
+        if self.requests > 2000:
+            await super()._work(body)
+
 def make(model, flags, **_):
     if model == "broken":
         raise EngineArgumentError("--no-such-flag is no flag of vllm serve.")
     name = flags[flags.index("--served-model-name") + 1]
-    return EchoEngine([name], latency_seconds=0.3 if model == "slow" else 0.0)
+    return HalfwayEngine([name], latency_seconds=3600) if model == "halfway" else EchoEngine([name])
 
 loader._vllm_engine = make
 """
 URL: Final = "/v1/chat/completions"
+STEPS: Final = 'vbatch_loop_steps_total{kernel_id="",loop="engine kernels"}'
 
 
 def with_echo(folder: Path, *, server_config: Any = None, **config: Any) -> JupyterServer:
@@ -52,9 +57,6 @@ def say(server: JupyterServer, model: str, text: str = "hello") -> str | None:
     with server.client(timeout=60) as client:
         answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
         return answer.choices[0].message.content
-
-
-wait_for = functools.partial(waiting.wait_for, seconds=60)
 
 
 def engine(http: httpx.Client, name: str) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def await_batch(server: JupyterServer, batch_id: str) -> openai.types.Batch:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
-    models = {"echo": "fast", "slow": "slow", "wrong": "broken"}
+    models = {"echo": "fast", "slow": "halfway", "wrong": "broken"}
     with with_echo(tmp_path_factory.mktemp("engines"), models=models) as server:
         yield server
 
@@ -173,16 +175,21 @@ def test_an_engine_that_cannot_be_started_says_why_and_is_given_up(server, http)
                 break
 
 
-def test_figures_of_engines_and_batches_are_on_jupyters_metrics(http):
+def test_figures_of_engines_and_batches_are_on_jupyters_metrics(server, http):
     http.post("vbatch/engines/echo/load")
+    make_batch(server, "a model that nobody has", 1)
 
     def lines() -> set[str]:
         return set(http.get("metrics").text.splitlines())
 
+    def in_progress() -> int:
+        with server.client() as client:
+            return sum(batch.status == "in_progress" for batch in client.batches.list(limit=100))
+
     kernel_id = engine(http, "echo")["kernel_id"]
-    wait_for(lambda: f'vbatch_engine_up{{kernel_id="{kernel_id}",model="echo"}} 1.0' in lines(), seconds=20)
+    wait_for(lambda: f'vbatch_engine_up{{kernel_id="{kernel_id}",model="echo"}} 1.0' in lines())
     assert f'vbatch_engine_requests_running{{kernel_id="{kernel_id}",model="echo"}} 0.0' in lines()
-    wait_for(lambda: 'vbatch_batches{status="in_progress"} 1.0' in lines(), seconds=20)
+    wait_for(lambda: in_progress() and f'vbatch_batches{{status="in_progress"}} {in_progress():.1f}' in lines())
     assert any(line.startswith("vbatch_store_free_bytes ") for line in lines())
 
 
@@ -190,37 +197,56 @@ def test_a_batch_starts_its_kernel_and_is_resumed_after_the_server_was_killed(se
     batch_id = make_batch(server, "slow", 3_000)
     with open_store(server.store) as store:
         manager = Manager(store)
-        wait_for(lambda: manager.batches.retrieve(batch_id).request_counts.completed > 300)
+        wait_for(lambda: manager.batches.retrieve(batch_id).request_counts.completed == 2_000)
         server.kill()
-        done = manager.batches.retrieve(batch_id).request_counts.completed
-        assert 300 < done < 3_000
+        assert manager.batches.retrieve(batch_id).request_counts.completed == 2_000
         server.start()
         batch = await_batch(server, batch_id)
         assert batch.request_counts is not None
         assert (batch.request_counts.completed, batch.request_counts.failed) == (3_000, 0)
 
 
-def test_a_kernel_that_nothing_needs_is_ended_by_its_owner_and_comes_back_when_needed(tmp_path):
+def await_looks(http: httpx.Client, looks: int) -> None:
+    """Wait until the server has looked at its kernels so many times more."""
+
+    def looked() -> float:
+        (line,) = (line for line in http.get("metrics").text.splitlines() if line.startswith(STEPS))
+        return float(line.rpartition(" ")[2])
+
+    until = looked() + looks
+    wait_for(lambda: looked() >= until)
+
+
+def test_a_kernel_is_not_culled_and_stays_shut_down_when_it_was_by_hand(tmp_path):
     culling = {"MappingKernelManager": {"cull_idle_timeout": 1, "cull_interval": 1}}
-    server = with_echo(tmp_path, models={"echo": "fast"}, idle_seconds=6.0, server_config=culling)
+    server = with_echo(tmp_path, models={"echo": "fast"}, idle_seconds=3600.0, server_config=culling)
     with server, server.http() as http:
         batch_id = make_batch(server, "echo", 3)
         counts = await_batch(server, batch_id).request_counts
         assert counts is not None
         assert counts.completed == 3
-        assert len(kernels(http)) == 1
-        pid = engine(http, "echo")["pid"]
-        # Jupyter would have culled it by now.
-        time.sleep(4)
-        assert len(kernels(http)) == 1
-        wait_for(lambda: kernels(http) == [], seconds=20)
-        assert not psutil.pid_exists(pid)
-        assert engine(http, "echo")["state"] == "unloaded"
-        assert say(server, "echo") == "hello"
-        # Shut down by hand in the list of running kernels, it stays so.
-        assert http.delete(f"api/kernels/{kernels(http)[0]}").status_code == 204
-        time.sleep(1.5)
+        # There is half a second between two looks, so Jupyter has looked twice or more, and would have culled it.
+        await_looks(http, 6)
+        (kernel_id,) = kernels(http)
+        assert http.delete(f"api/kernels/{kernel_id}").status_code == 204
+        await_looks(http, 2)
         assert kernels(http) == []
+
+
+def test_a_kernel_that_nothing_needs_is_ended_by_its_owner_and_comes_back_when_needed(tmp_path):
+    server = with_echo(tmp_path, models={"slow": "halfway"}, idle_seconds=0.1)
+    with server, server.http() as http:
+        # Needed for as long as it has a batch, whose last answer never comes.
+        batch_id = make_batch(server, "slow", 2_001)
+        wait_for(lambda: http.get(f"vbatch/v1/batches/{batch_id}").json()["request_counts"]["completed"] == 2_000)
+        await_looks(http, 2)
+        assert len(kernels(http)) == 1
+        pid = engine(http, "slow")["pid"]
+        http.post(f"vbatch/v1/batches/{batch_id}/cancel")
+        wait_for(lambda: kernels(http) == [])
+        assert not psutil.pid_exists(pid)
+        assert engine(http, "slow")["state"] == "unloaded"
+        assert say(server, "slow") == "hello"
 
 
 @pytest.mark.parametrize(

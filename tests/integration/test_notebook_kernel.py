@@ -19,10 +19,18 @@ import json, pandas as pd
 import vbatch_jupyter as vb
 from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.echo import EchoEngine
-session.current()._loader._make_engine = lambda *_, **__: EchoEngine(latency_seconds=0.5)
+
+class HalfwayEngine(EchoEngine):
+    # The first answers come at once, the others when the latency is taken away.
+    async def _work(self, body):
+        if self.requests > 1000:
+            await super()._work(body)
+
+session.current()._loader._make_engine = lambda *_, **__: HalfwayEngine(latency_seconds=3600)
 session.current()._loader.engine = None
 df = pd.DataFrame({"n": range(3000)})
 """
+HURRY = "session.current().engine.latency_seconds = 0"
 RUN = "%%vbatch df -o out\nSay {{ n }}"
 
 
@@ -43,7 +51,7 @@ def store(kernel: NotebookKernel, tmp_path: Path) -> Iterator[Store]:
 
 def start_and_wait_for_answers(kernel: NotebookKernel, store: Store) -> str:
     sent = kernel.start(RUN)
-    wait_for(lambda: any(record.request_counts.completed for record in store.batches.unfinished()), 30)
+    wait_for(lambda: any(record.request_counts.completed for record in store.batches.unfinished()))
     return sent
 
 
@@ -67,6 +75,7 @@ def test_one_interrupt_cancels_and_the_frame_comes_back_with_what_is_finished(ke
 
 
 def test_two_interrupts_leave_the_batch_running(kernel, store):
+    kernel.run("session._GRACE_SECONDS = 3600").checked()
     sent = start_and_wait_for_answers(kernel, store)
     kernel.manager.interrupt_kernel()
     kernel.wait_for_output(sent, "interrupt again to leave it running")
@@ -74,6 +83,7 @@ def test_two_interrupts_leave_the_batch_running(kernel, store):
     assert kernel.finish(sent).error.startswith("KeyboardInterrupt")
     (record,) = store.batches.list().data
     assert record.status == "in_progress"
+    kernel.run(HURRY).checked()
     cell = kernel.run("batch = %vbatch attach\nprint(batch.status, batch.request_counts.completed)").checked()
     assert cell.stdout.endswith("completed 3000\n")
 
@@ -88,6 +98,7 @@ def test_a_restart_is_no_cancel_and_the_batch_is_resumed(kernel, store):
     kernel.run(PREPARE).checked()
     cell = kernel.run("%vbatch load echo").checked()
     assert lines_of(cell.stdout)[-1].startswith(f"Resuming batch {record.id}: ")
+    kernel.run(HURRY).checked()
     results = "out = %vbatch results\nprint(list(out.columns), len(out), out['error'].isna().all())"
     assert kernel.run(results).checked().stdout == "['response', 'error'] 3000 True\n"
     code = f"again = vb.attach({record.id!r}).results(df); print(list(again.columns), again['response'].iloc[2999])"
@@ -108,4 +119,5 @@ def test_an_interrupt_does_not_touch_a_background_batch(kernel, store):
     kernel.wait_for_output(sent, "waiting")
     kernel.manager.interrupt_kernel()
     assert kernel.finish(sent).error.startswith("KeyboardInterrupt")
+    kernel.run(HURRY).checked()
     assert kernel.run("print(batch.wait(60).request_counts.completed)").checked().stdout == "3000\n"

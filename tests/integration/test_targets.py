@@ -175,7 +175,7 @@ def test_the_service_is_killed_in_the_middle_of_a_batch(session, service, proxy)
     proxy.faults = [Fault(r"GET .*/content$", hook=service.kill)]
     batch = session.submit(frame(), Ask.of("Say {{ n }}", target="ours", model="echo"))
     try:
-        wait_for(lambda: "did not answer" in (session.attach(batch.id).snapshot().batch.reason or ""), 60)
+        wait_for(lambda: "did not answer" in (session.attach(batch.id).snapshot().batch.reason or ""))
     finally:
         service.start()
     assert_answered(batch.wait(120).results())
@@ -213,7 +213,7 @@ def test_a_kernel_killed_in_the_middle_leaves_a_batch_that_the_next_one_goes_on_
 
 def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
     batch = session.submit(pd.DataFrame({"n": range(30)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
-    wait_for(lambda: parts_at(service, batch.id) == ["0", "1", "2"], 60)
+    wait_for(lambda: parts_at(service, batch.id) == ["0", "1", "2"])
     batch.cancel().wait(60)
     assert batch.status == "cancelled"
     assert {remote.status for remote in remote_batches(service, batch.id)} == {"cancelled"}
@@ -224,7 +224,7 @@ def test_a_cancel_is_passed_on_and_what_is_finished_is_kept(session, service):
 
 def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, service):
     batch = session.submit(pd.DataFrame({"n": range(3)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
-    remotes = wait_for(lambda: remote_batches(service, batch.id), 60)
+    remotes = wait_for(lambda: remote_batches(service, batch.id))
     service.client().batches.cancel(remotes[0].id)
     assert batch.wait(60).status == "cancelled"
     assert batch.results()["error"].notna().all()
@@ -232,7 +232,7 @@ def test_a_batch_that_is_cancelled_at_the_service_ends_as_cancelled(session, ser
 
 def test_what_has_expired_at_the_service_has_expired_here(session, service):
     batch = session.submit(pd.DataFrame({"n": range(12)}), Ask.of("Say {{ n }}", target="ours", model="no such model"))
-    wait_for(lambda: parts_at(service, batch.id) == ["0", "1"], 60)
+    wait_for(lambda: parts_at(service, batch.id) == ["0", "1"])
     with open_store(service.store) as store:
         # The service's window is a day, and it is over.
         store.database.write(

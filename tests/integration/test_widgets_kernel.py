@@ -17,6 +17,7 @@ import pytest
 
 from tests.batches import open_store
 from tests.kernels import NotebookKernel
+from tests.waiting import wait_for
 from vbatch_jupyter.store import Store
 
 PREPARE = """
@@ -121,7 +122,7 @@ def test_a_cell_that_waits_shows_a_widget_that_moves_and_leaves_its_summary_in_t
     assert sorted(completed) == completed
     assert len(set(completed)) >= 3
     pauses = [later[0] - earlier[0] for earlier, later in itertools.pairwise(drawn)]
-    assert sorted(pauses)[len(pauses) // 2] < 0.5
+    assert sorted(pauses)[len(pauses) // 2] < 2
     answers = [message for message in messages if "last answers" in str(message["content"].get("data"))]
     assert "Say " in str(answers[-1]["content"]["data"])
     # A page that is opened now finds the widget, with the summary in it; one that was open, no hint any more.
@@ -168,6 +169,7 @@ def test_a_background_batch_is_redrawn_while_a_cell_computes(kernel):
 
 
 def test_the_buttons_message_cancels_where_no_server_did(kernel, store):
+    kernel.run("session.current().engine.latency_seconds = 3600").checked()
     begun = told(kernel, end_of(kernel.start("%%vbatch df -b\nSay {{ n }}")))
     (button,) = {
         message["content"]["comm_id"]
@@ -176,11 +178,8 @@ def test_the_buttons_message_cancels_where_no_server_did(kernel, store):
     }
     data = {"method": "custom", "content": {"refused": True}}
     message = kernel.client.session.msg("comm_msg", {"comm_id": button, "data": data})
-    sent_at = time.monotonic()
     kernel.client.shell_channel.send(message)
-    while store.batches.list().data[0].status not in {"cancelling", "cancelled"}:
-        assert time.monotonic() < sent_at + 0.5
-        time.sleep(0.01)
+    wait_for(lambda: store.batches.list().data[0].status in {"cancelling", "cancelled"})
     (ended,) = filter(is_summary, told(kernel, is_summary))
     assert " cancelled " in ended["content"]["data"]["text/plain"]
 

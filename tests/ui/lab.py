@@ -303,7 +303,7 @@ class Watcher:
 
     def start(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(60)
         return self
 
     def stop(self) -> None:

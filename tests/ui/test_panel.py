@@ -69,7 +69,7 @@ def newest(store: Store) -> BatchRecord:
 
 def held(store: Store, batch_id: str) -> Lease:
     """Take the lease of a batch, when the server has done with it what needs no engine."""
-    lease: Lease = wait_for(lambda: store.batches.acquire(batch_id), 30)
+    lease: Lease = wait_for(lambda: store.batches.acquire(batch_id))
     lifecycle.validate(store, lease)
     return lease
 

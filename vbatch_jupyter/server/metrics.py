@@ -114,13 +114,15 @@ def loop_metrics(loops: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         The states of the loops; those of the server have no kernel.
     """
     labels = ["loop", "kernel_id"]
+    steps = CounterMetricFamily("vbatch_loop_steps", "Steps of a loop that have ended.", labels=labels)
     problems = CounterMetricFamily("vbatch_loop_problems", "Steps of a loop that have failed.", labels=labels)
     failing = GaugeMetricFamily("vbatch_loop_failing", "Whether a loop has a problem now.", labels=labels)
     for loop in loops:
         values = [loop["loop"], loop["kernel_id"] or ""]
+        steps.add_metric(values, loop["steps"])
         problems.add_metric(values, loop["problems"])
         failing.add_metric(values, float(loop["problem"] is not None))
-    yield from (problems, failing)
+    yield from (steps, problems, failing)
 
 
 def engine_metrics(views: Iterable[EngineView]) -> Iterator[Metric]:

@@ -39,7 +39,7 @@ def test_a_full_result_has_the_figures_of_each_request_after_its_error(session):
     assert out["prompt_tokens"].tolist() == [2, pd.NA, 1]
     assert out["completion_tokens"].tolist() == [2, pd.NA, 1]
     assert out["cached_tokens"].isna().all()
-    assert out["latency"].between(0.2, 5).all()
+    assert out["latency"].between(0.2, 60).all()
     assert out["reused"].tolist() == [False, False, False]
     assert list(batch.results().columns) == ["text", "response", "error"]
 
@@ -63,7 +63,7 @@ def test_timings_outlive_the_kernel_and_go_with_the_files(tmp_path):
     session.close()
     session = open_session(tmp_path, load=False)
     again = session.attach(batch.id)
-    assert again.results(full=True)["latency"].between(0.1, 5).all()
+    assert again.results(full=True)["latency"].between(0.1, 60).all()
     output_file_id = again.to_openai().output_file_id
     # A session sweeps when it begins, too, and may take what the sweep here then misses.
     session.close()

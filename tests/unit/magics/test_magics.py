@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
-import time
 
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.unit.session_surface import open_session
+from tests.unit.session_surface import interrupt, open_session
 from tests.waiting import wait_for
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.engine.flags import RemoteFlags
@@ -264,8 +260,7 @@ def test_the_list_is_a_table_of_the_newest_or_of_all_and_its_text_is_text(shell,
     newest = [record.id for record in session.batches()]
     shell.run("%vbatch unload")
     session.submit(shell.names["df"], Ask.of("{{ text }}", model="<img src=x onerror=alert(1)>"))
-    while next(session.batches()).status == "validating":
-        time.sleep(0.01)
+    wait_for(lambda: next(session.batches()).status != "validating")
     listed = shell.run("%vbatch list")[2]
     assert [record.id for record in listed][1:] == newest[:2]
     assert repr(listed).splitlines()[-1] == "… and 3 older: %vbatch list --all"
@@ -290,9 +285,9 @@ def test_a_waiting_batch_is_cancelled_by_its_id(shell, session):
 
 
 def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_running(shell, session):
-    session.engine.latency_seconds = 60
+    session.engine.latency_seconds = 3600
     shell.run("%%vbatch df -b --sample 1\n{{ text }}")
-    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    interrupt()
     out, err, batch = shell.run("%vbatch attach")
     assert f"{batch.id}: no longer followed; it keeps running\n" in out
     assert err == ""

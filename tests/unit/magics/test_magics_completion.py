@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pandas as pd
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.unit.session_surface import open_session
+from tests.waiting import wait_for
 from vbatch_jupyter.frames.ask import Ask
 
 
@@ -66,8 +65,7 @@ def test_frames_are_offered_where_a_frame_is_meant(complete):
 
 def test_batches_models_targets_endpoints_schemas_and_columns_are_offered(complete, session):
     batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="other/model"))
-    while batch.status == "validating":
-        time.sleep(0.01)
+    wait_for(lambda: batch.status != "validating")
     assert complete("%vbatch show ") == [f"%vbatch show {batch.id}"]
     assert complete("z = %vbatch attach batch") == [f"z = %vbatch attach {batch.id}"]
     assert complete("%%vbatch reviews --model ") == after("%%vbatch reviews --model ", ["echo", "other/model"])

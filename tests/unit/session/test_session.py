@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
-import threading
-import traceback
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.batches import ENDPOINT, content, open_store
-from tests.unit.session_surface import open_session
+from tests.unit.session_surface import interrupt, open_session
 from tests.waiting import wait_for
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import (
@@ -28,7 +25,6 @@ from vbatch_jupyter.errors import (
 )
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager, lifecycle
-from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
 from vbatch_jupyter.session.session import Session
 
@@ -229,8 +225,9 @@ def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_p
 
 
 def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
-    session = open_session(tmp_path, latency_seconds=300)
+    session = open_session(tmp_path, answers=0)
     batch = session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}"))
+    wait_for(lambda: batch.status == "in_progress")
     with pytest.raises(TimeoutError, match=f"Batch {batch.id} did not end within 0.3 s. Its status is in_progress"):
         batch.wait(0.3)
     with pytest.raises(ConflictError, match="Its errors are known when it has ended"):
@@ -253,31 +250,12 @@ def test_a_batch_tells_how_it_stands_can_be_awaited_and_cancelled(tmp_path):
     assert asyncio.run(awaited()).startswith("batch_")
 
 
-def interrupt(session, *, when, twice=False) -> None:
-    """Send SIGINT to this process once a batch that has not ended is so far, and perhaps once more."""
-
-    def send() -> None:
-        wait_for(lambda: any(when(record) for record in session.store.batches.unfinished()))
-        wait_for(lambda: main_thread_is_in("wait"))
-        os.kill(os.getpid(), signal.SIGINT)
-        if twice:
-            wait_for(lambda: main_thread_is_in("_await_shutdown"))
-            os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=send, daemon=True).start()
+def is_running(session: Session) -> bool:
+    return any(record.status == "in_progress" and record.owner for record in session.store.batches.unfinished())
 
 
-def main_thread_is_in(function: str) -> bool:
-    stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident or 0])
-    return any(frame.name == function and "vbatch_jupyter" in frame.filename for frame in stack)
-
-
-def is_running(record: BatchRecord) -> bool:
-    return record.status == "in_progress" and record.owner is not None
-
-
-def has_answers(record: BatchRecord) -> bool:
-    return record.request_counts.completed > 0
+def has_answers(session: Session) -> bool:
+    return any(record.request_counts.completed for record in session.store.batches.unfinished())
 
 
 def hurry(session: Session) -> None:
@@ -286,9 +264,9 @@ def hurry(session: Session) -> None:
 
 
 def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
-    session = open_session(tmp_path, latency_seconds=1.5)
+    session = open_session(tmp_path, answers=1000)
     df = pd.DataFrame({"text": range(3000)})
-    interrupt(session, when=has_answers)
+    interrupt(when=lambda: has_answers(session))
     out = session.run(df, Ask.of("{{ text }}"))
     record = next(session.batches())
     assert record.status == "cancelled"
@@ -298,9 +276,10 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
     session.close()
 
 
-def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
-    session = open_session(tmp_path, latency_seconds=1.5)
-    interrupt(session, when=has_answers, twice=True)
+def test_a_second_interrupt_leaves_the_batch_running(tmp_path, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.session.session._GRACE_SECONDS", 3600)
+    session = open_session(tmp_path, answers=1000)
+    interrupt(when=lambda: has_answers(session), then=lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         session.run(pd.DataFrame({"text": range(3000)}), Ask.of("{{ text }}"))
     record = next(session.batches())
@@ -311,9 +290,14 @@ def test_a_second_interrupt_leaves_the_batch_running(tmp_path):
 
 
 def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_result(tmp_path, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.session.session._GRACE_SECONDS", 4)
-    session = open_session(tmp_path, latency_seconds=2.5)
-    interrupt(session, when=is_running)
+    session = open_session(tmp_path, answers=0)
+
+    def end() -> None:
+        hurry(session)
+        next(session.attach(record.id) for record in session.batches()).wait(60)
+
+    monkeypatch.setattr("vbatch_jupyter.session.session._await_shutdown", end)
+    interrupt(when=lambda: is_running(session))
     out = session.run(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}"))
     assert next(session.batches()).status == "completed"
     assert out["response"].tolist() == ["a", "b"]
@@ -321,12 +305,12 @@ def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_resu
 
 
 def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone(tmp_path, capsys):
-    session = open_session(tmp_path, latency_seconds=60)
+    session = open_session(tmp_path, answers=0)
     batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}"))
-    interrupt(session, when=is_running)
+    interrupt(when=lambda: is_running(session))
     with pytest.raises(KeyboardInterrupt):
         batch.wait()
-    interrupt(session, when=is_running)
+    interrupt(when=lambda: is_running(session))
     assert session.follow(batch, cancels=False) is batch
     assert f"{batch.id}: no longer followed; it keeps running\n" in capsys.readouterr().out
     assert batch.status == "in_progress"
@@ -337,7 +321,7 @@ def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone
 
 def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_one_resumes_it(tmp_path):
     said: list[str] = []
-    session = open_session(tmp_path, said=said, latency_seconds=0.4)
+    session = open_session(tmp_path, said=said, answers=600)
     batch = session.submit(pd.DataFrame({"text": range(1000)}), Ask.of("{{ text }}"))
     wait_for(lambda: batch.request_counts.completed)
     session.unload()
@@ -347,6 +331,7 @@ def test_an_engine_that_is_unloaded_leaves_its_batch_in_progress_and_the_next_on
     never_begun = session.submit(pd.DataFrame({"text": ["z"]}), Ask.of("{{ text }}", model="echo"))
     session.load("echo")
     assert said == [f"Resuming batch {batch.id}: {answered:,} of 1,000 requests are answered."]
+    hurry(session)
     assert batch.wait(60).results()["response"].tolist() == [str(n) for n in range(1000)]
     assert never_begun.wait(60).status == "completed"
     assert len(said) == 1
@@ -366,8 +351,9 @@ def test_without_an_engine_a_named_model_waits_and_an_unnamed_one_is_an_error(tm
         with pytest.raises(EngineNotLoadedError, match="%vbatch load MODEL"):
             call(df, Ask.of("{{ text }}"))
     batch = session.submit(df, Ask.of("{{ text }}", model="echo"))
+    wait_for(lambda: batch.status == "in_progress")
     with pytest.raises(TimeoutError, match="Its status is in_progress"):
-        batch.wait(1)
+        batch.wait(0.3)
     session.load("echo")
     assert batch.wait(60).request_counts.completed == 1
     session.unload()

@@ -44,7 +44,7 @@ def test_its_results_are_read_with_their_timings_and_errors(session, ids):
     first = session.attach(ids["completed"]).results(WORDS, full=True)
     assert list(first.index) == [10, 20, 30]
     assert list(first["response"]) == ["Say one", "Say two", "Say three"]
-    assert first["latency"].between(0, 10).all()
+    assert first["latency"].between(0, 60).all()
     again = session.attach(ids["completed with one answer taken from the first"]).results(full=True)
     assert list(again["response"]) == ["Say three", "Say four"]
     assert again["latency"].isna().tolist() == [True, False]
