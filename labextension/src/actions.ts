@@ -66,14 +66,17 @@ export function addBatchCommands(options: IActionOptions): void {
     typeof args.id === 'string' ? model.find(args.id) : model.selected;
   const add = (
     id: string,
-    label: string,
+    label: string | ((view: IBatchView | null) => string),
     caption: string,
     execute: (view: IBatchView, args: Args) => unknown,
     isEnabled: (view: IBatchView) => boolean = () => true,
     isVisible: (view: IBatchView) => boolean = () => true
   ): void => {
     app.commands.addCommand(id, {
-      label: args => (args.isPalette ? trans.__('%1 (selected batch)', label) : label),
+      label: args => {
+        const text = typeof label === 'string' ? label : label(viewOf(args));
+        return args.isPalette ? trans.__('%1 (selected batch)', text) : text;
+      },
       caption,
       isEnabled: args => {
         const view = viewOf(args);
@@ -103,7 +106,7 @@ export function addBatchCommands(options: IActionOptions): void {
   );
   add(
     CommandIDs.retry,
-    trans.__('Retry failed'),
+    view => view?.retry_label ?? trans.__('Retry failed'),
     trans.__('Run the requests without an answer in a new batch'),
     view =>
       orNotify(async () => {
@@ -176,7 +179,7 @@ export function addEngineCommands(options: IActionOptions): void {
     execute: args =>
       orNotify(async () => {
         const engine = args.engine as string;
-        if (typeof args.name === 'string') {
+        if (args.isPlanned === true) {
           // The server starts this engine itself and knows its model. The panel shows its progress anyway.
           await client.load(engine, null).catch(unlessStarting);
           return;
@@ -184,7 +187,8 @@ export function addEngineCommands(options: IActionOptions): void {
         const asked = await InputDialog.getText({
           title: trans.__('Load a model in the kernel'),
           label: trans.__('A Hugging Face id, a folder, or "demo"'),
-          text: 'demo',
+          // The name of the model that it had.
+          text: typeof args.name === 'string' ? args.name : 'demo',
           okLabel: trans.__('Load')
         });
         if (asked.button.accept && asked.value) {

@@ -41,8 +41,8 @@ export function BatchDetails(props: {
           ×
         </button>
       </div>
-      <CountsBar counts={batch.request_counts} trans={trans} />
-      <Counts view={view} trans={trans} />
+      <CountsBar view={view} />
+      <div className="vb-Small">{view.progress}</div>
       <dl className="vb-Facts">
         {facts.map(([name, value]) =>
           value ? (
@@ -74,23 +74,6 @@ export function BatchDetails(props: {
         trans={trans}
       />
     </section>
-  );
-}
-
-function Counts(props: { view: IBatchView; trans: TranslationBundle }): React.ReactElement {
-  const counts = props.view.batch.request_counts;
-  if (counts === null || counts.total === 0) {
-    return <div className="vb-Small" />;
-  }
-  return (
-    <div className="vb-Small">
-      {props.trans.__(
-        '%1 of %2 completed, %3 failed',
-        count(counts.completed),
-        count(counts.total),
-        count(counts.failed)
-      )}
-    </div>
   );
 }
 

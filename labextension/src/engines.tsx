@@ -74,7 +74,7 @@ function EngineItem(props: {
     <li className="vb-Engine" data-state={engine.state}>
       <div className="vb-Line">
         <span className="vb-Name" title={engine.models.join(', ')}>
-          {engine.state === 'unloaded' && engine.name === null ? trans.__('no model') : name}
+          {engine.state === 'unloaded' && !engine.is_planned ? trans.__('no model') : name}
         </span>
         <span className="vb-State">{stateName(engine, trans)}</span>
         {engine.state !== 'loading' && (
@@ -87,8 +87,10 @@ function EngineItem(props: {
             }
             onClick={() =>
               void commands.execute(command, {
-                engine: engine.name ?? engine.id,
-                name: engine.name
+                // A notebook's engine may have the name of one that the server starts.
+                engine: engine.is_planned ? engine.name : engine.id,
+                name: engine.name,
+                isPlanned: engine.is_planned
               })
             }
           >

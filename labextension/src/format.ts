@@ -63,6 +63,14 @@ export function shares(counts: IRequestCounts | null): { completed: number; fail
   };
 }
 
+/** Return whether all, some or none of the requests have failed. */
+export function failedShare(counts: IRequestCounts | null): 'all' | 'some' | 'none' {
+  if (counts === null || counts.failed === 0) {
+    return 'none';
+  }
+  return counts.failed === counts.total ? 'all' : 'some';
+}
+
 /** Return the name of an engine, or its first model if it has none. */
 export function engineName(engine: IEngine): string {
   return engine.name ?? engine.models[0] ?? engine.id;

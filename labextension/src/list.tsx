@@ -8,7 +8,7 @@ import React from 'react';
 
 import { CountsBar } from './bar';
 import { CommandIDs } from './commandIds';
-import { baseName, count, duration, shortId } from './format';
+import { baseName, count, duration, failedShare, shortId } from './format';
 import type { BatchesModel } from './model';
 import { statusName } from './statusText';
 import type { IBatchView } from './types';
@@ -96,7 +96,8 @@ export function BatchList(props: IListProps): React.ReactElement {
       {model.isKnown && batches.length === 0 && (
         <p className="vb-Hint">
           {trans.__(
-            'There are no batches yet. Make one from a DataFrame with %%vbatch, or from a .jsonl file with "Run as batch…".'
+            'There are no batches yet. Make one from a DataFrame with %1, or from a .jsonl file with "Run as batch…".',
+            '%%vbatch'
           )}
         </p>
       )}
@@ -140,8 +141,7 @@ function BatchRow(props: {
   trans: TranslationBundle;
 }): React.ReactElement {
   const { view, row, rows, isSelected, onChoose, trans } = props;
-  const { batch, origin, waiting, seconds_left } = view;
-  const counts = batch.request_counts;
+  const { batch, progress, origin, waiting, seconds_left } = view;
   return (
     <div
       id={`vb-${batch.id}`}
@@ -151,6 +151,7 @@ function BatchRow(props: {
       aria-setsize={rows}
       aria-posinset={row + 1}
       data-status={batch.status}
+      data-failed={failedShare(batch.request_counts)}
       data-batch={batch.id}
       style={{ top: row * ROW_HEIGHT, height: ROW_HEIGHT }}
       onClick={onChoose}
@@ -161,14 +162,20 @@ function BatchRow(props: {
         </span>
         <span className="vb-State">{statusName(batch.status, trans)}</span>
       </div>
-      <CountsBar counts={counts} trans={trans} />
+      <CountsBar view={view} />
       <div className="vb-Line">
-        <div className="vb-Small vb-Rest" title={waiting ?? origin ?? undefined}>
-          {counts !== null &&
-            counts.total > 0 &&
-            `${count(counts.completed + counts.failed)}/${count(counts.total)} · `}
-          {waiting ??
-            [batch.model, origin === null ? null : baseName(origin)].filter(Boolean).join(' · ')}
+        <div
+          className="vb-Small vb-Rest"
+          title={[progress, waiting ?? origin].filter(Boolean).join(' · ')}
+        >
+          {[
+            progress,
+            ...(waiting === null
+              ? [batch.model, origin === null ? null : baseName(origin)]
+              : [waiting])
+          ]
+            .filter(Boolean)
+            .join(' · ')}
         </div>
         <span className="vb-Left">
           {seconds_left ? trans.__('%1 left', duration(seconds_left)) : null}

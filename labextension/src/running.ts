@@ -8,7 +8,7 @@ import { stopIcon } from '@jupyterlab/ui-components';
 import { Signal } from '@lumino/signaling';
 
 import { orNotify } from './actions';
-import { count, shortId } from './format';
+import { shortId } from './format';
 import { batchesIcon } from './icon';
 import type { BatchesModel } from './model';
 import { isCancellable } from './model';
@@ -62,9 +62,5 @@ export function runningBatches(
 function itemText(view: IBatchView, trans: TranslationBundle): string {
   const { batch } = view;
   const parts = [shortId(batch.id), statusName(batch.status, trans)];
-  const counts = batch.request_counts;
-  if (counts !== null && counts.total > 0) {
-    parts.push(`${count(counts.completed + counts.failed)}/${count(counts.total)}`);
-  }
-  return parts.join(' · ');
+  return [...parts, view.progress].filter(Boolean).join(' · ');
 }

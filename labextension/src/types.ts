@@ -52,6 +52,12 @@ export interface IBatch {
 /** A batch as the server shows it. */
 export interface IBatchView {
   batch: IBatch;
+  /** How many of its requests have completed, failed and not run, in words. */
+  progress: string;
+  /** The same for the bar. */
+  counts: string;
+  /** What the button says that runs the requests without an answer. */
+  retry_label: string;
   /** Why it is not advancing, in a sentence. */
   waiting: string | null;
   /** How fast it is and how long it will still take, where the server knows. */
@@ -86,6 +92,8 @@ export interface IEngine {
   pid: number | null;
   stats: IEngineStats | null;
   note: string | null;
+  /** Whether the server starts it itself, so that it knows the model. */
+  is_planned: boolean;
 }
 
 /** Why a loop of the server or of a kernel fails; it tries again. */

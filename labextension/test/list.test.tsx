@@ -3,17 +3,22 @@ import { createRoot } from 'react-dom/client';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
 
+import { CommandIDs } from '../src/commandIds';
 import { BatchDetails } from '../src/details';
-import { Problems } from '../src/engines';
+import { EngineList, Problems } from '../src/engines';
 import { BatchList } from '../src/list';
 import { BatchesModel } from '../src/model';
-import { batch, view } from './samples';
+import type { IBatchView } from '../src/types';
+import { batch, engine, view } from './samples';
 
 const HOSTILE = '<img src=x onerror=alert(1)>';
-// Text is not translated, and its places are filled.
+// Text is not translated, and its places are filled; as in JupyterLab, two % become one.
 const trans = {
   __: (text: string, ...places: unknown[]) =>
-    text.replace(/%(\d)/g, (_, place) => String(places[Number(place) - 1]))
+    text
+      .replace(/%%/g, '%% ')
+      .replace(/%(\d+)/g, (_, place) => String(places[Number(place) - 1]))
+      .replace(/%% /g, '%')
 } as unknown as TranslationBundle;
 
 Object.assign(globalThis, {
@@ -82,6 +87,47 @@ test('why a batch waits, its rate and the time left are shown as the server says
   );
   expect(details[0]).toContain("waitingNo engine holds the model 'm'.");
   expect(details[1]).toContain('time left1 min 15 srequests/s13');
+});
+
+test('failed requests are named with the status, and a batch with any is not shown as fine', () => {
+  const model = new BatchesModel();
+  const counts = { total: 20, completed: 0, failed: 20 };
+  const wrong: IBatchView = {
+    ...view('a', 2, 'completed'),
+    batch: batch('a', { status: 'completed', request_counts: counts }),
+    progress: '0/20 completed, 20 failed',
+    counts: '0 completed, 20 failed'
+  };
+  model.apply({ name: 'snapshot', data: { batches: [wrong], engines: [], problems: [] } });
+  const row = listOf(model).querySelector('[role=option]');
+  expect(row?.getAttribute('data-failed')).toBe('all');
+  expect(row?.textContent).toContain('0/20 completed, 20 failed');
+  expect(row?.querySelector('[role=img]')?.getAttribute('aria-label')).toBe(
+    '0 completed, 20 failed'
+  );
+});
+
+test('a panel without batches names the magic of a cell with both of its signs', () => {
+  const model = new BatchesModel();
+  model.apply({ name: 'snapshot', data: { batches: [], engines: [], problems: [] } });
+  expect(listOf(model).textContent).toContain('Make one from a DataFrame with %%vbatch, or');
+});
+
+test('the engine of a notebook is named by its id, and one that the server starts by its name', () => {
+  const asked: unknown[] = [];
+  const commands = new CommandRegistry();
+  commands.addCommand(CommandIDs.load, { execute: args => asked.push(args) });
+  const engines = [
+    engine('1', { name: 'demo', models: [], state: 'unloaded' }),
+    engine('planned-demo', { name: 'demo', state: 'unloaded', is_planned: true })
+  ];
+  const node = draw(<EngineList engines={engines} commands={commands} trans={trans} />);
+  node.querySelectorAll('button').forEach(button => act(() => button.click()));
+  expect(asked).toEqual([
+    { engine: '1', name: 'demo', isPlanned: false },
+    { engine: 'demo', name: 'demo', isPlanned: true }
+  ]);
+  expect(node.textContent).toContain('no model');
 });
 
 test('names of models, notebooks and requests are text', () => {

@@ -26,6 +26,9 @@ export function batch(id: string, fields: Partial<IBatch> = {}): IBatch {
 export function view(id: string, created_at: number, status: Status = 'in_progress'): IBatchView {
   return {
     batch: batch(id, { created_at, status }),
+    progress: '0/10 completed',
+    counts: '0 completed, 0 failed, 10 left',
+    retry_label: 'Retry failed',
     waiting: null,
     requests_per_second: null,
     seconds_left: null,
@@ -46,6 +49,7 @@ export function engine(id: string, fields: Partial<IEngine> = {}): IEngine {
     pid: 1,
     stats: null,
     note: null,
+    is_planned: false,
     ...fields
   };
 }

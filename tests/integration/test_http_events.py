@@ -62,6 +62,9 @@ def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http
         assert snapshot["engines"] == []
         assert snapshot["batches"][0] == {
             "batch": http.get(f"vbatch/v1/batches/{old.id}").json(),
+            "progress": "",
+            "counts": "0 completed, 0 failed, 0 left",
+            "retry_label": "Retry failed",
             "waiting": None,
             "requests_per_second": None,
             "seconds_left": None,

@@ -35,6 +35,9 @@ def test_a_batch_says_which_notebook_made_it_and_why_it_waits(http, store):
     (view,) = http.get("vbatch/batches", params={"limit": 1}).json()["data"]
     assert view == {
         "batch": http.get(f"vbatch/v1/batches/{record.id}").json(),
+        "progress": "",
+        "counts": "0 completed, 0 failed, 0 left",
+        "retry_label": "Retry failed",
         "waiting": None,
         "requests_per_second": None,
         "seconds_left": None,

@@ -296,7 +296,7 @@ def test_a_cell_and_a_frame_take_a_target(session, as_current, capsys):
     assert_answered(shell.user_ns["again"])
     assert "completed 25/25 completed" in capsys.readouterr().out
     shell.run_cell("%vbatch list")
-    assert len(re.findall(r"completed +25/25 +echo", capsys.readouterr().out)) == 2
+    assert len(re.findall(r"completed +25/25 completed +echo", capsys.readouterr().out)) == 2
 
 
 def test_what_the_service_would_refuse_is_said_before_anything_is_sent(session, proxy, tmp_path):

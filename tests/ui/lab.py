@@ -241,7 +241,8 @@ class LabNotebook:
 
 
 def _numbers(label: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", label.replace(",", ""))]
+    numbers = [int(number) for number in re.findall(r"\d+", label.replace(",", ""))]
+    return numbers if len(numbers) > 2 else [*numbers, 0]
 
 
 def until(is_so: Callable[[], Any], page: Page, *, timeout: float = 60) -> Any:

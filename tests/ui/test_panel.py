@@ -117,9 +117,9 @@ def test_a_file_of_the_file_browser_runs_as_a_batch_that_is_watched_to_its_end_a
     expect(row).to_contain_text(re.compile(r"tiny"))
     expect(panel.node.locator(".vb-Engine")).to_have_attribute("data-state", "ready", timeout=240_000)
     expect(row).to_have_attribute("data-status", "completed", timeout=60_000)
-    expect(row.get_by_role("img")).to_have_attribute("aria-label", "40 completed, 0 failed, 0 left")
+    expect(row.get_by_role("img")).to_have_attribute("aria-label", "40 completed, 0 failed")
     expect(panel.node.locator(".vb-Engine")).to_contain_text("KV cache usage")
-    expect(panel.details).to_contain_text("40 of 40 completed, 0 failed")
+    expect(panel.details).to_contain_text("40/40 completed")
 
     panel.press("Output").table(40)
     with_text = page.locator(".vb-Table-line:visible")
@@ -168,7 +168,9 @@ def test_a_running_batch_is_cancelled_with_the_button(server, store, page, figur
         page.screenshot(path=SCREENSHOTS / "panel_running.png")
         # JupyterLab's own list of what runs has it too.
         page.locator(".lm-TabBar-tab[data-id='jp-running-sessions']").click()
-        expect(page.locator("#jp-running-sessions")).to_contain_text(re.compile(r"in progress · [\d,]+/2,000"))
+        expect(page.locator("#jp-running-sessions")).to_contain_text(
+            re.compile(r"in progress · [\d,]+/2,000 completed")
+        )
         panel.open()
         pressed = time.time()
         panel.press("Cancel")
@@ -179,11 +181,11 @@ def test_a_running_batch_is_cancelled_with_the_button(server, store, page, figur
     assert asked - pressed < 1
     counts = store.batches.get(record.id).request_counts
     assert 0 < counts.completed < 2000
-    label = f"{counts.completed:,} completed, {counts.failed:,} failed, {counts.left:,} left"
+    label = f"{counts.completed:,} completed, {counts.failed:,} failed, {counts.left:,} not run"
     expect(row.get_by_role("img")).to_have_attribute("aria-label", label)
     expect(panel.details.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
     # What has no answer runs again; the new batch is cancelled over JupyterLab's own list.
-    panel.press("Retry failed")
+    panel.press("Run the rest")
     again = until(lambda: newest(store).id != record.id and newest(store), page)
     assert again.to_openai().metadata == {"retry_of": record.id}
     expect(panel.row(again.id)).to_be_visible()

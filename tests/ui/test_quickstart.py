@@ -66,7 +66,7 @@ def run_the_quick_start(notebook: LabNotebook) -> None:
     assert bars[-1] == [12, 0, 0]
     assert all(sum(bar) == 12 for bar in bars)
     assert bars == sorted(bars)
-    expect(notebook.output(ASK)).to_contain_text("12 completed, 0 failed, 0 left")
+    expect(notebook.output(ASK)).to_contain_text("12 completed, 0 failed")
     expect(notebook.output(ASK)).to_contain_text("generation tokens")
     expect(notebook.output(ASK).get_by_role("button")).to_have_count(0)
     frame = notebook.run(LABELLED)
@@ -124,7 +124,7 @@ def see_the_end_after_coming_back(notebook: LabNotebook, server: JupyterServer, 
     with open_store(server.store) as store:
         until(lambda: store.batches.list(limit=1).data[0].status == "completed", notebook.page, timeout=120)
     notebook.come_back()
-    ended = f"{SOME:,} completed, 0 failed, 0 left"
+    ended = f"{SOME:,} completed, 0 failed"
     expect(notebook.output(attached)).to_contain_text(ended)
     notebook.wait_until_idle()
     again = notebook.add("%vbatch attach")
@@ -145,10 +145,10 @@ def build_a_batch(notebook: LabNotebook) -> None:
     expect(builder).to_contain_text("Say in three words: The lid broke after two weeks")
     expect(builder).to_contain_text(re.compile(r"row-2 · \d\d prompt tokens"))
     builder.get_by_role("button", name="Run a sample of 5").click()
-    expect(builder).to_contain_text("5 completed, 0 failed, 0 left")
+    expect(builder).to_contain_text("5 completed, 0 failed")
     expect(builder.locator("tbody tr")).to_have_count(5)
     builder.get_by_role("button", name="Run all").click()
-    expect(builder).to_contain_text("12 completed, 0 failed, 0 left")
+    expect(builder).to_contain_text("12 completed, 0 failed")
     expect(builder).to_contain_text("12 rows, in the variable out")
     cell = builder.get_by_label("as a cell").input_value()
     assert re.fullmatch(r"%%vbatch reviews -o out .*--max-tokens 8\nSay in three words: \{\{ text \}\}\s*", cell)
@@ -161,6 +161,6 @@ def see_what_is_left_without_a_kernel(notebook: LabNotebook, server: JupyterServ
     notebook.save()
     end_kernels(server)
     notebook.leave().come_back()
-    expect(notebook.output(ASK)).to_contain_text("12 completed, 0 failed, 0 left")
+    expect(notebook.output(ASK)).to_contain_text("12 completed, 0 failed")
     expect(notebook.output(attached)).to_contain_text(re.compile(r"%vbatch attach batch_\w+ shows this batch again"))
-    expect(notebook.output(attached + 1)).to_contain_text(f"{SOME:,} completed, 0 failed, 0 left")
+    expect(notebook.output(attached + 1)).to_contain_text(f"{SOME:,} completed, 0 failed")

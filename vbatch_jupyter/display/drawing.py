@@ -2,6 +2,8 @@
 
 Everything from a model, a client or an engine is text, and is escaped here. In JupyterLab the colours are its own,
 so that they fit both of its themes.
+
+JupyterLab and nbconvert draw what is between two dollar signs as a formula, unless it is in a `page`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts
+from vbatch_jupyter.manager.waiting import counts_text, status_text
+from vbatch_jupyter.protocol.batch import BatchRecord
 
 ASK_SERVER = Path(__file__).with_name("ask_server.js").read_text(encoding="utf-8")
 """JavaScript: ``askServer(path)``."""
@@ -24,6 +27,20 @@ _SHOWN_CHARACTERS = 200
 _SHOWN_ERRORS = 5
 _SHOWN_OF_PROMPT = 2_000
 _WIDTH, _HEIGHT = 240, 36
+
+
+def page(content: str, *, style: str = "") -> str:
+    """Return all of an HTML that is shown, in which no text is taken for a formula.
+
+    Parameters
+    ----------
+    content
+        What is in it, as HTML.
+    style
+        CSS.
+    """
+    # The first class is for MathJax 3 (JupyterLab), the second for MathJax 2 (nbconvert, nbviewer, Colab).
+    return f'<div class="mathjax_ignore tex2jax_ignore" style="{style}">{content}</div>'
 
 
 def text(value: object, *, most: int = _SHOWN_CHARACTERS) -> str:
@@ -52,7 +69,8 @@ def heading(batch: BatchRecord, waiting: str | None) -> str:
     """Return the heading of a batch: its id, its status, and why it waits."""
     why = "" if waiting is None else f"<div>{text(waiting, most=1_000)}</div>"
     model = faint(batch.model or "")
-    return f"<div><b>{text(batch.status)}</b> {model} <code>{text(batch.id)}</code></div>{why}"
+    colour = f' style="color:{_FAILED}"' if batch.request_counts.failed or batch.status == "failed" else ""
+    return f"<div><b{colour}>{text(status_text(batch))}</b> {model} <code>{text(batch.id)}</code></div>{why}"
 
 
 def problem(error: Exception) -> str:
@@ -69,8 +87,9 @@ def request(title: str, said: Iterable[tuple[str, str]]) -> str:
     return f'<div style="border-left:3px solid {_LEFT};padding-left:8px;margin:4px 0">{faint(title)}{told}</div>'
 
 
-def counts_bar(counts: RequestCounts) -> str:
-    """Draw completed, failed and left next to each other, with their numbers; nothing if they are not known yet."""
+def counts_bar(batch: BatchRecord) -> str:
+    """Draw a batch's counts next to each other, with their numbers; nothing if they are not known yet."""
+    counts = batch.request_counts
     if not counts.total:
         return ""
     shares = ((counts.completed, _COMPLETED), (counts.failed, _FAILED), (counts.left, _LEFT))
@@ -79,7 +98,7 @@ def counts_bar(counts: RequestCounts) -> str:
         for count, colour in shares
         if count
     )
-    label = f"{counts.completed:,} completed, {counts.failed:,} failed, {counts.left:,} left"
+    label = counts_text(batch)
     bar = f'<div role="img" aria-label="{label}" style="width:100%;height:8px;overflow:hidden">{parts}</div>'
     return f"{bar}<div>{label}</div>"
 
@@ -123,24 +142,24 @@ def answers_list(answers: Iterable[tuple[str, str]]) -> str:
 
 
 def errors_list(errors: Mapping[str, int], *, looked_at: str = "") -> str:
-    """List errors by message, the most frequent first.
+    """List errors by kind, the most frequent first.
 
     Parameters
     ----------
     errors
-        How often each message occurred.
+        How often each kind occurred, as `ErrorGroups` counts them.
     looked_at
         Which errors were counted, if not all of them.
     """
     if not errors:
         return ""
-    frequent = sorted(errors.items(), key=lambda error: -error[1])
+    frequent = list(errors.items())
     rows = "".join(
         f'<tr><td style="text-align:right">{count:,}</td><td style="text-align:left">{text(message)}</td></tr>'
         for message, count in frequent[:_SHOWN_ERRORS]
     )
     more = len(frequent) - _SHOWN_ERRORS
-    left_out = f"<div>{faint(f'… and {more:,} other messages')}</div>" if more > 0 else ""
+    left_out = f"<div>{faint(f'… and {more:,} other kinds')}</div>" if more > 0 else ""
     return f"<div>{faint('errors' + looked_at)}{_table(rows)}{left_out}</div>"
 
 

@@ -6,11 +6,11 @@ import datetime as dt
 import html
 from collections.abc import Iterator, Sequence
 
-from vbatch_jupyter.display.drawing import one_line
-from vbatch_jupyter.display.progress import duration
+from vbatch_jupyter.display import drawing
+from vbatch_jupyter.manager.waiting import progress_text
 from vbatch_jupyter.protocol.batch import BatchRecord
 
-_HEADER = ("id", "status", "requests", "model", "endpoint", "created", "took", "note")
+_HEADER = ("id", "status", "requests", "model", "endpoint", "created", "ended", "note")
 _SHOWN_CHARACTERS = 120
 
 
@@ -51,23 +51,20 @@ class BatchList:
 
     def _repr_html_(self) -> str:
         if not self.records:
-            return f"<p>{html.escape(repr(self))}</p>"
+            return drawing.page(f"<p>{html.escape(repr(self))}</p>")
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _HEADER)
         body = "".join(
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
             for cells in map(_cells, self.records, self.waiting)
         )
         rest = "".join(f"<p>{html.escape(line)}</p>" for line in self._rest())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+        return drawing.page(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}")
 
     def _rest(self) -> Sequence[str]:
         return [f"… and {self.left_out:,} older: %vbatch list --all"] if self.left_out else []
 
 
 def _cells(record: BatchRecord, waiting: str | None) -> tuple[str, ...]:
-    counts = record.request_counts
-    requests = f"{counts.completed:,}/{counts.total:,}" + (f", {counts.failed:,} failed" if counts.failed else "")
-    created = dt.datetime.fromtimestamp(record.created_at, tz=dt.UTC).astimezone()
     ended = record.completed_at or record.failed_at or record.expired_at or record.cancelled_at
     notes = []
     if record.retry_of is not None:
@@ -79,10 +76,14 @@ def _cells(record: BatchRecord, waiting: str | None) -> tuple[str, ...]:
     return (
         record.id,
         record.status,
-        requests,
+        progress_text(record),
         record.model or "",
         record.endpoint,
-        f"{created:%Y-%m-%d %H:%M}",
-        "" if ended is None else duration(max(ended - record.created_at, 0)),
-        one_line(" · ".join(notes), most=_SHOWN_CHARACTERS),
+        _moment(record.created_at),
+        "" if ended is None else _moment(ended),
+        drawing.one_line(" · ".join(notes), most=_SHOWN_CHARACTERS),
     )
+
+
+def _moment(seconds: float) -> str:
+    return f"{dt.datetime.fromtimestamp(seconds, tz=dt.UTC).astimezone():%Y-%m-%d %H:%M}"

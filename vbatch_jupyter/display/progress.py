@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Self
 
 from vbatch_jupyter.manager.time_left import Pace
-from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
+from vbatch_jupyter.manager.waiting import progress_text
+from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.records import EngineStats
 
 _MOST_RATES = 240
@@ -73,14 +74,13 @@ class Progress:
     """
 
     def __init__(self, first: Snapshot) -> None:
-        self._first = first
         self.pace = Pace()
         self.see(first)
 
     def see(self, now: Snapshot) -> Self:
         """Add the next snapshot."""
         self.now = now
-        running = now.engine.running if now.engine else 0
+        running = now.engine.running if now.engine else None
         self.pace.see(now.batch, time=now.time, running=running, waits=now.waiting is not None)
         return self
 
@@ -95,15 +95,8 @@ class Progress:
             Whether to write the batch's whole id, and not only its beginning.
         """
         batch = self.now.batch
-        counts = batch.request_counts
-        head = f"{batch.id if whole_id else _short(batch.id)} {batch.status}"
-        if counts.total:
-            head += f" {counts.completed:,}/{counts.total:,} completed"
-        if counts.failed:
-            head += f", {counts.failed:,} failed"
-        parts = [head]
-        if batch.status in TERMINAL_STATUSES and (average := self._average()):
-            parts.append(average)
+        head = f"{batch.id if whole_id else _short(batch.id)} {batch.status} {progress_text(batch)}"
+        parts = [head.rstrip()]
         if batch.status == "in_progress":
             parts += [part for part in (self._rate(), self._time_left()) if part]
             parts += self._engine_figures() if with_engine else []
@@ -111,14 +104,6 @@ class Progress:
             # The reason may quote an engine's message, and this must be one line.
             parts.append(" ".join(self.now.waiting.split()))
         return " · ".join(parts)
-
-    def _average(self) -> str | None:
-        before, now = self._first.engine, self.now.engine
-        seconds = self.now.time - self._first.time
-        if before is None or now is None or seconds <= 0 or now.generation_tokens <= before.generation_tokens:
-            return None
-        tokens = now.generation_tokens - before.generation_tokens
-        return f"{tokens / seconds:,.0f} tokens/s over {duration(seconds)}"
 
     def _rate(self) -> str | None:
         engine, rate = self.now.engine, self.pace.requests_per_second

@@ -3,7 +3,7 @@ if (!document.getElementById("jupyter-config-data")) return;
 for (const place of places) {
   place.setAttribute("data-vbatch-drawn", "");
   const button = document.createElement("button");
-  button.textContent = "Retry failed";
+  button.textContent = place.getAttribute("data-vbatch-label");
   button.className = "vbatch-retry";
   button.onclick = async () => {
     button.disabled = true;

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import html
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,10 @@ from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Progress, Snapshot, duration
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import has_unanswered
+from vbatch_jupyter.manager.time_left import Work, work_of
+from vbatch_jupyter.manager.waiting import retry_label
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 
@@ -40,9 +42,11 @@ class Summary:
     has_unanswered
         Whether a retry would run a request again.
     errors
-        How often each message occurred.
+        How often each kind of error occurred.
     looked_at
         Which errors were counted, if not all of them.
+    work
+        What the engine did for it, if that is known.
 
     Examples
     --------
@@ -55,22 +59,47 @@ class Summary:
     has_unanswered: bool = False
     errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     looked_at: str = ""
+    work: Work | None = None
 
     def __repr__(self) -> str:
         # A reopened notebook needs the whole id.
         line = Progress(Snapshot(time=0.0, batch=self.batch, waiting=self.waiting)).line(whole_id=True)
-        return " · ".join([line, *(f"{value} {name}".strip() for name, value in _figures(self.batch))])
+        return " · ".join([line, *(f"{value} {name}".strip() for name, value in self._figures())])
 
     def _repr_html_(self) -> str:
         batch = self.batch
-        parts = [drawing.heading(batch, self.waiting), drawing.counts_bar(batch.request_counts)]
-        if pairs := _figures(batch):
+        parts = [drawing.heading(batch, self.waiting), drawing.counts_bar(batch)]
+        if pairs := self._figures():
             parts.append(f"<div>{drawing.figures(pairs)}</div>")
-        rejected = Counter(error.message for error in batch.errors)
+        rejected = ErrorGroups(error.message for error in batch.errors).counted()
         parts.append(drawing.errors_list(rejected or self.errors, looked_at=self.looked_at))
         if self.has_unanswered:
-            parts.append(_retry(batch.id))
-        return f'<div style="max-width:720px">{"".join(parts)}</div>'
+            parts.append(_retry(batch.id, retry_label(batch)))
+        return drawing.page("".join(parts), style="max-width:720px")
+
+    def _figures(self) -> list[tuple[str, str]]:
+        batch, work = self.batch, self.work or Work(0, 0, 0.0, 0.0)
+        ends = (batch.completed_at, batch.failed_at, batch.expired_at, batch.cancelled_at)
+        ended = next((at for at in ends if at is not None), None)
+        if ended is None:
+            return []
+        pairs = []
+        usage = batch.usage
+        # How many tokens the answers have that were not reused is not known.
+        if usage is not None and usage.output_tokens and work.seconds and not work.reused:
+            pairs.append(("generation tokens/s", f"{usage.output_tokens / work.seconds:,.0f}"))
+        elif work.seconds:
+            pairs.append(("requests/s", f"{work.asked / work.seconds:,.1f}"))
+        if work.reused:
+            pairs.append(("answers reused", f"{work.reused:,}"))
+        # Without timings, the time from its start to its end, in which an engine may have been missing.
+        seconds = work.seconds or ended - (batch.in_progress_at or batch.created_at)
+        if not work.reused or work.asked:
+            pairs.append(("", duration(seconds) if seconds >= 1 else "under 1 s"))
+        if usage is not None and usage.input_tokens:
+            pairs.append(("prompt tokens", f"{usage.input_tokens:,}"))
+            pairs.append(("generation tokens", f"{usage.output_tokens:,}"))
+        return [(name, value) for name, value in pairs if value != "0"]
 
     def bundle(self) -> dict[str, str]:
         """Return the summary by mimetype."""
@@ -78,7 +107,7 @@ class Summary:
 
 
 def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
-    """Return the summary of a batch, with the messages in its error file.
+    """Return the summary of a batch, with the errors in its error file.
 
     Parameters
     ----------
@@ -87,7 +116,8 @@ def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
     batch
         The batch.
     """
-    errors, looked_at = Counter[str](), ""
+    errors: dict[str, int] = {}
+    looked_at = ""
     if batch.error_file_id is not None:
         # It may have been deleted, or have expired.
         with contextlib.suppress(NotFoundError), manager.files.content(batch.error_file_id) as lines:
@@ -98,11 +128,12 @@ def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
         has_unanswered=has_unanswered(manager, batch),
         errors=errors,
         looked_at=looked_at,
+        work=work_of(manager.batches.timings(batch.id)),
     )
 
 
-def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:
-    """Count the messages in an error file; return them and, if the file is long, how much of it was read.
+def count_errors(lines: Iterable[bytes]) -> tuple[dict[str, int], str]:
+    """Count the errors in an error file by kind; return them and, if the file is long, how much of it was read.
 
     Parameters
     ----------
@@ -110,36 +141,17 @@ def count_errors(lines: Iterable[bytes]) -> tuple[Counter[str], str]:
         Its lines.
     """
     lines = iter(lines)
-    counted: Counter[str] = Counter()
-    for line in itertools.islice(lines, _LINES_READ):
-        # The errors of all endpoints are alike.
-        if (error := CHAT.read(line).answer.error) is not None:
-            counted[error] += 1
-    return counted, f" (the first {_LINES_READ:,})" if next(lines, None) is not None else ""
+    # The errors of all endpoints are alike.
+    found = (CHAT.read(line).answer.error for line in itertools.islice(lines, _LINES_READ))
+    groups = ErrorGroups(error for error in found if error is not None)
+    return groups.counted(), f" (the first {_LINES_READ:,})" if next(lines, None) is not None else ""
 
 
-def _figures(batch: BatchRecord) -> list[tuple[str, str]]:
-    ends = (batch.completed_at, batch.failed_at, batch.expired_at, batch.cancelled_at)
-    ended = next((at for at in ends if at is not None), None)
-    if ended is None:
-        return []
-    pairs = []
-    seconds = ended - (batch.in_progress_at or batch.created_at)
-    usage = batch.usage
-    if usage is not None and usage.output_tokens and seconds > 0:
-        pairs.append(("generation tokens/s", f"{usage.output_tokens / seconds:,.0f}"))
-    # The store has whole seconds.
-    pairs.append(("", duration(seconds) if seconds > 0 else "under 1 s"))
-    if usage is not None and usage.input_tokens:
-        pairs.append(("prompt tokens", f"{usage.input_tokens:,}"))
-        pairs.append(("generation tokens", f"{usage.output_tokens:,}"))
-    return [(name, value) for name, value in pairs if value != "0"]
-
-
-def _retry(batch_id: str) -> str:
+def _retry(batch_id: str, label: str) -> str:
     # A script makes the button, so that there is no button if scripts do not run.
     quoted = html.escape(batch_id, quote=True)
     return (
-        f'<div data-vbatch-retry="{quoted}">{drawing.faint("to run the requests without an answer again:")} '
+        f'<div data-vbatch-retry="{quoted}" data-vbatch-label="{label}">'
+        f"{drawing.faint('to run the requests without an answer again:')} "
         f"<code>%vbatch retry {drawing.text(batch_id)}</code> </div><script>{_RETRY_SCRIPT}</script>"
     )

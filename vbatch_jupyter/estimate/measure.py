@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.estimate import prices
-from vbatch_jupyter.estimate.report import DryRun, Rate
+from vbatch_jupyter.estimate.report import DryRun, Measured
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.index import LineIndex
@@ -32,7 +32,7 @@ def estimate(
     target: str | None = None,
     find_known: Callable[[LineIndex, Callable[[int], bytes], bytearray], int] = lambda *_: 0,
     count_tokens: Callable[[Sequence[bytes]], Sequence[int]] | None = None,
-    rate: Rate | None = None,
+    measured: Sequence[Measured] = (),
 ) -> DryRun:
     """Find out what a batch would do.
 
@@ -47,8 +47,8 @@ def estimate(
         the answer is known; gives their number.
     count_tokens
         Returns the prompt tokens of each of some bodies; None if no engine can.
-    rate
-        How fast the engine was.
+    measured
+        Batches that were measured, newest first.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def estimate(
             prompt_tokens=tokens,
             counted=len(counted),
             max_output_tokens=next(filter(None, map(served.output_limit, bodies.values())), None),
-            rate=rate,
+            measured=measured,
             price_list=prices.load(),
         )
 

@@ -5,36 +5,73 @@ from __future__ import annotations
 import dataclasses
 import html as markup
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import duration
 from vbatch_jupyter.estimate.prices import ServicePrices
+from vbatch_jupyter.manager.time_left import Work
 from vbatch_jupyter.protocol.endpoints import endpoint_of
 
 _SHOWN_CHARACTERS = 600
 _SHOWN_COSTS = 4
+_SAMPLE = 1_000
 _CENT = 0.01
 _INDENT = 17
+_COST_HEADER = ("service", "model", "price")
+
+_LIKE = 2
+"""Numbers of requests and of tokens are alike up to this factor."""
+
+_BUSY = 4
+_FASTER, _SLOWER = 0.7, 1.5
+"""A margin for the time: batches that are alike are not equal."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rate:
-    """How fast an engine has answered a batch.
+class Measured:
+    """A batch of the same engine and endpoint that was measured.
 
     Parameters
     ----------
-    tokens_per_second
-        Prompt and generation tokens together.
-    output_tokens
-        Generated per request, on average.
     batch_id
-        The batch in which it was measured.
+        The batch.
+    work
+        What the engine did for it.
+    prompt_tokens, output_tokens
+        Tokens of one request, on average.
     """
 
-    tokens_per_second: float
-    output_tokens: float
     batch_id: str
+    work: Work
+    prompt_tokens: float
+    output_tokens: float
+
+    def seconds(self, requests: int, prompt_tokens: float, output_tokens: float) -> float | None:
+        """Return how long requests would take at this batch's speed; None if they are not like its requests.
+
+        Parameters
+        ----------
+        requests
+            How many requests the engine would be asked.
+        prompt_tokens, output_tokens
+            Of one request.
+        """
+        asked, concurrency = self.work.asked, self.work.concurrency
+        # Its speed is that of a busy engine if it was much larger than what the engine runs at once.
+        is_busy = asked >= _BUSY * concurrency and requests >= concurrency
+        if not (is_busy or _is_like(requests, asked)):
+            return None
+        lengths = ((prompt_tokens, self.prompt_tokens), (output_tokens, self.output_tokens))
+        if not all(_is_like(ours, theirs) for ours, theirs in lengths):
+            return None
+        tokens = requests * (prompt_tokens + output_tokens)
+        return self.work.seconds * tokens / (asked * (self.prompt_tokens + self.output_tokens))
+
+
+def _is_like(ours: float, theirs: float) -> bool:
+    return max(ours, theirs, 1) <= _LIKE * max(min(ours, theirs), 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,8 +109,8 @@ class DryRun:
         Of how many requests the tokens were counted; the rest is extrapolated.
     max_output_tokens
         The limit for one answer, if the requests have one.
-    rate
-        How fast the engine was; None if that was not measured yet.
+    measured
+        The batches that were measured, newest first.
     price_list
         The prices of batch services.
     """
@@ -90,7 +127,7 @@ class DryRun:
     prompt_tokens: int | None
     counted: int
     max_output_tokens: int | None
-    rate: Rate | None
+    measured: Sequence[Measured]
     price_list: Mapping[str, ServicePrices]
 
     @property
@@ -103,16 +140,18 @@ class DryRun:
         """Tokens of one answer: as in the measured batch, but within the limit; else the limit; None without both."""
         if not endpoint_of(self.endpoint).generates:
             return 0.0
-        limits = [self.max_output_tokens, None if self.rate is None else self.rate.output_tokens]
+        limits = [self.max_output_tokens, *(batch.output_tokens for batch in self.measured[:1])]
         return min((tokens for tokens in limits if tokens is not None), default=None)
 
     @property
-    def seconds(self) -> float | None:
-        """How long it would take here at the measured rate; None if it is not known."""
-        if self.rate is None or self.prompt_tokens is None or self.target is not None:
+    def seconds(self) -> tuple[float, float] | None:
+        """How long it would take here, at least and at most; None if no batch like it was measured."""
+        if self.prompt_tokens is None or self.target is not None:
             return None
-        output = self.output_tokens or 0
-        return self.to_run * (self.prompt_tokens / self.total + output) / self.rate.tokens_per_second
+        prompt, output = self.prompt_tokens / self.total, self.output_tokens or 0
+        found = [batch.seconds(self.to_run, prompt, output) for batch in self.measured]
+        times = [seconds for seconds in found if seconds is not None]
+        return (_FASTER * min(times), _SLOWER * max(times)) if times else None
 
     @property
     def costs(self) -> Sequence[Cost]:
@@ -143,7 +182,12 @@ def _text(dry_run: DryRun) -> str:
         lines.append(custom_id)
         lines += [f"  {role}: {_cut(text)}" for role, text in endpoint_of(dry_run.endpoint).turns(body)]
     lines.append("")
-    lines += [f"{name:<{_INDENT}}" + value.replace("\n", "\n" + " " * _INDENT) for name, value in _rows(dry_run)]
+    costs = [_COST_HEADER, *_cost_rows(dry_run)]
+    widths = [max(len(cell) for cell in column) for column in zip(*costs, strict=True)]
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in costs] if len(costs) > 1 else []
+    cost = ("cost", "\n".join([*table, *_cost_notes(dry_run)]))
+    rows = [*_rows(dry_run), cost]
+    lines += [f"{name:<{_INDENT}}" + value.replace("\n", "\n" + " " * _INDENT) for name, value in rows]
     return "\n".join(lines)
 
 
@@ -158,12 +202,20 @@ def _html(dry_run: DryRun) -> str:
         + "</details>"
         for custom_id, body in dry_run.requests.items()
     )
-    table = "".join(
-        f"<tr><th style='text-align:left'>{markup.escape(name)}</th>"
-        f"<td style='text-align:left;white-space:pre-wrap'>{markup.escape(value)}</td></tr>"
-        for name, value in _rows(dry_run)
-    )
-    return f"<p>{markup.escape(_head(dry_run))}</p>{requests}<table>{table}</table>"
+    facts = "".join(_html_row((markup.escape(value),), heading=name) for name, value in _rows(dry_run))
+    costs = "".join(_html_row(map(markup.escape, row)) for row in _cost_rows(dry_run))
+    if costs:
+        names = "".join(f"<th style='text-align:left'>{name}</th>" for name in _COST_HEADER)
+        costs = f"<table><thead><tr>{names}</tr></thead><tbody>{costs}</tbody></table>"
+    notes = "".join(f"<div>{drawing.faint(note)}</div>" for note in _cost_notes(dry_run))
+    head = f"<p>{markup.escape(_head(dry_run))}</p>"
+    return drawing.page(f"{head}{requests}<table>{facts}</table><div><b>cost</b></div>{costs}{notes}")
+
+
+def _html_row(cells: Iterable[str], *, heading: str = "") -> str:
+    first = f"<th style='text-align:left'>{markup.escape(heading)}</th>" if heading else ""
+    rest = "".join(f"<td style='text-align:left;white-space:pre-wrap'>{cell}</td>" for cell in cells)
+    return f"<tr>{first}{rest}</tr>"
 
 
 def _rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
@@ -177,7 +229,6 @@ def _rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
             yield "sampling", "\n".join(_sampling(dry_run))
         yield "shared prefixes", f"up to {dry_run.shared_prefix:.0%} of the prompt tokens are computed only once"
         yield "time", _time(dry_run)
-    yield "cost", _cost(dry_run)
 
 
 def _sampling(dry_run: DryRun) -> Iterator[str]:
@@ -214,34 +265,45 @@ def _prompt_tokens(dry_run: DryRun) -> str:
 
 def _answer_tokens(dry_run: DryRun, expected: float) -> str:
     limit, estimates = dry_run.max_output_tokens, []
-    if dry_run.rate is not None and expected != limit:
-        estimates.append(f"about {expected * dry_run.total:,.0f}, if answers are as long as in {dry_run.rate.batch_id}")
+    if dry_run.measured and expected != limit:
+        like = dry_run.measured[0].batch_id
+        estimates.append(f"about {expected * dry_run.total:,.0f}, if answers are as long as in {like}")
     if limit is not None:
         estimates.append(f"at most {limit * dry_run.total:,} ({limit:,} per request)")
     return "; ".join(estimates)
 
 
 def _time(dry_run: DryRun) -> str:
-    rate, seconds = dry_run.rate, dry_run.seconds
-    if rate is None:
-        return "not known: no batch of this model has been measured here. Run one, for example with --sample 20"
-    if seconds is None:
-        return "not known"
-    return f"about {duration(seconds)}, at the {rate.tokens_per_second:,.0f} tokens/s of {rate.batch_id}"
+    if not dry_run.to_run:
+        return "none: every answer is known"
+    if dry_run.seconds is None:
+        sample = min(_SAMPLE, max(dry_run.to_run // _LIKE, 1))
+        unlike = "no batch of this model with about as many requests of this length has been measured here"
+        return f"not known: {unlike}. Run a part first, for example with --sample {sample}"
+    return "{} to {}, from batches of about this size and length".format(*map(duration, dry_run.seconds))
 
 
-def _cost(dry_run: DryRun) -> str:
+def _cost_rows(dry_run: DryRun) -> list[tuple[str, str, str]]:
+    """Return service, model and price; of each service the cheapest models."""
+    return [
+        (cost.service, cost.model, _dollars(cost.dollars))
+        for service in dry_run.price_list
+        for cost in [cost for cost in dry_run.costs if cost.service == service][:_SHOWN_COSTS]
+    ]
+
+
+def _cost_notes(dry_run: DryRun) -> list[str]:
+    """Return where the prices are from, or why there are none."""
     if dry_run.prompt_tokens is None:
-        return "not known without the prompt tokens"
+        return ["not known without the prompt tokens"]
     if dry_run.output_tokens is None:
-        return "not known: limit the answers, for example with --max-tokens, or run a sample first"
-    lines = []
-    for service, table in dry_run.price_list.items():
-        costs = [cost for cost in dry_run.costs if cost.service == service]
-        if costs:
-            priced = ", ".join(f"{cost.model} {_dollars(cost.dollars)}" for cost in costs[:_SHOWN_COSTS])
-            lines.append(f"{service}: {priced} (list of {table.read_on:%Y-%m-%d}, {table.sources[0]}; {table.note})")
-    return "\n".join(lines) if lines else "no price list covers these requests"
+        return ["not known: limit the answers, for example with --max-tokens, or run a sample first"]
+    priced = {cost.service for cost in dry_run.costs}
+    return [
+        f"{service}: list of {table.read_on:%Y-%m-%d}, {table.sources[0]}; {table.note}"
+        for service, table in dry_run.price_list.items()
+        if service in priced
+    ] or ["no price list covers these requests"]
 
 
 def _dollars(amount: float) -> str:

@@ -154,6 +154,14 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         """
         return msgspec.json.decode(text, type=cls)
 
+    def is_of(self, df: pd.DataFrame) -> bool:
+        """Return whether this is the frame the batch was made from."""
+        try:
+            self.check(df)
+        except (FrameError, ValueError):  # another frame may have what a batch cannot be made from
+            return False
+        return True
+
     def check(self, df: pd.DataFrame) -> None:
         """Raise an error if this is not the frame the batch was made from.
 

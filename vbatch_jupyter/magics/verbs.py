@@ -13,6 +13,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 from traitlets import Bool, Enum, Float, Instance, Integer, Unicode
 
+from vbatch_jupyter.display.drawing import one_line
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError, did_you_mean
 from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
@@ -26,7 +27,9 @@ from vbatch_jupyter.magics.grammar import (
     with_model,
     words_of,
 )
+from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.waiting import models_for
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.protocol.endpoints import endpoint_of
 from vbatch_jupyter.session import session
@@ -38,6 +41,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LISTED = 100
 _FINDINGS = 100
+_ERRORS = 10
+_ERROR_CHARACTERS = 100
 _TRAITS = {str: Unicode, int: Integer, float: Float, bool: Bool}
 
 
@@ -103,8 +108,7 @@ class VBatchMagics(Magics):
             "build": self._build,
             "list": self._list,
             "show": lambda options: _print_batch(self._batch(options)),
-            # Someone else may have made the batch, so only the verb cancels it.
-            "attach": lambda options: self._session().follow(self._batch(options), cancels=False),
+            "attach": self._attach,
             "cancel": lambda options: self._batch(options).cancel(),
             "results": self._results,
             "retry": self._results,
@@ -207,11 +211,26 @@ class VBatchMagics(Magics):
             return self._out(options.out, batch)
         return self._out(options.out, current.follow(batch).results())
 
+    def _attach(self, options: argparse.Namespace) -> Batch:
+        batch = self._batch(options)
+        if (why := batch.waiting) is not None:
+            print(f"{batch.id} waits: {why} Interrupt this cell (■) to use this kernel meanwhile; the batch stays.")
+        # Someone else may have made the batch, so only the verb cancels it.
+        return self._session().follow(batch, cancels=False)
+
     def _results(self, options: argparse.Namespace) -> Any:
         df = None if options.df is None else self._named(options.df, "DataFrame")
         batch = self._batch(options)
         if options.verb == "retry":
             batch = self._session().follow(batch.retry())
+        elif batch.status not in TERMINAL_STATUSES and self._attach(options).status not in TERMINAL_STATUSES:
+            return None  # interrupted
+        if df is None and (description := batch.missing_frame) is not None:
+            from vbatch_jupyter.frames.frame import frames_among
+
+            names = (name for name in frames_among(self._user_ns()) if description.is_of(self._user_ns()[name]))
+            again = f"%vbatch results {batch.id} -d {next(names, 'FRAME')}"
+            print(f"The rows are numbered: the DataFrame is not known here. For its index and columns: {again}")
         return self._out(options.out, batch.results(df, full=options.full))
 
     def _export(self, options: argparse.Namespace) -> None:
@@ -307,8 +326,14 @@ def _print_batch(batch: Batch) -> None:
         print(f"waiting: {waiting}")
     if seeds := batch.engine_seeds:
         print(f"engine seed: {', then '.join(map(str, seeds))}")
-    if openai.error_file_id is not None:
-        print(batch.errors().to_string(index=False))
+    if openai.error_file_id is None:
+        return
+    errors = batch.errors()
+    if len(errors) > _ERRORS:
+        for kind, count in itertools.islice(ErrorGroups(errors["error"]).counted().items(), _ERRORS):
+            print(f"{count:>9,}  {one_line(kind, most=_ERROR_CHARACTERS)}")
+        print(f"The first {_ERRORS} of {len(errors):,}; vb.attach({batch.id!r}).errors() lists them all:")
+    print(errors.head(_ERRORS).to_string(index=False, max_colwidth=_ERROR_CHARACTERS))
 
 
 def _env(options: argparse.Namespace) -> None:

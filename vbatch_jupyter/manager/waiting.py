@@ -1,4 +1,7 @@
-"""Why a batch does not advance, in one sentence; every face of a batch asks here."""
+"""What is said of a batch: how far it is, and why it does not advance; every face of a batch asks here.
+
+A batch whose requests have all failed is ``completed``. So its failed requests are named wherever its status is.
+"""
 
 from __future__ import annotations
 
@@ -105,3 +108,80 @@ def why_waiting(record: BatchRecord, engines: Iterable[Holder]) -> str | None:
     problem = f"The engine with {model} has died." if "dead" in states else f"No engine has {model} loaded."
     advice = f"{problem} Load it in a notebook with %vbatch load."
     return next((engine.note for engine in holders if engine.note is not None), advice)
+
+
+def status_text(record: BatchRecord) -> str:
+    """Return the status of a batch, with the requests that failed and, once it has ended, those that did not run.
+
+    Parameters
+    ----------
+    record
+        The batch.
+
+    Examples
+    --------
+    >>> from vbatch_jupyter.protocol.batch import RequestCounts
+    >>> record = BatchRecord(
+    ...     id="batch_0",
+    ...     endpoint="/v1/embeddings",
+    ...     input_file_id="",
+    ...     created_at=0,
+    ...     status="cancelled",
+    ...     request_counts=RequestCounts(total=20, completed=3, failed=2),
+    ... )
+    >>> status_text(record), progress_text(record), counts_text(record)
+    ('cancelled, 2 failed, 15 not run', '3/20 completed, 2 failed, 15 not run', '3 completed, 2 failed, 15 not run')
+    """
+    return ", ".join([record.status, *_faults(record)])
+
+
+def progress_text(record: BatchRecord) -> str:
+    """Return how many of a batch's requests have completed, of how many; empty before they are counted.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    """
+    counts = record.request_counts
+    if not counts.total:
+        return ""
+    return ", ".join([f"{counts.completed:,}/{counts.total:,} completed", *_faults(record)])
+
+
+def counts_text(record: BatchRecord) -> str:
+    """Return how many requests have completed and failed, and how many are left or, at the end, did not run.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    """
+    counts = record.request_counts
+    said = [f"{counts.completed:,} completed", f"{counts.failed:,} failed"]
+    if record.status not in TERMINAL_STATUSES:
+        said.append(f"{counts.left:,} left")
+    elif counts.left:
+        said.append(f"{counts.left:,} not run")
+    return ", ".join(said)
+
+
+def _faults(record: BatchRecord) -> list[str]:
+    counts, faults = record.request_counts, []
+    if counts.failed:
+        faults.append(f"{counts.failed:,} failed")
+    if counts.left and record.status in TERMINAL_STATUSES:
+        faults.append(f"{counts.left:,} not run")
+    return faults
+
+
+def retry_label(record: BatchRecord) -> str:
+    """Return what the button says that runs the requests without an answer; no request may have failed.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    """
+    counts = record.request_counts
+    return "Run the rest" if counts.left and not counts.failed else "Retry failed"

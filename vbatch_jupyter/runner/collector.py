@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.errors import StoreBusyError, StoreFullError
 from vbatch_jupyter.loop import Backoff, in_thread
+from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.protocol.ids import request_id
@@ -34,9 +35,6 @@ _KNOWN_BYTES = 8 * 1024 * 1024
 _BACKOFF = Backoff(first=1.0, longest=5.0)
 
 _ANSWERS = 5
-_MESSAGES = 100
-_MESSAGE_CHARACTERS = 500
-_OTHERS = "(other messages)"
 
 SEVERAL_ENGINES = ""
 """The answers key of a batch that more than one engine has answered: its answers cannot be reused."""
@@ -135,7 +133,7 @@ class Collector:
 
 
 class Latest:
-    """The last answers of one batch, and its errors by message; of a bounded size, and safe from any thread.
+    """The last answers of one batch, and its errors by kind; of a bounded size, and safe from any thread.
 
     Examples
     --------
@@ -148,7 +146,7 @@ class Latest:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: deque[bytes] = deque(maxlen=_ANSWERS)
-        self._errors: Counter[str] = Counter()
+        self._errors: ErrorGroups | None = None
 
     def add(self, records: Iterable[SpoolRecord]) -> None:
         """Take lines that have reached the spool."""
@@ -156,15 +154,10 @@ class Latest:
             for record in records:
                 if record.is_error:
                     # The errors of all endpoints are alike.
-                    self._count(record.message or CHAT.read(record.line).answer.error or "")
+                    self._errors = self._errors or ErrorGroups()
+                    self._errors.add(record.message or CHAT.read(record.line).answer.error or "")
                 else:
                     self._answers.append(record.line)
-
-    def _count(self, message: str) -> None:
-        message = message[:_MESSAGE_CHARACTERS]
-        # Messages that quote their request are all different.
-        is_counted = message in self._errors or len(self._errors) < _MESSAGES
-        self._errors[message if is_counted else _OTHERS] += 1
 
     def answers(self) -> tuple[bytes, ...]:
         """Return the last lines of the output file, newest first."""
@@ -172,9 +165,9 @@ class Latest:
             return tuple(reversed(self._answers))
 
     def errors(self) -> Mapping[str, int]:
-        """Return how often each message of an error has come."""
+        """Return how often each kind of error has come."""
         with self._lock:
-            return dict(self._errors)
+            return self._errors.counted() if self._errors else {}
 
 
 def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineIndex, engine: Engine) -> int:

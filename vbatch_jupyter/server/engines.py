@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 from tornado import web
 
-from vbatch_jupyter.server.handler import VBatchHandler
+from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 
 
 class LoadBody(msgspec.Struct):
     """What a kernel is to load."""
 
-    model: str
+    model: str = ""
     flags: list[str] = msgspec.field(default_factory=list)
 
 
@@ -39,12 +39,18 @@ class EngineCommandHandler(VBatchHandler):
             await (kernels.begin(name) if command == "load" else kernels.end(name))
             self.send((await watch.named(name)).to_json())
             return
-        body = msgspec.to_builtins(self.body_as(LoadBody)) if command == "load" else None
         record = await watch.find(name)
-        response = await watch.ask(record, f"/{command}", body)
+        response = await watch.ask(record, f"/{command}", self._loading() if command == "load" else None)
         self.set_status(response.status_code)
         self.set_header("Content-Type", "application/json")
         self.finish(response.content)
+
+    def _loading(self) -> object:
+        loading = self.body_as(LoadBody) if self.has_body else LoadBody()
+        if not loading.model:
+            message = 'Name the model for this kernel in the body: {"model": "…", "flags": []}.'
+            raise RefusedError(400, message, param="model", code="missing_required_parameter")
+        return msgspec.to_builtins(loading)
 
 
 ROUTES = (

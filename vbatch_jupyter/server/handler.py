@@ -173,6 +173,11 @@ class VBatchHandler(ReceivingHandler):
         """Forget the body."""
         self._body.clear()
 
+    @property
+    def has_body(self) -> bool:
+        """Whether the request has a body that is not ``null``."""
+        return bytes(self._body).strip() not in (b"", b"null")
+
     def body_as(self, model: type[ModelT]) -> ModelT:
         """Read the body as JSON of a type.
 

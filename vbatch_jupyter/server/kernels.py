@@ -310,6 +310,7 @@ class EngineKernels:
             self._kernel_manager.start_kernel(kernel_name=KERNEL_NAME, path="", env=environment)
         )
         planned.kernel_id = kernel_id
+        self._watch.own_kernels |= {kernel_id}
         kernel = self._kernel_manager.get_kernel(kernel_id)
         # Jupyter would start it again without its engine, and five times.
         kernel.stop_restarter()

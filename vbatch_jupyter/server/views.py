@@ -13,7 +13,7 @@ from tornado import web
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.retry import has_unanswered
 from vbatch_jupyter.manager.time_left import Pace
-from vbatch_jupyter.manager.waiting import why_waiting
+from vbatch_jupyter.manager.waiting import counts_text, progress_text, retry_label, why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
@@ -48,6 +48,9 @@ class BatchView:
         """Return what an answer has."""
         return {
             "batch": self.record.to_openai().model_dump(mode="json"),
+            "progress": progress_text(self.record),
+            "counts": counts_text(self.record),
+            "retry_label": retry_label(self.record),
             "waiting": self.waiting,
             "requests_per_second": self.requests_per_second,
             "seconds_left": self.seconds_left,
@@ -96,9 +99,10 @@ class BatchWatch:
         return [self.view(record) for record in records]
 
 
-def _running(record: BatchRecord, engines: Sequence[EngineView]) -> int:
-    figures = (engine.stats for engine in engines if record.model in engine.models and record.target is None)
-    return sum(int(stats.get("running", 0)) for stats in figures if stats is not None)
+def _running(record: BatchRecord, engines: Sequence[EngineView]) -> int | None:
+    figures = [engine.stats for engine in engines if record.model in engine.models and record.target is None]
+    known = [int(stats.get("running", 0)) for stats in figures if stats is not None]
+    return sum(known) if known else None
 
 
 class BatchViewsHandler(VBatchHandler):

@@ -32,6 +32,8 @@ class EngineView:
         Its figures (`vbatch_jupyter.records.EngineStats`); None if it does not tell them in time.
     note
         What the server is doing, or has given up, for an engine that it starts itself.
+    is_planned
+        Whether the server starts it itself, so that it knows the model.
     """
 
     id: str
@@ -42,6 +44,7 @@ class EngineView:
     pid: int | None = None
     stats: Mapping[str, Any] | None = None
     note: str | None = None
+    is_planned: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what an answer has."""
@@ -61,6 +64,8 @@ class EngineWatch:
     ----------
     rows
         The engines at the last look, and those that a Jupyter server would start, as the store has them.
+    own_kernels
+        The ids of the kernels that this server has started for its engines.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -68,6 +73,7 @@ class EngineWatch:
         self._looking: asyncio.Task[list[EngineView]] | None = None
         self._kernel_loops: list[dict[str, Any]] = []
         self.rows: Sequence[EngineRecord] = ()
+        self.own_kernels: frozenset[str] = frozenset()
 
     async def look(self) -> list[EngineView]:
         """Return all engines with their figures; callers at the same time share one answer."""
@@ -95,14 +101,20 @@ class EngineWatch:
                 kernel_id=record.kernel_id,
                 pid=record.pid,
                 stats=stats,
-                note=planned[record.name].note if record.name in planned else None,
+                note=planned[record.name].note if record.name in planned and self._is_own(record) else None,
+                is_planned=self._is_own(record),
             )
             for record, (stats, _) in zip(records, told, strict=True)
         ]
         for name in planned.keys() - {view.name for view in views}:
             row = planned[name]
-            views.append(EngineView(f"planned-{name}", name, models=row.models, state=row.state, note=row.note))
+            id_ = f"planned-{name}"
+            views.append(EngineView(id_, name, models=row.models, state=row.state, note=row.note, is_planned=True))
         return views
+
+    def _is_own(self, record: EngineRecord) -> bool:
+        # A notebook's engine may have the name of one that the server starts.
+        return record.kernel_id in self.own_kernels
 
     async def _figures(self, record: EngineRecord) -> tuple[Mapping[str, Any] | None, list[dict[str, Any]]]:
         """Return an engine's figures, and the states of the loops of its process."""

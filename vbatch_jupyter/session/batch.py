@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.display.progress import Snapshot
-from vbatch_jupyter.display.summary import Summary, summary_of
+from vbatch_jupyter.display.summary import summary_of
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
+from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from vbatch_jupyter.frames.frame import FrameDescription
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.widgets.live import Live
 
@@ -82,8 +83,7 @@ class Batch:
         """The batch as it ended, if a wait has seen its end."""
 
     def __repr__(self) -> str:
-        record = self._record()
-        return repr(Summary(batch=record, waiting=self._manager.batches.waiting(record)))
+        return self.summary()["text/plain"]
 
     # ------------------------------------------------------------------------------------------------- how it is drawn
 
@@ -134,6 +134,15 @@ class Batch:
     def engine_seeds(self) -> tuple[int, ...]:
         """The seeds of the engines that ran it, in order: ``vb.load(model, seed=batch.engine_seeds[0])`` repeats it."""
         return self._record().engine_seeds
+
+    @property
+    def missing_frame(self) -> FrameDescription | None:
+        """The DataFrame that it was made from, if this process does not have it; else None."""
+        if self._df is not None or (frame := chain_of(self._manager, self._record())[0].frame) is None:
+            return None
+        from vbatch_jupyter.frames.frame import FrameDescription
+
+        return FrameDescription.from_json(frame)
 
     def to_openai(self) -> Any:
         """Return OpenAI's object of the batch."""
@@ -331,7 +340,7 @@ class Batch:
         from vbatch_jupyter.display.plots import draw
 
         record = self._record()
-        errors = collections.Counter(failure.error for failure in self._unanswered([record]))
+        errors = ErrorGroups(failure.error for failure in self._unanswered([record])).counted()
         timings, output_tokens = [], []
         read = ENDPOINTS.get(record.endpoint, CHAT).read
         for text, kept in timed_lines_of(self._manager, [record]):
@@ -342,7 +351,7 @@ class Batch:
             f"{self.id} · {record.model or ''} · {record.status}",
             timings=timings,
             output_tokens=output_tokens,
-            completed=len(timings) - errors.total(),
+            completed=len(timings) - sum(errors.values()),
             errors=errors,
         )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.estimate.measure import estimate
-from vbatch_jupyter.estimate.report import DryRun, Rate
+from vbatch_jupyter.estimate.report import DryRun, Measured
+from vbatch_jupyter.manager.time_left import work_of
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store.sidecars import find_answers
@@ -59,31 +60,30 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
         count_tokens=session.count_tokens
         if (engine or (ask.target and session.engine)) and session.counts_tokens
         else None,
-        rate=measured_rate(session, model),
+        measured=measured_batches(session, model, requests.description.endpoint),
     )
 
 
-def measured_rate(session: Session, model: str) -> Rate | None:
-    """Return the speed of the newest batch of a model that asked the engine for every answer, or None.
+def measured_batches(session: Session, model: str, endpoint: str) -> list[Measured]:
+    """Return the newest batches of a model that asked the engine for every answer, newest first.
 
     Parameters
     ----------
     session
         Whose store is looked at.
-    model
-        The model's name.
+    model, endpoint
+        What they asked.
     """
+    found, key = [], None if session.engine is None else session.engine.answers_key
     for record in itertools.islice(session.batches(), _LOOKED_AT_BATCHES):
-        if record.status != "completed" or record.model != model or record.target is not None or record.usage is None:
+        completed, usage = record.request_counts.completed, record.usage
+        if (record.status, record.model, record.endpoint, record.target) != ("completed", model, endpoint, None):
             continue
-        timings = session.manager.batches.timings(record.id)
-        came = [(timing.finished_at, timing.latency) for timing in timings]
-        timed = [(at, latency) for at, latency in came if at is not None and latency is not None]
-        seconds = max((at for at, _ in timed), default=0.0) - min((at - latency for at, latency in timed), default=0.0)
-        if len(timed) < len(came) or seconds <= 0:
+        if key is not None and record.answers_key != key:  # another engine, or other flags
             continue
-        tokens = record.usage.input_tokens + record.usage.output_tokens
-        completed = record.request_counts.completed
-        if tokens and completed:
-            return Rate(tokens / seconds, record.usage.output_tokens / completed, record.id)
-    return None
+        work = work_of(session.manager.batches.timings(record.id))
+        # A reused answer took no time, and a refused request has no tokens.
+        if usage is not None and completed == work.asked and work.seconds and not work.reused:
+            lengths = usage.input_tokens / completed, usage.output_tokens / completed
+            found.append(Measured(record.id, work, *lengths))
+    return found

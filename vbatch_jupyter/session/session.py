@@ -366,7 +366,7 @@ class Session:
             batch.wait(show=show)
         except KeyboardInterrupt:
             if not cancels:
-                line().end(f"{batch.id}: no longer followed; it keeps running")
+                line().end(f"{batch.id}: no longer followed. {batch.waiting or 'It keeps running.'}")
                 return batch
             # Jupyter interrupts before it restarts or shuts a kernel down, and that is not a cancel.
             line().end(f"{batch.id}: interrupted, cancelling (interrupt again to leave it running)")
@@ -382,7 +382,7 @@ class Session:
         if live is not None:
             live.finish()
         elif progress is not None:
-            line().end(progress.see(batch.snapshot()).line())
+            line().end(repr(batch))
         return batch
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import ipywidgets
-from IPython.display import display
 
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Snapshot
@@ -17,9 +16,9 @@ from vbatch_jupyter.errors import FrameError, VBatchError
 from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
 from vbatch_jupyter.frames.schema import schemas_among
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint, endpoint_of
-from vbatch_jupyter.widgets.buttons import CopyButton
+from vbatch_jupyter.widgets.buttons import CopyButton, Left
 from vbatch_jupyter.widgets.cell_text import cell_text
-from vbatch_jupyter.widgets.live import Live, html
+from vbatch_jupyter.widgets.live import Live, display_with_hint, html, left_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +29,7 @@ _ROWS_SEEN = 3
 _SAMPLE = 5
 _ROWS_SHOWN = 10
 _COLUMNS_OFFERED = 30
+_LEFT = left_of("Here was a builder of batches, which needs its kernel.")
 _WIDE = ipywidgets.Layout(width="100%", max_width="900px")
 
 
@@ -112,8 +112,9 @@ class Builder:
                 self._result,
                 self._cell,
                 self._copy,
+                Left(html=_LEFT["text/html"]),
             ]
-        )
+        ).add_class("vbatch-box")
 
     def _field(self, name: str, option: Option) -> ipywidgets.DOMWidget:
         described = {"description": option.label or name, "tooltip": option.help}
@@ -134,7 +135,7 @@ class Builder:
 
     def show(self) -> None:
         """Display it under the cell that runs."""
-        display(self.box)
+        display_with_hint(self.box, _LEFT, f"%vbatch build {self._frame.value}", "opens this builder again")
 
     # ------------------------------------------------------------------------------------------------ what is chosen
 
@@ -234,7 +235,7 @@ class Builder:
             if out is not None:
                 self._names[out] = result
                 parts.append(f"<div>{drawing.faint(f'{len(result):,} rows, in the variable {out}')}</div>")
-            parts.append(result.to_html(max_rows=_ROWS_SHOWN))
+            parts.append(drawing.page(result.to_html(max_rows=_ROWS_SHOWN)))
         self._result.children = tuple(html(part) for part in parts)
         live.close()
 

@@ -1,4 +1,6 @@
-"""Buttons that no stock widget is: one asks the Jupyter server, one puts a text on the clipboard.
+"""Widgets that ipywidgets does not have: two buttons, and what is left of a widget without its kernel.
+
+One button asks the Jupyter server, one puts a text on the clipboard.
 
 The first asks the kernel only if there is no such server. A stock button's message waits in the kernel until the
 running cell ends: on ipykernel 7.4 also where JupyterLab sends it over a subshell. The server answers while the kernel
@@ -40,6 +42,19 @@ class ServerButton(anywidget.AnyWidget):
     def __init__(self, label: str, path: str, *, on_refused: Callable[[], None]) -> None:
         super().__init__(label=label, path=path)
         self.on_msg(lambda *_: on_refused())
+
+
+class Left(anywidget.AnyWidget):
+    """What is shown in place of a box when its kernel has gone; it is in the box, whose class is ``vbatch-box``.
+
+    Attributes
+    ----------
+    html
+        What is shown.
+    """
+
+    _esm = Path(__file__).with_name("left.js")
+    html = traitlets.Unicode().tag(sync=True)
 
 
 class CopyButton(anywidget.AnyWidget):

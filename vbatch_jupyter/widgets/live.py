@@ -5,8 +5,9 @@ main thread, which a cell may be blocking. The summary takes the widget's place 
 that is saved shows it without a kernel.
 
 An output is replaced in a page that is open, and in no file: a page that is opened after the batch's end has the
-widget still. So the widget shows the summary too and is kept for a while. If its kernel is gone, a line below it
-says what to type.
+widget still. So the widget shows the summary too and is kept for a while. Without its kernel a widget is nothing, so
+the output has text and HTML as well, for a notebook that is saved meanwhile; a page that is open shows `Left` instead;
+and a line below says what to type.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import ipywidgets
 from IPython.display import display
@@ -26,7 +28,7 @@ from vbatch_jupyter.errors import ConflictError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS, Endpoint
-from vbatch_jupyter.widgets.buttons import ServerButton
+from vbatch_jupyter.widgets.buttons import Left, ServerButton
 
 _REDRAW_SECONDS = 0.22
 _END_SECONDS = 5.0
@@ -58,6 +60,8 @@ class Live:
     ----------
     box
         The widget.
+    left
+        What is shown instead of it without its kernel, by mimetype.
     """
 
     def __init__(
@@ -77,7 +81,10 @@ class Live:
         self._head, self._answers, self._errors = (html() for _ in range(3))
         path = f"vbatch/v1/batches/{batch_id}/cancel"
         self._button = ServerButton("Cancel", path, on_refused=self._cancel_here)
-        self.box = ipywidgets.VBox([self._head, self._answers, self._errors, self._button])
+        self.left = left_of(f"Batch {batch_id} had not ended when this was shown.")
+        self._left = Left(html=self.left["text/html"])
+        parts = [self._head, self._answers, self._errors, self._button, self._left]
+        self.box = ipywidgets.VBox(parts).add_class("vbatch-box")
         self.loop = Loop("live widget", say=self._show_problem)
         self._thread = threading.Thread(target=self._run, name=f"vbatch-live-{batch_id[-8:]}", daemon=True)
         self._draw(self._progress.now)
@@ -99,8 +106,8 @@ class Live:
 
     def settle(self, summary: str) -> None:
         """Show the summary, as HTML, instead of everything else."""
-        self._head.value = summary
-        self.box.children = (self._head,)
+        self._head.value = self._left.html = summary
+        self.box.children = (self._head, self._left)
         _close(self._answers, self._errors, self._button)
 
     def close(self) -> None:
@@ -155,11 +162,11 @@ class Live:
             ]
         parts = [
             drawing.heading(batch, progress.now.waiting),
-            drawing.counts_bar(batch.request_counts),
+            drawing.counts_bar(batch),
             f"<div>{drawing.figures(pairs)}</div>",
             self._rate_line(progress),
         ]
-        return f'<div style="max-width:720px">{"".join(parts)}</div>'
+        return drawing.page("".join(parts), style="max-width:720px")
 
     def _rate_line(self, progress: Progress) -> str:
         engine = progress.now.engine
@@ -197,8 +204,7 @@ def show(
             _ended.popleft().close()
 
     live = Live(batch_id, snapshot=snapshot, cancel=cancel, on_end=end)
-    handle = display(live.box, display_id=True)
-    hint = display(_hint(batch_id), raw=True, display_id=True)
+    handle, hint = display_with_hint(live.box, live.left, f"%vbatch attach {batch_id}", "shows this batch again")
     live.start()
     return live
 
@@ -219,10 +225,26 @@ def loops() -> list[Loop]:
     return [live.loop for live in list(_running)]
 
 
-def _hint(batch_id: str) -> dict[str, str]:
-    call = f"%vbatch attach {batch_id}"
-    again = "shows this batch again"
-    return {"text/plain": f"{call} {again}", "text/html": f"<code>{drawing.text(call)}</code> {drawing.faint(again)}"}
+def left_of(sentence: str) -> dict[str, str]:
+    """Return by mimetype what a notebook shows of a widget whose kernel is gone."""
+    return {"text/plain": sentence, "text/html": drawing.page(drawing.text(sentence, most=1_000))}
+
+
+def display_with_hint(box: ipywidgets.DOMWidget, left: dict[str, str], call: str, does: str) -> tuple[Any, Any]:
+    """Display a widget and a line below it, which stays in the notebook; return the handles of the two.
+
+    Parameters
+    ----------
+    box
+        The widget.
+    left
+        What is shown where it cannot be drawn, by mimetype.
+    call, does
+        What can be typed, and what it does.
+    """
+    handle = display({**box._repr_mimebundle_(), **left}, raw=True, display_id=True)
+    hint = drawing.page(f"<code>{drawing.text(call)}</code> {drawing.faint(does)}")
+    return handle, display({"text/plain": f"{call} {does}", "text/html": hint}, raw=True, display_id=True)
 
 
 def _close(*widgets: ipywidgets.DOMWidget) -> None:

@@ -4,7 +4,13 @@ import re
 
 from vbatch_jupyter.display.drawing import answers_list, counts_bar, errors_list, rate_line, text
 from vbatch_jupyter.display.progress import Rates
-from vbatch_jupyter.protocol.batch import RequestCounts
+from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Status
+
+
+def batch_of(counts: RequestCounts, status: Status = "in_progress") -> BatchRecord:
+    return BatchRecord(
+        id="batch_0", endpoint="/v1/embeddings", input_file_id="", created_at=0, status=status, request_counts=counts
+    )
 
 
 def test_text_is_escaped_after_it_is_cut():
@@ -13,11 +19,11 @@ def test_text_is_escaped_after_it_is_cut():
 
 
 def test_the_bar_has_a_part_for_each_kind_of_request_and_none_for_none():
-    bar = counts_bar(RequestCounts(total=8, completed=4, failed=2))
+    bar = counts_bar(batch_of(RequestCounts(total=8, completed=4, failed=2)))
     assert re.findall(r"width:([\d.]+%);height:8px;float", bar) == ["50.00%", "25.00%", "25.00%"]
     assert "4 completed, 2 failed, 2 left" in bar
-    assert counts_bar(RequestCounts(total=3, completed=3)).count("float") == 1
-    assert counts_bar(RequestCounts()) == ""
+    assert counts_bar(batch_of(RequestCounts(total=3, completed=3))).count("float") == 1
+    assert counts_bar(batch_of(RequestCounts())) == ""
 
 
 def test_the_line_runs_from_the_left_to_the_right_and_from_nothing_to_its_highest_rate():
@@ -35,9 +41,9 @@ def test_answers_and_errors_are_text():
 
 
 def test_only_the_most_frequent_errors_are_listed():
-    listed = errors_list({f"message {n}": n for n in range(1, 9)})
+    listed = errors_list({f"message {n}": n for n in range(8, 0, -1)})
     assert re.findall(r"message \d", listed) == [f"message {n}" for n in (8, 7, 6, 5, 4)]
-    assert "… and 3 other messages" in listed
+    assert "… and 3 other kinds" in listed
 
 
 def test_rates_of_any_length_stay_few_and_cover_the_whole_time():

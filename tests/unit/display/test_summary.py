@@ -14,6 +14,7 @@ from tests.unit.session_surface import open_session
 from vbatch_jupyter.display import summary
 from vbatch_jupyter.display.summary import Summary, count_errors
 from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.manager.time_left import Work
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.lines import error_body, output_line, unexecuted_line
 
@@ -31,6 +32,7 @@ RECORD = BatchRecord(
     request_counts=RequestCounts(total=1_000, completed=988, failed=12),
     usage=Usage(input_tokens=30_000, output_tokens=12_000),
 )
+WORK = Work(asked=1_000, reused=0, seconds=60.0, concurrency=8.0)
 
 
 class Page(html.parser.HTMLParser):
@@ -59,20 +61,20 @@ class Page(html.parser.HTMLParser):
 
 
 def html_of(batch: BatchRecord, errors: Mapping[str, int] = {}, **fields: Any) -> str:
-    return Summary(batch=batch, errors=errors, **fields)._repr_html_()
+    return Summary(batch=batch, errors=errors, work=WORK, **fields)._repr_html_()
 
 
 def test_the_text_has_the_whole_id_the_counts_and_the_figures():
-    assert repr(Summary(batch=RECORD)) == (
+    assert repr(Summary(batch=RECORD, work=WORK)) == (
         "batch_1a2b completed 988/1,000 completed, 12 failed · 200 generation tokens/s · 1 min 0 s · 30,000 "
         "prompt tokens · 12,000 generation tokens"
     )
 
 
 def test_the_html_says_the_same_draws_the_bar_and_groups_the_errors():
-    page = Page(html_of(RECORD, {"too long": 3, "no such model": 9}, has_unanswered=True))
+    page = Page(html_of(RECORD, {"no such model": 9, "too long": 3}, has_unanswered=True))
     said = " ".join(page.text.split())
-    for part in ("completed m batch_1a2b", "988 completed, 12 failed, 0 left", "200 generation tokens/s", "1 min"):
+    for part in ("completed, 12 failed m batch_1a2b", "988 completed, 12 failed", "200 generation tokens/s", "1 min"):
         assert part in said
     assert said.index("9 no such model") < said.index("3 too long")
     assert "%vbatch retry batch_1a2b" in said
@@ -120,11 +122,12 @@ def test_errors_are_counted_by_message_and_a_long_file_is_read_in_part(monkeypat
     counted, looked_at = count_errors([refused("no"), refused("no"), late])
     assert (sorted(counted.values()), counted["Too late."], looked_at) == ([1, 2], 1, "")
     counted, looked_at = count_errors([refused("no"), refused("no"), late, refused("no")])
-    assert (counted.total(), looked_at) == (3, " (the first 3)")
+    assert (sum(counted.values()), looked_at) == (3, " (the first 3)")
 
 
 def test_both_mimetypes_come_together():
-    assert Summary(batch=RECORD).bundle() == {"text/plain": repr(Summary(batch=RECORD)), "text/html": html_of(RECORD)}
+    summary = Summary(batch=RECORD, work=WORK)
+    assert summary.bundle() == {"text/plain": repr(summary), "text/html": html_of(RECORD)}
 
 
 def test_a_batch_draws_itself(tmp_path):

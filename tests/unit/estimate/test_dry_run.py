@@ -9,7 +9,9 @@ import vbatch_jupyter as vb
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
 from vbatch_jupyter.estimate import measure as preview
+from vbatch_jupyter.estimate.report import Measured
 from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.manager.time_left import Work
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_a_dry_run_runs_nothing_and_counts_every_prompts_tokens(session):
     assert "  system: Be brief\n  user: Say one\n" in said
     assert "14, counted by the engine's tokenizer" in said
     assert "at most 40 (10 per request)" in said
-    assert "Run one, for example with --sample 20" in said
+    assert "Run a part first, for example with --sample 2" in said
 
 
 def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_saves(session):
@@ -65,22 +67,47 @@ def test_a_dry_run_says_which_answers_are_samples_and_what_holds_for_the_others(
     assert "sampling" not in repr(vb.dry_run(df, "{{ text }}", endpoint="embeddings"))
 
 
-def test_the_time_comes_from_the_newest_batch_that_was_measured(session):
-    df = pd.DataFrame({"text": ["a b c d"] * 3})
+def test_the_time_is_a_range_from_the_batches_that_were_measured(session):
+    df = pd.DataFrame({"text": [f"a b c {n}" for n in range(3)]})
     assert vb.dry_run(df, "{{ text }}").seconds is None
     batch = session.submit(df, Ask.of("{{ text }}")).wait(60)
     session.submit(df, Ask.of("{{ text }}")).wait(60)  # all reused: nothing was measured
     dry = vb.dry_run(df, "{{ text }}", fresh=True)
-    assert dry.rate is not None
-    assert dry.rate.batch_id == batch.id
-    assert dry.rate.output_tokens == 4
-    # Three requests at once of 0.2 s, each of four tokens in and four out.
-    assert 24 / 5 < dry.rate.tokens_per_second <= 24 / 0.2 + 1
-    assert dry.seconds == pytest.approx(24 / dry.rate.tokens_per_second)
-    assert f"tokens/s of {batch.id}" in repr(dry)
+    (measured,) = dry.measured
+    assert measured.batch_id == batch.id
+    assert (measured.prompt_tokens, measured.output_tokens) == (4, 4)
+    # Three requests at once of 0.2 s.
+    assert measured.work.asked == 3
+    assert measured.work.seconds >= 0.2
+    assert dry.seconds == pytest.approx((0.7 * measured.work.seconds, 1.5 * measured.work.seconds))
+    assert "from batches of about this size and length" in repr(dry)
+    assert "none: every answer is known" in repr(vb.dry_run(df, "{{ text }}"))
     assert vb.dry_run(df, "{{ text }}", max_tokens=2).output_tokens == 2
     assert f"about 12, if answers are as long as in {batch.id}" in repr(dry)
     assert "24 per request)" in repr(vb.dry_run(df, "{{ text }}", max_tokens=24))
+
+
+@pytest.mark.parametrize(
+    ("requests", "prompt", "output", "factor"),
+    [
+        (5_000, 100, 10, 5),  # the engine was busy
+        (1_000, 190, 10, 200 / 110),
+        (1_000, 300, 10, None),  # other prompts
+        (1_000, 100, 40, None),  # other answers
+        (20, 100, 10, None),  # too few to keep it busy
+    ],
+)
+def test_a_large_batch_tells_the_time_of_larger_ones_of_its_length(requests, prompt, output, factor):
+    work = Work(asked=1_000, reused=0, seconds=60.0, concurrency=200.0)
+    seconds = Measured("batch_0", work, 100, 10).seconds(requests, prompt, output)
+    assert seconds == (None if factor is None else pytest.approx(60 * factor))
+
+
+def test_a_small_batch_tells_nothing_about_a_large_one():
+    # 20 requests that ran at once: 5,000 would run 256 at once, and much faster than 250 times its time.
+    small = Measured("batch_0", Work(asked=20, reused=0, seconds=7.0, concurrency=19.0), 100, 10)
+    assert small.seconds(5_000, 100, 10) is None
+    assert small.seconds(30, 100, 10) == pytest.approx(10.5)
 
 
 def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(session, tmp_path):
@@ -104,8 +131,15 @@ def test_costs_are_those_of_the_price_list_and_the_cheapest_comes_first(session,
     assert {cost.service for cost in dry.costs} == {"openai", "parasail", "ours"}
     (cheapest,) = [cost for cost in dry.costs if cost.model == "gpt-4.1-nano"]
     assert cheapest.dollars == pytest.approx(1.4e-6)
-    assert "gpt-4.1-nano $0.0000014," in repr(dry)
-    assert "ours: cheap $10.00, dear $14.00 (list of 2027-02-02, https://ours.example.org" in repr(dry)
+    assert "openai    gpt-4.1-nano" in repr(dry)
+    assert "$0.0000014" in repr(dry)
+    lines = [line.split() for line in repr(dry).splitlines()]
+    assert ["ours", "cheap", "$10.00"] in lines
+    assert ["ours", "dear", "$14.00"] in lines
+    assert "ours: list of 2027-02-02, https://ours.example.org" in repr(dry)
+    drawn = dry._repr_html_()
+    assert "<td style='text-align:left;white-space:pre-wrap'>cheap</td>" in drawn
+    assert drawn.startswith('<div class="mathjax_ignore tex2jax_ignore"')
     assert {
         cost.service for cost in vb.dry_run(df, "{{ text }}", target="parasail", model="m", max_tokens=3).costs
     } == {"parasail"}

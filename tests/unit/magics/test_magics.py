@@ -74,8 +74,17 @@ def test_the_verbs_show_keep_and_complete_batches(shell, session):
     shell.run("%%vbatch df -o out\n{{ text }}")
     (record,) = session.batches()
     header, row = repr(shell.run("%vbatch list")[2]).splitlines()
-    assert header.split() == ["id", "status", "requests", "model", "endpoint", "created", "took", "note"]
-    assert row.split()[:7] == [record.id, "completed", "1/2,", "1", "failed", "echo", "/v1/chat/completions"]
+    assert header.split() == ["id", "status", "requests", "model", "endpoint", "created", "ended", "note"]
+    assert row.split()[:8] == [
+        record.id,
+        "completed",
+        "1/2",
+        "completed,",
+        "1",
+        "failed",
+        "echo",
+        "/v1/chat/completions",
+    ]
     shown = shell.run("%vbatch show")[0]
     assert f'"id": "{record.id}"' in shown
     assert '"cancelled_at": null' in shown
@@ -289,10 +298,55 @@ def test_an_interrupt_while_a_batch_is_followed_gives_its_handle_and_leaves_it_r
     shell.run("%%vbatch df -b --sample 1\n{{ text }}")
     interrupt()
     out, err, batch = shell.run("%vbatch attach")
-    assert f"{batch.id}: no longer followed; it keeps running\n" in out
+    assert f"{batch.id}: no longer followed. It keeps running.\n" in out
     assert err == ""
     session.engine.latency_seconds = 0
     assert batch.wait(60).status == "completed"
+
+
+def test_attach_without_an_engine_says_why_it_waits_and_so_does_its_interrupt(shell, session):
+    why = "No engine has the model 'other' loaded. Load it in a notebook with %vbatch load."
+    shell.run("%%vbatch df -b --model other\n{{ text }}")
+    (record,) = session.batches()
+    wait_for(lambda: session.attach(record.id).waiting == why, 20)
+    for verb in ("attach", "results"):
+        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+        out, err, _ = shell.run(f"%vbatch {verb}")
+        assert f"{record.id} waits: {why} Interrupt this cell (■) to use this kernel meanwhile" in out
+        assert f"{record.id}: no longer followed. {why}\n" in out
+        assert "keeps running" not in out
+        assert err == ""
+    session.attach(record.id).cancel().wait(20)
+
+
+def test_results_without_their_frame_name_the_flag_that_brings_it_back(shell, session):
+    shell.names["df"].index = ["i", "j"]
+    shell.run("%%vbatch df -o out\n{{ text }}")
+    (record,) = session.batches()
+    out, _, value = shell.run("%vbatch results")
+    assert list(value.index) == [0, 1]
+    assert f"For its index and columns: %vbatch results {record.id} -d df\n" in out
+    out, _, value = shell.run(f"%vbatch results {record.id} -d df")
+    assert list(value.index) == ["i", "j"]
+    assert "For its index" not in out
+    shell.names["df"] = shell.names["df"][:1]
+    shell.names["out"] = None
+    assert f"%vbatch results {record.id} -d FRAME\n" in shell.run("%vbatch results")[0]
+
+
+def test_many_failures_are_shown_as_a_screenful_by_what_they_have_in_common(shell, session):
+    session.engine._refusing = "refuse"
+    texts = [f"refuse the text {n} {'of many words ' * 20}" for n in range(5_000)]
+    shell.names["df"] = pd.DataFrame({"text": texts})
+    shell.run("%%vbatch df -o out\n{{ text }}")
+    (record,) = session.batches()
+    shown = shell.run("%vbatch show")[0].rpartition("}\n")[2]
+    assert len(shown.splitlines()) < 25
+    assert f"The first 10 of 5,000; vb.attach('{record.id}').errors() lists them all:" in shown
+    assert shown.split()[0] == "5,000"
+    assert "row-9" in shown
+    assert "row-10" not in shown
+    assert max(map(len, shown.splitlines())) < 150
 
 
 def test_the_accessor_comes_with_the_extension_and_the_magics_go_with_it(shell):

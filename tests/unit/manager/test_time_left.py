@@ -1,52 +1,53 @@
-"""How long a batch will still take, from looks at it."""
+"""The speed of a batch is that of its engine: neither known answers nor times without an engine count."""
 
 from __future__ import annotations
 
-import pytest
+from vbatch_jupyter.display.summary import Summary
+from vbatch_jupyter.manager.time_left import Pace, work_of
+from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
+from vbatch_jupyter.records import Timing
 
-from vbatch_jupyter.manager.time_left import Pace
-from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts
 
-
-def see(pace: Pace, time: float, completed: int, *, total: int = 1000, waits: bool = False) -> Pace:
-    batch = BatchRecord(
+def batch(completed: int) -> BatchRecord:
+    return BatchRecord(
         id="batch_0",
-        endpoint="/v1/embeddings",
-        input_file_id="file-0",
+        endpoint="/v1/chat/completions",
+        input_file_id="",
         created_at=0,
-        status="in_progress",
-        request_counts=RequestCounts(total, completed),
+        in_progress_at=0,
+        completed_at=3_600,
+        status="completed" if completed == 20 else "in_progress",
+        request_counts=RequestCounts(20, completed, 0),
+        usage=Usage(input_tokens=400, output_tokens=200),
     )
-    pace.see(batch, time=time, waits=waits)
-    return pace
 
 
-def test_only_the_last_minute_counts():
+def test_an_hour_without_an_engine_is_no_time_of_the_batch():
+    # Ten at once, an hour's pause, ten at once again.
+    timings = [Timing(12.0, 2.0)] * 10 + [Timing(3_600.0, 3.0)] * 10
+    work = work_of(timings)
+    assert (work.asked, work.reused, work.seconds, work.concurrency) == (20, 0, 5.0, 10.0)
+    assert "· 40 generation tokens/s · 5 s ·" in repr(Summary(batch=batch(20), work=work))
+
+
+def test_reused_answers_are_no_speed():
+    some = work_of([Timing(12.0, 2.0)] * 4 + [Timing(10.0, None)] * 16)
+    said = repr(Summary(batch=batch(20), work=some))
+    assert "tokens/s" not in said
+    assert "· 2.0 requests/s · 16 answers reused · 2 s ·" in said
+    every = repr(Summary(batch=batch(20), work=work_of([Timing(10.0, None)] * 20)))
+    assert "/s" not in every
+    assert "· 20 answers reused ·" in every
+
+
+def test_a_request_that_was_not_run_is_neither_asked_nor_reused():
+    assert work_of([Timing(None, None)] * 3) == (0, 0, 0.0, 0.0)
+
+
+def test_known_answers_do_not_shorten_the_time_that_is_left():
     pace = Pace()
-    for second in range(100):
-        see(pace, second, second)
-    for second in range(100, 161):
-        see(pace, second, 100 + 10 * (second - 100), total=2000)
-    assert pace.requests_per_second == pytest.approx(10)
-    assert pace.seconds_left == pytest.approx(130)
-
-
-def test_where_a_request_takes_longer_than_a_minute_the_last_one_that_ended_still_counts():
-    pace = see(Pace(), 0, 0)
-    for second in range(1, 600):
-        see(pace, second, second // 100)
-    assert pace.requests_per_second == pytest.approx(1 / 100, rel=0.5)
-    assert pace.seconds_left == pytest.approx(100_000, rel=0.5)
-
-
-def test_the_time_that_a_batch_waits_for_an_engine_does_not_count():
-    pace = see(Pace(), 0, 0, waits=True)
-    see(pace, 40, 0, waits=True)
-    assert see(pace, 50, 100).seconds_left == pytest.approx(90)
-
-
-def test_after_answers_were_taken_back_or_nobody_looked_for_minutes_it_begins_again():
-    pace = see(see(Pace(), 0, 50), 1, 60)
-    assert see(pace, 2, 40).requests_per_second is None
-    assert see(pace, 3, 41).requests_per_second == pytest.approx(1)
-    assert see(pace, 500, 45).requests_per_second is None
+    pace.see(batch(0), time=0.0, running=0)
+    pace.see(batch(10), time=0.5, running=4)  # ten known answers, at once
+    assert pace.requests_per_second is None
+    pace.see(batch(12), time=2.5, running=4)
+    assert pace.requests_per_second == 1.0

@@ -312,7 +312,7 @@ def test_an_interrupt_of_wait_or_of_following_a_background_batch_leaves_it_alone
         batch.wait()
     interrupt(when=lambda: is_running(session))
     assert session.follow(batch, cancels=False) is batch
-    assert f"{batch.id}: no longer followed; it keeps running\n" in capsys.readouterr().out
+    assert f"{batch.id}: no longer followed. It keeps running.\n" in capsys.readouterr().out
     assert batch.status == "in_progress"
     hurry(session)
     assert batch.wait(60).request_counts.completed == 1
