@@ -191,12 +191,12 @@ def test_what_clients_and_models_write_is_shown_as_text(open_notebook: Open, pag
     # While it runs: custom_ids, answers and errors in the widget.
     widget = notebook.output(1)
     expect(widget).to_contain_text(f"say {HARM}")
-    expect(widget).to_contain_text(f"refuse {HARM}")
+    expect(widget).to_contain_text("refuse <img src=x onerror=window.harmed=")
     expect(widget).to_contain_text(re.compile(rf"\d+ {re.escape(HARM)}"))
     assert_harmless(page)
     notebook.wait_for(1)
     expect(widget).to_contain_text("1,500 completed, 1,500 failed")
-    expect(widget).to_contain_text(f"refuse {HARM}")
+    expect(widget).to_contain_text("refuse <img src=x onerror=window.harmed=")
     for number in range(2, 2 + len(shows)):
         notebook.run(number)
         assert_harmless(page)
