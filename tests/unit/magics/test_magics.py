@@ -310,7 +310,7 @@ def test_attach_without_an_engine_says_why_it_waits_and_so_does_its_interrupt(sh
     (record,) = session.batches()
     wait_for(lambda: session.attach(record.id).waiting == why, 20)
     for verb in ("attach", "results"):
-        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+        interrupt()
         out, err, _ = shell.run(f"%vbatch {verb}")
         assert f"{record.id} waits: {why} Interrupt this cell (■) to use this kernel meanwhile" in out
         assert f"{record.id}: no longer followed. {why}\n" in out
