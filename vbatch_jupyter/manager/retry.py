@@ -144,7 +144,9 @@ def _checker(schema: Any) -> Parse | None:
     return None
 
 
-def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> BatchRecord:
+def retry(
+    manager: Manager, batch_id: str, *, parse: Parse | None = None, models: Sequence[str] | None = None
+) -> BatchRecord:
     """Make a batch of the requests that have no answer, as `unanswered` finds them.
 
     Parameters
@@ -155,6 +157,8 @@ def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> Bat
         A batch that has ended; it may be a retry itself.
     parse
         As for `unanswered`.
+    models
+        The models that an engine here may be asked for; any by default.
 
     Raises
     ------
@@ -184,6 +188,7 @@ def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> Bat
         retry_of=record.id,
         output_expires_after_seconds=root.output_expires_after_seconds,
         frame=root.frame,
+        models=models if root.target is None else None,
     )
 
 
