@@ -69,7 +69,7 @@ class Requests:
     lines: Iterator[bytes]
 
 
-def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
+def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Requests:
     r"""Check an ask, and make the requests of a frame's rows.
 
     Parameters
@@ -78,6 +78,8 @@ def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
         The frame; it is not changed.
     ask
         What is asked; it names the model.
+    reasons
+        As for `describe`.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
     orders = _field_orders(df, template) if ask.reorder_fields else None
     names = custom_ids(df, ask.custom_id)
     lines = _lines(df, template, names, endpoint.path, _body_builder(endpoint, ask), orders=orders)
-    return Requests(df, ask, describe(df, ask, endpoint.path), lines)
+    return Requests(df, ask, describe(df, ask, endpoint.path, reasons=reasons), lines)
 
 
 def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
