@@ -94,6 +94,7 @@ def submit(
     custom_id: Hashable | None = None,
     sample: int | None = None,
     fresh: bool = False,
+    on_error: str = "row",
     reorder_fields: bool = False,
     **body: Any,
 ) -> Batch:
@@ -104,9 +105,10 @@ def submit(
     df
         The DataFrame. It is not changed.
     template
-        The prompt, a Jinja2 template with ``{{ column }}`` for the value of each row.
+        The prompt, a Jinja2 template with ``{{ column }}`` for the value of each row. A template that uses no column
+        is an error, unless it has ``{# no columns #}``.
     system
-        The system prompt, the same for every row.
+        The system prompt, a template too; it may be the same for every row.
     schema
         A pydantic model class or a JSON schema that answers must follow. The result has one typed column per field.
     endpoint
@@ -126,6 +128,9 @@ def submit(
     fresh
         Send every row to the engine. By default, a row reuses its answer if this engine has already answered exactly
         the same request.
+    on_error
+        ``"row"``: a row that cannot be rendered is not sent, and its error is in the result. ``"raise"``: it is an
+        error before anything runs.
     reorder_fields
         For templates that send whole rows, such as ``{{ row | tojson }}``: order each row's fields so that prompts
         share long beginnings, which the engine computes only once. The content of the prompts stays the same.
@@ -152,6 +157,7 @@ def submit(
         custom_id=custom_id,
         sample=sample,
         fresh=fresh,
+        on_error=on_error,
         reorder_fields=reorder_fields,
         body=body,
     )

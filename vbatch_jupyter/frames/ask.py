@@ -20,6 +20,9 @@ from typing import Any, Literal, Self, TypeAlias
 
 from vbatch_jupyter.frames.schema import Schema
 
+ON_ERROR = ("row", "raise")
+"""What a row that cannot be rendered may be: a row with its error, or an error before anything runs."""
+
 Face: TypeAlias = Literal["keyword", "flag", "trait", "builder"]
 
 
@@ -112,6 +115,12 @@ class Ask:
         absent={"builder": "a button of its own runs a sample"},
     )
     fresh: bool = _asked("ask the engine even if an answer is known", default=False, type=bool, of_run=True)
+    on_error: str = _asked(
+        "row (the default: a row that cannot be rendered gets its error) or raise",
+        default="row",
+        metavar="WHAT",
+        absent={"builder": "its preview shows the rows that cannot be rendered"},
+    )
     reorder_fields: bool = _asked(
         "in {{ row }}, put fields that many rows share first",
         default=False,

@@ -2,26 +2,36 @@
 
 A label is any hashable. Labels need not be unique, and with a MultiIndex they are tuples.
 
-What a template gets for a cell, and how it is written into the prompt:
+How a cell is written into the prompt, at every depth, whether pandas keeps it in numpy or in Arrow:
 
-======================  ================================================================================
-text                    itself, untouched: it is data and is never read as a template
-missing                 None, NaN, NaT, pd.NA: an empty string; false in ``{% if %}``; ``is none`` and
-                        ``default()`` see it
-integers, booleans      ``7``, ``True``
-floating point          as pandas shows them: ``1.0``. Integers with gaps are floats to pandas, and read ``1.0``
-                        too, unless the column has the dtype Int64 (``df.convert_dtypes()``)
-timestamps, dates       ``2024-05-01 13:30:00``, ``2024-05-01``; time spans ``1 days 00:00:00``
-categories, intervals   the category; ``(0, 10]``
-lists, dicts            as Python writes them; ``| tojson`` and ``| join(', ')`` write them otherwise
-arrays                  as lists
-======================  ================================================================================
+======================  ===================================  ===================================  ==================
+a cell                  ``{{ a }}``                          inside a list or a dict              ``| tojson``
+======================  ===================================  ===================================  ==================
+text                    itself; it is never a template       ``'a'``                              ``"a"``
+missing                 empty; false in ``{% if %}``;        ``None``                             ``null``
+                        ``is none``, ``default()`` see it
+integers, booleans      ``7``, ``True``                      ``7``, ``True``                      ``7``, ``true``
+floating point          ``1.0``, as pandas shows it          ``1.0``                              ``1.0``
+infinity                ``inf``                              ``inf``                              ``"inf"``
+dates, times, decimals  ``2024-05-01 13:30:00``, ``12.50``   ``'2024-05-01 13:30:00'``            the same in quotes
+intervals, categories   ``(0, 10]``; the category            the same in quotes                   the same in quotes
+lists, arrays, structs  all elements, as Python writes them  all elements                         array, object
+maps (Arrow)            a list of pairs; ``dict(a)``         a list of pairs                      array of pairs
+bytes, pictures         an error that says what to do        an error                             an error
+messages of a chat      an error that says what to do        as any list                          array
+======================  ===================================  ===================================  ==================
+
+Missing is None, NaN, NaT and pd.NA. Integers with gaps are floats to pandas, and read ``1.0`` too, unless the column
+has the dtype Int64 (``df.convert_dtypes()``).
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -32,6 +42,8 @@ from vbatch_jupyter.errors import FrameError, did_you_mean
 
 _SHOWN = 12
 _WORDS_OF_JINJA = frozenset("and else false if in is none not or recursive row true".split())  # noqa: SIM905
+_WHOLE = frozenset({str, int, bool, type(None)})
+_LEAVES = _WHOLE | {float, dt.date, dt.datetime, pd.Timestamp, pd.Timedelta, decimal.Decimal}
 
 
 class Missing(jinja2.ChainableUndefined):
@@ -89,29 +101,113 @@ def cells_of(series: pd.Series[Any], label: object) -> list[Any]:
     >>> cells_of(pd.Series([1.5, None]), "price")
     [1.5, None]
     """
-    values: list[Any] = series.tolist()
-    if isinstance(series.dtype, np.dtype) and series.dtype.kind == "f" and series.dtype != np.float64:
-        # tolist() widens float32, and 0.1 would read 0.10000000149011612.
-        values = [float(str(value)) for value in series.to_numpy()]
-    elif isinstance(series.dtype, np.dtype) and series.dtype.kind != "O":
-        pass
-    else:
-        values = [_plain(value) for value in values]
-    absent = series.isna().to_numpy()
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        categories = [*cells_of(dtype.categories.to_series(), label), Missing(name=str(label))]
+        return [categories[code] for code in series.cat.codes.tolist()]
+    if isinstance(dtype, pd.SparseDtype):
+        return cells_of(series.astype(dtype.subtype), label)
+    absent: Any = series.isna().to_numpy()
+    values = _values(series)
+    if isinstance(dtype, pd.ArrowDtype) and dtype.kind == "f":
+        # Arrow tells NaN from a missing value.
+        absent = absent | np.array([isinstance(value, float) and math.isnan(value) for value in values])
     if absent.any():
         missing = Missing(name=str(label))
         values = [missing if is_absent else value for value, is_absent in zip(values, absent, strict=True)]
     return values
 
 
+def _values(series: pd.Series[Any]) -> list[Any]:
+    dtype, values = series.dtype, series.tolist()
+    numpy: Any = getattr(dtype, "numpy_dtype", dtype)
+    if dtype.kind == "f" and numpy != np.float64:
+        # tolist() widens float32, and 0.1 would read 0.10000000149011612.
+        return [_short(value) for value in series.to_numpy(numpy, na_value=np.nan)]
+    if dtype.kind != "O" or isinstance(dtype, pd.StringDtype):
+        return values
+    if isinstance(dtype, pd.ArrowDtype) and "float" in str(dtype.pyarrow_dtype):
+        values = [_shortened(value, dtype.pyarrow_dtype) for value in values]
+    return [value if type(value) in _LEAVES else plain(value) for value in values]
+
+
+def _short(value: Any) -> float:
+    return float(str(value))
+
+
+def _shortened(value: Any, kind: Any) -> Any:
+    """Return a cell of an Arrow type with its floats of less than 64 bits as short as Arrow shows them."""
+    from pyarrow import types
+
+    if isinstance(value, float):
+        is_narrow = types.is_float16(kind) or types.is_float32(kind)
+        return _short(kind.to_pandas_dtype()(value)) if is_narrow else value
+    if isinstance(value, dict):
+        return {field.name: _shortened(value[field.name], field.type) for field in kind}
+    if isinstance(value, list) and types.is_map(kind):
+        return [(_shortened(key, kind.key_type), _shortened(item, kind.item_type)) for key, item in value]
+    if isinstance(value, list):
+        return [_shortened(item, getattr(kind, "value_type", kind)) for item in value]
+    return value
+
+
 def cell_of(value: object, label: object) -> Any:
     """Return a single value as templates get it; see `cells_of`."""
-    return Missing(name=str(label)) if is_missing(value) else _plain(value)
+    return Missing(name=str(label)) if is_missing(value) else plain(value)
 
 
-def _plain(value: object) -> Any:
-    # An array of over 1,000 numbers prints without its middle, and has methods that write files.
-    return value.tolist() if isinstance(value, np.ndarray) else value
+def plain(value: Any) -> Any:
+    """Return a cell with Python's own lists, dicts and numbers at every depth, and None for what is missing inside.
+
+    Examples
+    --------
+    >>> plain({"a": np.array([1.5, np.nan]), "b": (np.int64(1), pd.NA)})
+    {'a': [1.5, None], 'b': (1, None)}
+    """
+    kind = type(value)
+    if kind is list and _WHOLE.issuperset(map(type, value)):
+        return value
+    if isinstance(value, Mapping):
+        return {inner(key): inner(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        return _plain_scalar(value)
+    if isinstance(value, tuple):
+        items = [inner(item) for item in value]
+        return kind(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
+    elif isinstance(value, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
+        value = value.to_numpy()
+    elif hasattr(kind, "__array__"):
+        # An array prints without its middle, and has methods that write files.
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.dtype.kind in "biuU" else list(value) if value.ndim else inner(value[()])
+    return [inner(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain_scalar(value: np.generic) -> Any:
+    if isinstance(value, np.datetime64):
+        return pd.Timestamp(value)
+    if isinstance(value, np.timedelta64):
+        return pd.Timedelta(value)
+    return _short(value) if isinstance(value, np.floating) else value.item()
+
+
+def inner(value: Any) -> Any:
+    """Return what is inside of a cell, None if it is missing.
+
+    Examples
+    --------
+    >>> inner(pd.NaT), inner(np.float32(0.1))
+    (None, 0.1)
+    """
+    kind = type(value)
+    if kind in _WHOLE:
+        return value
+    if kind is float:
+        return None if math.isnan(value) else value
+    return None if is_missing(value) else plain(value)
 
 
 def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]:
@@ -185,6 +281,9 @@ def column_position(df: pd.DataFrame, column: Hashable) -> int:
         raise FrameError(
             f"The DataFrame has the column {column!r} {len(positions)} times; custom_id= needs one.", param="custom_id"
         )
+    if column in df.index.names:
+        message = f"{column!r} is a level of the index: custom_id= needs a column, as of df.reset_index({column!r})."
+        raise FrameError(message, param="custom_id")
     hint = did_you_mean(column, labels) or f" {describe_columns(labels)}"
     raise FrameError(f"Unknown column {column!r} in custom_id=.{hint}", param="custom_id")
 

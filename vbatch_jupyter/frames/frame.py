@@ -7,8 +7,9 @@ it is gone, and what is needed to build the result.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,10 +19,9 @@ from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.cells import column_position, is_missing
 from vbatch_jupyter.frames.schema import Schema, fields, json_schema, parser
-from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 EXTRAS = ("tool_calls", "logprobs")
-REASONING = "reasoning"
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def frames_among(names: Mapping[str, object]) -> list[str]:
@@ -106,6 +106,24 @@ def describe_row(df: pd.DataFrame, position: int) -> str:
     return f"row {position} (index {label.item() if isinstance(label, np.generic) else label!r})"
 
 
+class Unrendered(NamedTuple):
+    """A row that cannot be rendered, and so has no request.
+
+    Parameters
+    ----------
+    position
+        Its position in the frame.
+    custom_id
+        The name that its request would have.
+    error
+        Why it cannot be rendered.
+    """
+
+    position: int
+    custom_id: str
+    error: str
+
+
 class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a batch keeps of the frame it was made from, as JSON in `BatchRecord.frame`.
 
@@ -124,7 +142,9 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     custom_id
         Position of the column that names the requests.
     extras
-        Which of the columns ``reasoning``, ``tool_calls`` and ``logprobs`` the result has, whatever the answers are.
+        Which of the columns ``tool_calls`` and ``logprobs`` the request asked for.
+    unrendered
+        The position and the custom_id of each row that has no request, by the reason.
     """
 
     fingerprint: str
@@ -134,6 +154,30 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     schema: dict[str, Any] | None = None
     custom_id: int | None = None
     extras: tuple[str, ...] = ()
+    unrendered: dict[str, list[tuple[int, str]]] = {}
+
+    def unrendered_rows(self) -> list[Unrendered]:
+        """Return the rows that have no request, in the frame's order.
+
+        Examples
+        --------
+        >>> kept = {"division by zero": [(1, "row-1")]}
+        >>> FrameDescription(fingerprint="", rows=2, endpoint="", unrendered=kept).unrendered_rows()
+        [Unrendered(position=1, custom_id='row-1', error='division by zero')]
+        """
+        return sorted(Unrendered(*row, error) for error, rows in self.unrendered.items() for row in rows)
+
+    def all_names(self, requested: Iterable[str]) -> list[str]:
+        """Return the custom_ids of all rows, from those of the rows that have a request.
+
+        Parameters
+        ----------
+        requested
+            The custom_ids of the input file, in its order.
+        """
+        others = {row.position: row.custom_id for row in self.unrendered_rows()}
+        names = iter(requested)
+        return [others[position] if position in others else next(names) for position in range(self.rows)]
 
     def to_json(self) -> str:
         """Write the description.
@@ -182,7 +226,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         raise FrameError(f"{message} To get the answers by position, call results() without a DataFrame.", param="df")
 
 
-def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False) -> FrameDescription:
+def describe(df: pd.DataFrame, ask: Ask, endpoint: str) -> FrameDescription:
     """Describe a frame for its batch, after checking that its result can be built.
 
     Parameters
@@ -193,8 +237,6 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False
         What is asked.
     endpoint
         The endpoint's path.
-    reasons
-        Whether the engine parts what the model thinks from its answers.
 
     Raises
     ------
@@ -218,7 +260,7 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False
         output=ask.output,
         schema=None if schema is None else json_schema(schema),
         custom_id=None if ask.custom_id is None else column_position(df, ask.custom_id),
-        extras=(REASONING, *extras) if reasons and ENDPOINTS[endpoint].generates else extras,
+        extras=extras,
     )
 
 
@@ -292,8 +334,8 @@ def _hashes(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if values.dtype != object or pd.api.types.infer_dtype(values, skipna=True) == "string":
         try:
             return pd.util.hash_array(values.array, categorize=False)
-        except (TypeError, UnicodeEncodeError):
-            # Nested Arrow types, categories that are not scalars, lone surrogates.
+        except (TypeError, ValueError, NotImplementedError):
+            # Lists, maps and bytes of Arrow, categories that are not scalars, lone surrogates.
             pass
     texts = np.array([_stable_text(value) for value in values.tolist()], dtype=object)
     return pd.util.hash_array(texts, categorize=False)
@@ -313,4 +355,9 @@ def _stable_text(value: object) -> str:
         return f"{type(value).__name__}[{','.join(map(_stable_text, value))}]"
     if not isinstance(value, (str, int)) and is_missing(value):
         return "missing"
-    return f"{type(value).__name__}:{value!a}"
+    text = ascii(value)
+    if _ADDRESS.search(text):
+        # The address differs from process to process. A picture has bytes.
+        content = value.tobytes() if hasattr(value, "tobytes") else b""
+        text = _ADDRESS.sub("", text) + hashlib.sha256(content).hexdigest()
+    return f"{type(value).__name__}:{text}"

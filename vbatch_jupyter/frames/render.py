@@ -9,24 +9,26 @@ embeddings     ``input``                                         refused        
 responses      ``input``                                         ``instructions``           ``text.format``
 =============  ================================================  =========================  ==================
 
-``system`` is not a template: it is sent unchanged, the same for every row.
+``system`` is a template too, which may do without columns; a text without Jinja's braces is sent unchanged.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
-from vbatch_jupyter.errors import BadRequestError, FrameError
-from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
+from vbatch_jupyter.frames.ask import ON_ERROR, Ask
 from vbatch_jupyter.frames.cells import cells_of, column_position, is_missing
 from vbatch_jupyter.frames.field_order import Orders, field_orders
-from vbatch_jupyter.frames.frame import FrameDescription, describe, describe_row, names_of_rows, sampled
+from vbatch_jupyter.frames.frame import FrameDescription, Unrendered, describe, describe_row, names_of_rows, sampled
 from vbatch_jupyter.frames.schema import response_format
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
@@ -59,17 +61,39 @@ class Requests:
         What a batch keeps of the frame.
     lines
         One line of the input file for each row, in order. The rows are rendered while the lines are read, a few
-        thousand at a time. A row that cannot be rendered raises then, so complete the input file before you make a
-        batch of it.
+        thousand at a time, so complete the input file before you make a batch of it. Reading raises an error if no
+        row can be rendered, and with ``on_error="raise"`` at the first one that cannot.
+    unrendered
+        The rows that cannot be rendered and have no line; complete when the lines have been read.
+    notes
+        What the user should know before anything runs, in sentences.
     """
 
     df: pd.DataFrame
     ask: Ask
     description: FrameDescription
     lines: Iterator[bytes]
+    unrendered: list[Unrendered]
+    notes: Sequence[str] = ()
+
+    def described(self) -> FrameDescription:
+        """Return what a batch keeps of the frame, with the rows that cannot be rendered, after the lines were read."""
+        by_error: dict[str, list[tuple[int, str]]] = {}
+        for row in self.unrendered:
+            by_error.setdefault(row.error, []).append((row.position, row.custom_id))
+        return structs.replace(self.description, unrendered=by_error)
+
+    def late_notes(self) -> list[str]:
+        """Return what the user should know about the rows that cannot be rendered, after the lines were read."""
+        if not self.unrendered:
+            return []
+        count, first = len(self.unrendered), self.unrendered[0]
+        rows = "1 row" if count == 1 else f"{count:,} rows"
+        where = describe_row(self.df, first.position)
+        return [f"{rows} cannot be rendered and will not be sent. The first is {where}: {first.error}"]
 
 
-def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Requests:
+def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
     r"""Check an ask, and make the requests of a frame's rows.
 
     Parameters
@@ -78,13 +102,11 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Request
         The frame; it is not changed.
     ask
         What is asked; it names the model.
-    reasons
-        As for `describe`.
 
     Raises
     ------
     TemplateError
-        The template does not parse, or names an unknown column.
+        The template does not parse, names an unknown column, or uses no column.
     FrameError
         Another argument does not fit the frame or the endpoint.
     BadRequestError
@@ -101,11 +123,32 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Request
     """
     df = sampled(df, ask.sample)
     endpoint = endpoint_of(ask.endpoint)
-    template = Template(ask.template, df.columns)
-    orders = _field_orders(df, template) if ask.reorder_fields else None
-    names = custom_ids(df, ask.custom_id)
-    lines = _lines(df, template, names, endpoint.path, _body_builder(endpoint, ask), orders=orders)
-    return Requests(df, ask, describe(df, ask, endpoint.path, reasons=reasons), lines)
+    if ask.on_error not in ON_ERROR:
+        raise FrameError(
+            f"on_error= must be {' or '.join(map(repr, ON_ERROR))}, not {ask.on_error!r}.", param="on_error"
+        )
+    prompt = Template(ask.template, df.columns, levels=df.index.names)
+    prompt.refuse_no_column()
+    system = None if ask.system is None else Template(ask.system, df.columns, levels=df.index.names, param="system")
+    rows = _Rows(
+        df=df,
+        ask=ask,
+        prompt=prompt,
+        # A text is sent as it is: Jinja drops a newline at its end.
+        system=system if system is not None and system.is_computed else None,
+        orders=_field_orders(df, prompt) if ask.reorder_fields else None,
+        names=custom_ids(df, ask.custom_id),
+        url=endpoint.path,
+        build=_body_builder(endpoint, ask),
+    )
+    return Requests(
+        df,
+        ask,
+        describe(df, ask, endpoint.path),
+        rows.lines(),
+        rows.unrendered,
+        [*prompt.notes, *(system.notes if system else ())],
+    )
 
 
 def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
@@ -151,29 +194,91 @@ def custom_ids(df: pd.DataFrame, column: Hashable | None = None) -> list[str]:
     return names
 
 
-def _lines(
-    df: pd.DataFrame,
-    template: Template,
-    names: list[str],
-    url: str,
-    build: Callable[[str], dict[str, Any]],
-    *,
-    orders: Orders | None,
-) -> Iterator[bytes]:
-    for start in range(0, len(names), _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, len(names))
-        cells = [cells_of(df.iloc[start:stop, place], df.columns[place]) for place in template.positions]
+@dataclasses.dataclass(kw_only=True)
+class _Rows:
+    """Renders the rows of a frame."""
+
+    df: pd.DataFrame
+    ask: Ask
+    prompt: Template
+    system: Template | None
+    orders: Orders | None
+    names: list[str]
+    url: str
+    build: Callable[..., dict[str, Any]]
+    unrendered: list[Unrendered] = dataclasses.field(default_factory=list)
+
+    def lines(self) -> Iterator[bytes]:
+        """Render all rows.
+
+        Raises
+        ------
+        TemplateError
+            No row can be rendered, or one cannot and it must.
+        FrameError
+            A value has no text: bytes, a picture, the messages of a chat.
+        """
+        rendered = 0
+        for start in range(0, len(self.names), _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, len(self.names))
+            for line in map(
+                self._line, range(start, stop), self._cells(self.prompt, start, stop), self._systems(start, stop)
+            ):
+                if line is not None:
+                    rendered += 1
+                    yield line
+        if self.names and not rendered:
+            cells, system = next(zip(self._cells(self.prompt, 0, 1), self._systems(0, 1), strict=False))
+            # The same error again, now with the row's name.
+            self._rendered(0, cells, system, lambda: f"{describe_row(self.df, 0)}, nor for any other row")
+
+    def _line(self, position: int, cells: Sequence[Any], system: Sequence[Any] | None) -> bytes | None:
+        """Render one row; None if it cannot be rendered."""
+        named = functools.partial(describe_row, self.df, position)
+        must_render = self.ask.on_error == "raise"
+        try:
+            # Without the row's name equal reasons are equal texts.
+            return self._rendered(position, cells, system, named if must_render else lambda: "this row")
+        except FrameError:
+            # Not the row but the template is wrong, so nothing runs.
+            return self._rendered(position, cells, system, named)
+        except TemplateError as error:
+            if must_render:
+                raise
+            self.unrendered.append(Unrendered(position, self.names[position], error.message))
+            return None
+
+    def _rendered(
+        self, position: int, cells: Sequence[Any], system: Sequence[Any] | None, where: Callable[[], str]
+    ) -> bytes:
+        order = None if self.orders is None else self.orders[position].tolist()
+        prompt = self.prompt.render_cells(cells, where=where, order=order)
+        if self.system is None or system is None:
+            body = self.build(prompt)
+        else:
+            body = self.build(prompt, system=self.system.render_cells(system, where=where))
+        try:
+            return encode_request_line(self.names[position], self.url, body) + b"\n"
+        except BadRequestError as error:
+            message = f"The prompt of {where()} cannot be sent: {error.message}"
+            raise TemplateError(message, param="template") from error
+
+    def _systems(self, start: int, stop: int) -> Iterable[Sequence[Any] | None]:
+        return itertools.repeat(None) if self.system is None else self._cells(self.system, start, stop)
+
+    def _cells(self, template: Template, start: int, stop: int) -> Iterable[Sequence[Any]]:
+        columns, levels = self.df.columns, self.df.index.names
+        cells = [
+            cells_of(self.df.iloc[start:stop, place], columns[place])
+            if place < len(columns)
+            else cells_of(
+                self.df.index[start:stop].get_level_values(place - len(columns)).to_series(),
+                levels[place - len(columns)],
+            )
+            for place in template.positions
+        ]
         # zip of no columns would give no row, but a template that uses none still has one prompt a row.
-        rows = zip(*cells, strict=True) if cells else iter([()] * (stop - start))
-        for position, row in enumerate(rows, start):
-            order = None if orders is None else orders[position].tolist()
-            prompt = template.render_cells(row, where=functools.partial(describe_row, df, position), order=order)
-            try:
-                line = encode_request_line(names[position], url, build(prompt))
-            except BadRequestError as error:
-                message = f"The prompt of {describe_row(df, position)} cannot be sent: {error.message}"
-                raise FrameError(message, param="template") from error
-            yield line + b"\n"
+        return zip(*cells, strict=True) if cells else itertools.repeat((), stop - start)
 
 
 def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:

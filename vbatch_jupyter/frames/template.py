@@ -5,6 +5,7 @@
   ``{% for name, value in row.items() %}`` or ``{{ row | tojson }}``. A label that cannot be written in a template, such
   as a timestamp, is reached by its text.
 - A column named ``row`` shadows ``row``, as any column shadows a variable or a function of Jinja.
+- ``{{ product }}`` is also a level of the index with that name, if no column has it. ``row`` by itself has no levels.
 - A name that is neither a column nor assigned in the template is an error before anything is rendered.
 - Cells are data: braces in them mean nothing. See `cells` for how each kind of cell is written.
 - As everywhere in Jinja, one newline at the template's end is dropped; prompts are not HTML, so nothing is escaped.
@@ -13,19 +14,23 @@
 from __future__ import annotations
 
 import collections
-import json
+import re
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
-import numpy as np
-import pandas as pd
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vbatch_jupyter.errors import TemplateError, did_you_mean
-from vbatch_jupyter.frames.cells import Missing, cell_of, describe_columns, is_missing, positions_by_label
+from vbatch_jupyter.errors import FrameError, TemplateError, did_you_mean
+from vbatch_jupyter.frames.cells import cell_of, describe_columns, placeholder, positions_by_label
+from vbatch_jupyter.frames.sandbox import Environment, Row
+
+_NO_COLUMNS = re.compile(r"\{#-?\s*no columns\s*-?#\}")
+_OTHER_PLACEHOLDERS = re.compile(
+    r"%\((?P<percent>[^()\n]+)\)[sdf]|\$?\{(?P<brace>[^{}\n]+)\}|\$(?P<dollar>[A-Za-z_]\w*)"
+)
+"""Of Python's formats and ``string.Template``."""
 
 
 class Template:
@@ -37,6 +42,10 @@ class Template:
         The template.
     columns
         The labels of all columns, in the frame's order.
+    levels
+        The names of the index's levels; their positions come after those of the columns.
+    param
+        The argument that the template is.
 
     Attributes
     ----------
@@ -58,21 +67,36 @@ class Template:
     vbatch_jupyter.errors.TemplateError: Unknown column 'txt' in the template. Did you mean 'text'?
     """
 
-    def __init__(self, source: str, columns: Iterable[Hashable]) -> None:
+    def __init__(
+        self, source: str, columns: Iterable[Hashable], *, levels: Iterable[Hashable] = (), param: str = "template"
+    ) -> None:
         self.source = source
+        self._param = param
+        self._name = "the template" if param == "template" else f"{param}="
         self._columns = list(columns)
         self._positions = positions_by_label(self._columns)
-        self._environment = _Environment(self._columns)
+        for position, level in enumerate(levels, len(self._columns)):
+            if level is not None and self._positions.get(level, [position])[0] >= len(self._columns):
+                self._positions.setdefault(level, []).append(position)
+        self._environment = Environment(self._positions)
         try:
             tree = self._environment.parse(source)
             undeclared = meta.find_undeclared_variables(tree)
-            self._template = self._environment.from_string(source)
+            for node in tree.find_all(nodes.Concat):
+                # Jinja would join what Python writes for each operand.
+                node.nodes = [
+                    one
+                    if isinstance(one, nodes.Const)
+                    else nodes.Filter(one, "string", [], [], None, None, lineno=one.lineno)
+                    for one in node.nodes
+                ]
+            self._template = self._environment.from_string(tree)
         except jinja2.TemplateSyntaxError as error:
             raise self._error(
-                f"The template has an error in line {error.lineno}: {str(error.message).rstrip('.')}."
+                f"{self._name} has an error in line {error.lineno}: {str(error.message).rstrip('.')}."
             ) from error
         except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
-            raise self._error(f"The template is nested too deeply: {error}.") from error
+            raise self._error(f"{self._name} is nested too deeply: {error}.") from error
         # Jinja copies the globals for every prompt, and copying its ChainMap is half of the time a prompt takes.
         self._template.globals = dict(self._template.globals)
         names = _Names(tree)
@@ -119,7 +143,7 @@ class Template:
         try:
             cells = [cell_of(values[label], label) for label in self._used]
         except KeyError as error:
-            raise self._error(f"The template cannot be rendered: no value for the column {error.args[0]!r}.") from error
+            raise self._error(f"{self._name} cannot be rendered: no value for the column {error.args[0]!r}.") from error
         return self.render_cells(cells)
 
     @property
@@ -159,20 +183,86 @@ class Template:
             if order is not None:
                 in_order = list(fields)
                 fields = (in_order[place] for place in order)  # type: ignore[assignment]
-            context["row"] = _Row(fields, self._aliases)
+            context["row"] = Row(fields, self._aliases)
         context.update(zip(self._names, cells, strict=False))
         try:
             return self._template.render(context)
         # A template's expressions can raise anything that Python's operators and methods can.
         except Exception as error:
             line = _template_line(error)
+            where_in_template = "" if line is None else f", line {line} of {self._name}"
+            if isinstance(error, FrameError):
+                message = f"{error.message} This is in {where()}{where_in_template}."
+                raise FrameError(message, param=self._param) from error
             reason = str(error).rstrip(".") or type(error).__name__
-            raise self._error(f"The template cannot be rendered for {where()}{line}: {reason}.") from error
+            raise self._error(f"{self._name} cannot be rendered for {where()}{where_in_template}: {reason}.") from error
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the template has anything for Jinja to do."""
+        return any(kind != "data" for _, kind, _ in self._environment.lex(self.source))
+
+    def refuse_no_column(self) -> None:
+        """Raise an error if each row would get the same prompt, and the template does not say that this is meant.
+
+        Raises
+        ------
+        TemplateError
+            The message says how a column is written.
+
+        Examples
+        --------
+        >>> Template("Tell a joke. {# no columns #}", ["text"]).refuse_no_column()
+        >>> Template("Classify: {text}", ["text"]).refuse_no_column()
+        Traceback (most recent call last):
+            ...
+        vbatch_jupyter.errors.TemplateError: The template uses no column, so every row would get the same prompt. ...
+        """
+        if self._used or not self._positions or _NO_COLUMNS.search(self.source):
+            return
+        others = self._others()
+        how = [f"Write {written} for {other}." for other, written in others.items()]
+        if any("{" in other for other in others):
+            how.append("In an f-string, double the braces.")
+        if not how:
+            how = [
+                describe_columns(self._columns),
+                f"Write {placeholder(next(iter(self._positions)))} for a row's value.",
+            ]
+        raise self._error(
+            f"{self._name} uses no column, so every row would get the same prompt. {' '.join(how)} "
+            "If you mean that, add {# no columns #} to it."
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, in sentences: columns that are written in another language's way.
+
+        Examples
+        --------
+        >>> Template("{{ a }} or {b}?", ["a", "b"]).notes
+        ["{b} in the template is sent as it is. For the column's value, write {{ b }}."]
+        """
+        return [
+            f"{other} in {self._name} is sent as it is. For the column's value, write {written}."
+            for other, written in self._others().items()
+        ]
+
+    def _others(self) -> dict[str, str]:
+        """Return the placeholders of other languages that name a column, each with the one that is meant."""
+        labels = {str(label): label for label in self._positions}
+        found = {}
+        for _, kind, text in self._environment.lex(self.source):
+            for match in _OTHER_PLACEHOLDERS.finditer(text) if kind == "data" else ():
+                name = re.split("[!:]", match[match.lastgroup or 0])[0].strip()
+                if name in labels:
+                    found[match[0]] = placeholder(labels[name])
+        return found
 
     def _refuse_imports_and_self(self, tree: nodes.Template, names: _Names) -> None:
         for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
             word = {"FromImport": "from … import"}.get(type(node).__name__, type(node).__name__.lower())
-            raise self._error(f"Line {node.lineno} of the template has {word!r}: a prompt cannot load other templates.")
+            raise self._error(f"Line {node.lineno} of {self._name} has {word!r}: a prompt cannot load other templates.")
         if "self" in names.loaded - names.assigned:
             raise self._error("'self' is a reserved word in Jinja templates; write row[\"self\"] for the column.")
 
@@ -190,8 +280,8 @@ class Template:
             return
         sentences = []
         for name in dict.fromkeys(unknown):
-            hint = did_you_mean(name, self._columns, written=_as_written)
-            sentences.append(f"Unknown column {name!r} in the template.{hint}")
+            hint = did_you_mean(name, self._positions, written=_as_written)
+            sentences.append(f"Unknown column {name!r} in {self._name}.{hint}")
         if not any(sentence.endswith("?") for sentence in sentences):
             sentences.append(describe_columns(self._columns))
         raise self._error(" ".join(sentences))
@@ -201,20 +291,23 @@ class Template:
             return [], False
         keys = [key for key, attribute in found.row_keys if key in self._positions or key in self._aliases]
         if len(keys) < found.row_loads:
-            return list(self._positions), True
+            fields = [label for label, places in self._positions.items() if places[0] < len(self._columns)]
+            return list(dict.fromkeys([*fields, *(key for key in keys if key in self._positions)])), True
         return list(dict.fromkeys(key if key in self._positions else self._aliases[str(key)] for key in keys)), False
 
     def _reject_ambiguous_columns(self, used: Iterable[Hashable]) -> None:
         for label in used:
             if (times := len(self._positions[label])) > 1:
-                message = f"The template uses the column {label!r}, which the DataFrame has {times} times; rename them."
+                message = f"{self._name} uses the column {label!r}, which the DataFrame has {times} times; rename them."
                 raise self._error(message)
 
     def _error(self, message: str) -> TemplateError:
         odd = next((label for label in self._columns if isinstance(label, str) and not label.isidentifier()), None)
-        if message.startswith("The template has an error") and odd is not None:
+        if " has an error in line " in message and odd is not None:
             message += f" Write a column whose label is not an identifier as {_as_written(odd)}."
-        return TemplateError(message, param="template")
+        return TemplateError(
+            message[0].upper() + message[1:] if message.startswith("the ") else message, param=self._param
+        )
 
 
 class _Names:
@@ -246,63 +339,8 @@ class _Names:
         self.row_keys.append((key, False))
 
 
-class _Row(dict[Hashable, Any]):
-    """The row in a template: a dict of its cells that also finds labels that are not strings by their texts."""
-
-    def __init__(self, cells: Iterable[tuple[Hashable, Any]], aliases: Mapping[str, Hashable]) -> None:
-        super().__init__(cells)
-        self._aliases = aliases
-
-    def __missing__(self, key: Hashable) -> Any:
-        return self[self._aliases[key]]  # type: ignore[index]  # a key of any other type is a KeyError, too
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja for prompts: immutable because a list in a cell is the user's own list."""
-
-    def __init__(self, columns: Iterable[Hashable]) -> None:
-        super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, finalize=_finalize)
-        for name in ("lipsum", *columns):
-            # Jinja would find its own function before a column of that name.
-            self.globals.pop(name, None)  # type: ignore[call-overload]  # labels of any type
-        self.filters["tojson"] = _to_json
-        self.tests["none"] = _is_none
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is _Row and attribute in obj:
-            return obj[attribute]
-        return super().getattr(obj, attribute)
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        # Their methods write files and change the user's data in place.
-        if isinstance(obj, (pd.DataFrame, pd.Series, pd.Index, np.ndarray)):
-            return False
-        return super().is_safe_attribute(obj, attr, value)
-
-
 def _is_row(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Name) and node.name == "row"
-
-
-def _finalize(value: Any) -> Any:
-    return "" if type(value) is not str and is_missing(value) else value
-
-
-def _is_none(value: object) -> bool:
-    return value is None or isinstance(value, Missing)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    # Jinja's own filter writes quotes and angle brackets as escapes, for HTML; a model should read the characters.
-    if isinstance(value, Mapping):
-        value = {key if isinstance(key, str) else str(key): cell for key, cell in value.items()}
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_default)
-
-
-def _json_default(value: object) -> Any:
-    if isinstance(value, Missing) or is_missing(value):
-        return None
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _aliases(columns: Sequence[Hashable]) -> dict[str, Hashable]:
@@ -324,7 +362,7 @@ def _as_written(label: Hashable) -> str:
     return f"row[{label!r}]" if isinstance(label, (str, int, float, tuple)) else f"row[{str(label)!r}]"
 
 
-def _template_line(error: BaseException) -> str:
+def _template_line(error: BaseException) -> int | None:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == "<template>" and frame.lineno]
-    return f", line {lines[-1]} of the template" if lines else ""
+    return lines[-1] if lines else None

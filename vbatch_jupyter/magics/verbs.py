@@ -246,7 +246,10 @@ class VBatchMagics(Magics):
             path.write_bytes(written)
         except OSError as error:
             raise BadRequestError(f"The file {path} cannot be written: {error.strerror}.", param="file") from error
-        print(f"Wrote {len(requests.df):,} requests to {path}. To run them: %vbatch run {path}")
+        for note in requests.late_notes():
+            print(note)
+        count = len(requests.df) - len(requests.unrendered)
+        print(f"Wrote {count:,} requests to {path}. To run them: %vbatch run {path}")
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
@@ -280,6 +283,8 @@ class VBatchMagics(Magics):
         names = self._user_ns()
         if name in names:
             return names[name]
+        if not name.isidentifier():
+            raise FrameError(f"The {kind} must be the name of a variable, not {name!r}. Assign it to a variable first.")
         hint = did_you_mean(name, [known for known in names if not known.startswith("_")], written=str)
         raise FrameError(f"There is no variable '{name}' for the {kind}.{hint}")
 

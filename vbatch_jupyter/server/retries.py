@@ -16,8 +16,7 @@ class RetryHandler(VBatchHandler):
     @web.authenticated
     async def post(self, batch_id: str) -> None:
         """Make a batch of the requests that have no answer; its metadata names the one it retries."""
-        models = await self.backend.allowed_models()
-        record = await self.backend.call(lambda: retry(self.backend.manager, batch_id, models=models))
+        record = await self.backend.call(lambda: retry(self.backend.manager, batch_id))
         self.send(record.to_openai())
 
 

@@ -11,7 +11,7 @@ from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.display.summary import summary_of
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, parsers_of, timed_lines_of
+from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
 from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
@@ -228,18 +228,13 @@ class Batch:
     def results(self, df: pd.DataFrame | None = None, *, full: bool = False) -> pd.DataFrame:
         """Wait for the batch, and return its result; for a retry, with the answers of the batches it retries.
 
-        Failed rows have an ``error`` and no answer. Text columns have the dtype of the frame's own text, ``str`` in
-        pandas 3, in which a missing answer is unequal to everything: ``(r.response == r.gold).mean()`` counts failed
-        rows as wrong. Numbers and booleans of a schema are nullable, and ``mean`` skips what is missing: to count
-        failed rows as wrong, write ``(r.stars == r.gold).fillna(False).mean()``.
-
         Parameters
         ----------
         df
-            The DataFrame that the batch was made from. Without it, after a restart of the kernel, the answers come with
-            their custom_ids, in the order of the requests.
+            The DataFrame that the batch was made from. Without it, after a restart of the kernel, the answers are by
+            position.
         full
-            Add more columns about each request: the reasoning, custom_id, status_code, finish_reason, prompt_tokens,
+            Add more columns about each request: status_code, finish_reason, prompt_tokens,
             completion_tokens, cached_tokens, latency, and whether its answer was reused.
 
         Raises
@@ -306,18 +301,18 @@ class Batch:
             names = custom_ids(frame, label)
         else:
             names = list(custom_ids_of(self._manager, root))
+            names = description.all_names(names) if description else names
         return {
             "output_lines": timed_lines_of(self._manager, chain) if full else lines_of(self._manager, chain),
             "description": description or FrameDescription(fingerprint="", rows=len(names), endpoint=root.endpoint),
             "df": frame,
             "custom_ids": names,
             "schema": self._schema,
-            "parser_of": parsers_of(self._manager, root, schemas=False),
             "full": full,
         }
 
     def errors(self) -> pd.DataFrame:
-        """List the requests without an answer: custom_id, status code and the reason.
+        """List the rows and requests without an answer: custom_id, status code and the reason.
 
         Raises
         ------
@@ -326,9 +321,12 @@ class Batch:
         BadRequestError
             The input file is not valid.
         """
+        from vbatch_jupyter.frames.frame import FrameDescription
         from vbatch_jupyter.frames.results import failures
 
-        return failures(self._unanswered(chain_of(self._manager, self._record())))
+        chain = chain_of(self._manager, self._record())
+        unrendered = FrameDescription.from_json(chain[0].frame).unrendered_rows() if chain[0].frame else ()
+        return failures([*((row.custom_id, None, row.error) for row in unrendered), *self._unanswered(chain)])
 
     def plot(self) -> Figure:
         """Draw throughput over time, latencies, lengths of the answers, and the share of errors.

@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,11 +239,14 @@ class Session:
         """Check an ask and make its requests; the engine's model answers if the ask has no model."""
         from vbatch_jupyter.frames.render import requests_of
 
-        ask = dataclasses.replace(ask, model=ask.model or self._default_model(ask.target))
-        # Of another engine it is not known.
-        is_here = ask.target is None and ask.model in self.served_model_names()
-        reasons = is_here and self.engine is not None and self.engine.has_reasoning
-        return requests_of(df, ask, reasons=reasons)
+        requests = requests_of(df, dataclasses.replace(ask, model=ask.model or self._default_model(ask.target)))
+        self._tell(*requests.notes)
+        return requests
+
+    def _tell(self, *notes: str) -> None:
+        for note in notes:
+            self._say(note)
+        self._say_notices()
 
     def submit(self, df: pd.DataFrame, ask: Ask) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says more."""
@@ -253,15 +256,12 @@ class Session:
         return self._submit(requests)
 
     def _submit(self, requests: Requests) -> Batch:
-        ask, description = requests.ask, requests.description
-        record = self._create(
-            requests.lines,
-            "dataframe.jsonl",
-            endpoint=description.endpoint,
-            target=None if ask.target is None else reachable_target(ask.target),
-            fresh=ask.fresh,
-            frame=description.to_json(),
-        )
+        ask = requests.ask
+        target = None if ask.target is None else reachable_target(ask.target)
+        file = self.manager.files.create(requests.lines, filename="dataframe.jsonl", purpose="batch")
+        self._tell(*requests.late_notes())
+        frame = requests.described()
+        record = self._create(file.id, endpoint=frame.endpoint, target=target, fresh=ask.fresh, frame=frame.to_json())
         # A copy: if the frame is sorted or filled in place meanwhile, the answers must still match their rows.
         return self._batch(record.id, df=requests.df.copy(), schema=ask.schema)
 
@@ -297,26 +297,24 @@ class Session:
                     self._refuse_to_wait(first_model(content, rules))
                 content.seek(0)
                 chunks = iter(lambda: content.read(1024 * 1024), b"")
-                record = self._create(chunks, path.name, endpoint=endpoint, target=service, fresh=fresh)
+                file = self.manager.files.create(chunks, filename=path.name, purpose="batch")
+                record = self._create(file.id, endpoint=endpoint, target=service, fresh=fresh)
         except OSError as error:
             raise BadRequestError(f"The file {path} cannot be read: {error.strerror}.", param="file") from error
         return self._batch(record.id)
 
-    def _create(
-        self, content: Iterable[bytes], filename: str, *, endpoint: str, target: Target | None, **fields: Any
-    ) -> BatchRecord:
-        file = self.manager.files.create(content, filename=filename, purpose="batch")
+    def _create(self, file_id: str, *, endpoint: str, target: Target | None, **fields: Any) -> BatchRecord:
         if target is not None:
             try:
-                with self.manager.files.content(file.id) as checked:
+                with self.manager.files.content(file_id) as checked:
                     note = check_for_target(checked, target, endpoint)
             except BadRequestError:
-                self.manager.files.delete(file.id)
+                self.manager.files.delete(file_id)
                 raise
             if note is not None:
                 self._say(note)
             fields |= {"profile": target.profile, "target": msgspec.json.encode(target).decode()}
-        return self.manager.batches.create(input_file_id=file.id, endpoint=endpoint, **fields)
+        return self.manager.batches.create(input_file_id=file_id, endpoint=endpoint, **fields)
 
     def _default_model(self, target: str | None) -> str:
         if target is not None and self.engine is None:

@@ -202,13 +202,15 @@ class Builder:
         from vbatch_jupyter.frames.render import requests_of
         from vbatch_jupyter.protocol.lines import decode_request_line
 
-        parts = []
-        for line in requests_of(self._df, dataclasses.replace(ask, model=ask.model or "")).lines:
+        requests = requests_of(self._df, dataclasses.replace(ask, model=ask.model or ""))
+        parts = [*map(drawing.faint, requests.notes)]
+        for line in requests.lines:
             request = decode_request_line(line.rstrip(b"\n"))
             endpoint = endpoint_of(request.url)
             tokens = self._session.tokenize(endpoint, request.body)
             counted = "" if tokens is None else f" · {tokens:,} prompt tokens"
             parts.append(drawing.request(request.custom_id + counted, list(endpoint.turns(request.body))))
+        parts += map(drawing.faint, requests.late_notes())
         return "".join(parts) or drawing.faint("The DataFrame has no rows.")
 
     # -------------------------------------------------------------------------------------------------------- running

@@ -99,7 +99,7 @@ def test_a_frame_without_columns_has_nothing_to_reorder():
     assert prompts(pd.DataFrame(index=[0, 1]), reorder_fields=True) == ["{}", "{}"]
 
 
-@pytest.mark.parametrize("template", ["{{ text }}", "{{ row['text'] }}", "Say something."])
+@pytest.mark.parametrize("template", ["{{ text }}", "{{ row['text'] }}", "Say something.{# no columns #}"])
 def test_a_template_that_names_its_columns_is_refused(template):
     with pytest.raises(FrameError, match="is for templates that send whole rows"):
         prompts(pd.DataFrame({"text": ["a"]}), template, reorder_fields=True)

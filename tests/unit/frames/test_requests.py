@@ -43,14 +43,14 @@ def test_any_text_survives_the_way_into_a_line(texts):
 def test_each_endpoint_gets_its_own_body():
     df = pd.DataFrame({"text": ["hi"]})
     body = {"temperature": 0.5}
-    assert lines(df, system="be kind {{ text }}", body=body) == [
+    assert lines(df, system="be {kind}", body=body) == [
         {
             "custom_id": "row-0",
             "method": "POST",
             "url": "/v1/chat/completions",
             "body": {
                 "model": "m",
-                "messages": [{"role": "system", "content": "be kind {{ text }}"}, {"role": "user", "content": "hi"}],
+                "messages": [{"role": "system", "content": "be {kind}"}, {"role": "user", "content": "hi"}],
                 "temperature": 0.5,
             },
         }
@@ -140,7 +140,7 @@ def test_rows_beyond_the_first_chunk_keep_their_place():
 
 def test_a_row_that_cannot_be_rendered_is_named_by_position_label_and_line():
     df = pd.DataFrame({"n": [1, 0]}, index=["x", "y"])
-    rendered = render(df, "One over n:\n{{ 1 / n }}")
+    rendered = render(df, "One over n:\n{{ 1 / n }}", on_error="raise")
     with pytest.raises(TemplateError) as caught:
         list(rendered)
     assert caught.value.message == (
@@ -151,18 +151,21 @@ def test_a_row_that_cannot_be_rendered_is_named_by_position_label_and_line():
 def test_a_row_beyond_the_first_chunk_is_named_by_its_position_in_the_frame():
     df = pd.DataFrame({"n": [1] * 9_000 + [0]})
     with pytest.raises(TemplateError, match=r"for row 9000, line 1 of the template: division by zero\.$"):
-        list(render(df, "{{ 1 / n }}"))
+        list(render(df, "{{ 1 / n }}", on_error="raise"))
 
 
 def test_an_escape_from_the_sandbox_names_the_row():
     rendered = render(pd.DataFrame({"a": ["x"]}), "{{ a.__class__ }}")
-    with pytest.raises(TemplateError, match=r"row 0, line 1 of the template: access to attribute '__class__'.*unsafe"):
+    with pytest.raises(
+        TemplateError,
+        match=r"row 0, nor for any other row, line 1 of the template: access to attribute '__class__'.*unsafe",
+    ):
         list(rendered)
 
 
 def test_a_lone_surrogate_is_an_error_that_names_the_row():
-    with pytest.raises(FrameError, match=r"^The prompt of row 1 cannot be sent: .*surrogates not allowed"):
-        list(render(pd.DataFrame({"text": pd.Series(["a", "\ud800"], dtype=object)}), "{{ text }}"))
+    with pytest.raises(TemplateError, match=r"^The prompt of row 1 cannot be sent: .*surrogates not allowed"):
+        list(render(pd.DataFrame({"text": pd.Series(["a", "\ud800"], dtype=object)}), "{{ text }}", on_error="raise"))
 
 
 def test_lines_are_rendered_while_they_are_taken():
@@ -261,3 +264,69 @@ def test_what_is_no_frame_is_told_how_to_become_one():
         render(pd.Series(["a"], name="review"), "{{ a }}")
     with pytest.raises(FrameError, match=r"^A list is not a pandas DataFrame; convert it first\.$"):
         render([], "{{ a }}")
+
+
+def test_system_is_a_template_that_may_do_without_columns():
+    df = pd.DataFrame({"text": ["a", "b"], "who": ["Ann", None]})
+    assert [line["body"]["messages"][0]["content"] for line in lines(df, system="You write to {{ who }}.")] == [
+        "You write to Ann.",
+        "You write to .",
+    ]
+    # Without braces of Jinja it is sent as it is, with its last newline.
+    assert lines(df, system="Be brief.\n")[1]["body"]["messages"][0]["content"] == "Be brief.\n"
+    assert lines(df, endpoint="responses", system="To {{ who }}")[0]["body"]["instructions"] == "To Ann"
+    with pytest.raises(TemplateError, match=r"^Unknown column 'whom' in system=\. Did you mean 'who'\?$"):
+        render(df, system="To {{ whom }}")
+    assert requests_of(df, Ask.of("{{ text }}", model="m", system="To {who}")).notes == [
+        "{who} in system= is sent as it is. For the column's value, write {{ who }}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "advice"),
+    [
+        ("Rate {text}", "Write {{ text }} for {text}. In an f-string, double the braces."),
+        ("Rate { text }", "Write {{ text }} for { text }. In an f-string, double the braces."),
+        ("Rate ${text}", "Write {{ text }} for ${text}. In an f-string, double the braces."),
+        ("Rate {text!r:>9}", "Write {{ text }} for {text!r:>9}. In an f-string, double the braces."),
+        ("Rate $text", "Write {{ text }} for $text."),
+        ("Rate %(text)s", "Write {{ text }} for %(text)s."),
+        ("Rate {Star rating}", "Write {{ row['Star rating'] }} for {Star rating}. In an f-string, double the braces."),
+        ("Rate this.", "The columns are 'text', 'Star rating'. Write {{ text }} for a row's value."),
+        ("\n\n", "The columns are 'text', 'Star rating'. Write {{ text }} for a row's value."),
+    ],
+)
+def test_a_template_that_uses_no_column_is_an_error_before_anything_is_rendered(template, advice):
+    df = pd.DataFrame({"text": ["a"], "Star rating": [1]})
+    with pytest.raises(TemplateError) as caught:
+        render(df, template)
+    assert caught.value.message == (
+        f"The template uses no column, so every row would get the same prompt. {advice} "
+        "If you mean that, add {# no columns #} to it."
+    )
+    assert prompts(df, f"{template}{{# no columns #}}") == [template]
+
+
+def test_a_column_in_other_braces_beside_a_column_is_a_note():
+    df = pd.DataFrame({"text": ["a"], "stars": [1]})
+    asked = requests_of(df, Ask.of('{{ text }} has {stars}, {"stars": 1}, {mood}', model="m"))
+    assert asked.notes == ["{stars} in the template is sent as it is. For the column's value, write {{ stars }}."]
+    assert requests_of(df, Ask.of("{{ text }}: {mood} $5", model="m")).notes == []
+
+
+def test_a_level_of_the_index_is_used_as_a_column_is():
+    df = pd.DataFrame({"product": ["tea", "pot"], "text": ["a", "b"]}).set_index("product")
+    assert prompts(df, "{{ product }}: {{ text }}") == ["tea: a", "pot: b"]
+    assert prompts(df, "{{ row['product'] }} {{ row.text }}") == ["tea a", "pot b"]
+    assert prompts(df, "{{ row | tojson }}") == ['{"text": "a"}', '{"text": "b"}']
+    both = pd.DataFrame({"text": ["a"]}, index=pd.MultiIndex.from_tuples([("tea", 1.5)], names=["text", "price"]))
+    assert prompts(both, "{{ text }} {{ price }}") == ["a 1.5"]
+    with pytest.raises(TemplateError, match="Did you mean 'product'"):
+        render(df, "{{ prodct }}")
+    with pytest.raises(FrameError, match=r"'product' is a level of the index: .* df\.reset_index\('product'\)"):
+        render(df, custom_id="product")
+
+
+def test_on_error_has_two_values():
+    with pytest.raises(FrameError, match=r"^on_error= must be 'row' or 'raise', not 'skip'\.$"):
+        render(pd.DataFrame({"text": ["a"]}), on_error="skip")

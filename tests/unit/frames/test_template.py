@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -202,12 +203,12 @@ def test_a_bomb_of_parentheses_is_one_clear_error():
         "{{ a | attr('__class__') }}",
         "{{ tags.append(1) }}",
         "{{ row.update({'a': 1}) }}",
-        "{{ frame.to_csv('stolen.csv') }}",
+        "{{ kept.frame.to_csv('stolen.csv') }}",
     ],
 )
 def test_the_sandbox_holds(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = {"a": "x", "tags": ["t"], "frame": pd.DataFrame({"q": [1]})}
+    values = {"a": "x", "tags": ["t"], "kept": SimpleNamespace(frame=pd.DataFrame({"q": [1]}))}
     message = refusal(source, list(values), values)
     assert message.startswith("The template cannot be rendered for this row, line 1 of the template: ")
     assert "unsafe" in message
