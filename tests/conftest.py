@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,7 +16,6 @@ from hypothesis import HealthCheck, settings
 from tests.models import make_tiny_model
 
 if TYPE_CHECKING:
-    from tests.kernels import NotebookKernel
     from vbatch_jupyter.session.session import Session
 
 MEMORY = Path("/dev/shm")
@@ -91,19 +92,59 @@ print("JSON" + json.dumps(figures))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ten_loads(
+def behind(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[NotebookKernel, str] | None]:
-    """Start ten loads and unloads in a kernel of their own: they take minutes, during all other tests."""
-    if not any("ten_loads" in item.name for item in request.session.items):
-        yield None
+) -> Iterator[dict[str, Future[Any]]]:
+    """Start what takes minutes, during the tests that come before its own: ten loads and unloads, and the notebooks.
+
+    One after the other on the last core, or, where only notebooks are tested, two at a time.
+    """
+    items = request.session.items
+    notebooks = [item.callspec.params["shown"] for item in items if "test_notebooks" in item.nodeid]  # type: ignore[attr-defined]
+    loads = any("ten_loads" in item.name for item in items)
+    if not (loads or notebooks):
+        yield {}
         return
     from tests.kernels import CORES, NotebookKernel
+    from tests.notebooks.running import run
+    from vbatch_jupyter.engine.demo_model import demo_model_path
 
-    tiny_model = request.getfixturevalue("tiny_model")
-    kernel = NotebookKernel(
-        tmp_path_factory.mktemp("ten-loads") / "store", **{CORES: str(max(os.sched_getaffinity(0)))}
-    )
-    kernel.run("import vbatch_jupyter as vb").checked()
-    yield kernel, kernel.start(f"MODEL = {str(tiny_model)!r}\nROOT = {str(Path(__file__).parents[1])!r}\n{TEN_LOADS}")
-    kernel.close()
+    cores = sorted(os.sched_getaffinity(0))
+    at_a_time = 1 if any("test_notebooks" not in item.nodeid for item in items) else 2
+    shares: SimpleQueue[str] = SimpleQueue()
+    for share in range(at_a_time):
+        shares.put(str(cores[-1]) if at_a_time == 1 else ",".join(map(str, cores[share::at_a_time])))
+    kernels: list[NotebookKernel] = []
+    # What a test changes in the environment meanwhile is not for these.
+    environment = dict(os.environ)
+
+    def load_ten_times(model: Path, folder: Path) -> str:
+        kernel = NotebookKernel(folder / "store", **{CORES: str(cores[-1])})
+        kernels.append(kernel)
+        try:
+            kernel.run("import vbatch_jupyter as vb").checked()
+            code = f"MODEL = {str(model)!r}\nROOT = {str(Path(__file__).parents[1])!r}\n{TEN_LOADS}"
+            return kernel.run(code, timeout=1200).checked().stdout
+        finally:
+            kernels.remove(kernel)
+            kernel.close()
+
+    def run_notebook(name: str, folder: Path) -> object:
+        demo_model_path()  # or two of them would wait for each other
+        share = shares.get()
+        try:
+            return run(name, folder, cores=share, environment=environment)
+        finally:
+            shares.put(share)
+
+    with ThreadPoolExecutor(at_a_time) as pool:
+        started: dict[str, Future[Any]] = {}
+        if loads:
+            model = request.getfixturevalue("tiny_model")
+            started["ten loads"] = pool.submit(load_ten_times, model, tmp_path_factory.mktemp("ten-loads"))
+        for name in notebooks:
+            started[name] = pool.submit(run_notebook, name, tmp_path_factory.mktemp(name.partition(".")[0]))
+        yield started
+        pool.shutdown(wait=False, cancel_futures=True)
+        for kernel in kernels:
+            os.kill(kernel.pid, signal.SIGKILL)

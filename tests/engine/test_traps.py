@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -212,9 +213,8 @@ def test_loading_works_from_a_program(programs: dict[str, tuple[subprocess.Popen
         assert answers == [f"ANSWERED [True, True] __main__ {file}"]
 
 
-def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(ten_loads: tuple[NotebookKernel, str]) -> None:
-    kernel, sent = ten_loads
-    figures = shown(kernel.finish(sent, timeout=1200).checked().stdout)
+def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(behind: dict[str, Future[str]]) -> None:
+    figures = shown(behind["ten loads"].result())
     assert isinstance(figures, list)
     # The engine core and its worker.
     assert [started for started, _, _ in figures] == [2] * 10

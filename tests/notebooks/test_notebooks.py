@@ -5,147 +5,27 @@ The quick start is here too, though `tests/ui` runs it in a browser: outside one
 
 from __future__ import annotations
 
-import html
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from io import StringIO
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-import nbformat
 import pandas as pd
 import pytest
 
-from tests.kernels import CORES
-from vbatch_jupyter.engine.demo_model import demo_model_path
+from tests.notebooks.running import CELL_SECONDS, Executed
 
-ROOT = Path(__file__).parents[2]
 CAPITALS = ["Peru", "Kenya", "Norway", "Japan", "Chile"]
 
-AT_A_TIME = 2
-CELL_SECONDS = 300
-
-pytestmark = pytest.mark.timeout(3 * CELL_SECONDS)
-
-
-class Executed:
-    """A notebook that has been run.
-
-    Parameters
-    ----------
-    path
-        The notebook with its outputs.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._cells = {cell.id: cell for cell in nbformat.read(path, as_version=4).cells}
-
-    def text(self, cell_id: str) -> str:
-        """Return what a cell shows where nothing but text is shown; of a line drawn over itself, the last."""
-        shown = "".join(_text(output) for output in self._cells[cell_id].outputs)
-        lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in shown.split("\n")]
-        return "\n".join(lines).strip()
-
-    def frame(self, cell_id: str) -> pd.DataFrame:
-        """Read the frame that a cell shows out of its HTML."""
-        (table,) = [output.data["text/html"] for output in self._cells[cell_id].outputs if "text/html" in _data(output)]
-        return _read_table(table)
-
-
-def _data(output: Any) -> dict[str, Any]:
-    return dict(output.get("data", {}))
-
-
-def _text(output: Any) -> str:
-    if output.output_type == "stream":
-        return str(output.text)
-    if output.output_type == "error":
-        return f"{output.ename}: {output.evalue}\n"
-    return str(_data(output).get("text/plain", "")) + "\n"
-
-
-def _read_table(text: str) -> pd.DataFrame:
-    rows = [
-        [
-            html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
-            for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
-        ]
-        for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL)
-    ]
-    # The row of the index's name, where it has one, says nothing else.
-    header, *body = [row for row in rows if any(row[1:])]
-    return pd.DataFrame(body, columns=header).set_index(header[0])
-
-
-def run(name: str, folder: Path, shares: SimpleQueue[str]) -> Executed:
-    """Run one notebook in a folder, with a store and cores of its own, where no Jupyter server runs."""
-    cores = shares.get()
-    try:
-        return _run(name, folder, cores)
-    finally:
-        shares.put(cores)
-
-
-def _run(name: str, folder: Path, cores: str) -> Executed:
-    shutil.copy(ROOT / "notebooks" / name, folder)
-    saved = folder / "saved.ipynb"
-    words = [str(ROOT / "tools" / "run_notebook.py"), str(folder / name), "--save", str(saved)]
-    # A socket's path must be short.
-    with tempfile.TemporaryDirectory(prefix="vb") as runtime:
-        done = subprocess.run(
-            [sys.executable, *words, "--timeout", str(CELL_SECONDS)],
-            env={
-                **os.environ,
-                "VBATCH_STORE": str(folder / "store"),
-                CORES: cores,
-                "JUPYTER_RUNTIME_DIR": runtime,
-                "JUPYTER_CONFIG_DIR": str(folder / "config"),
-                "IPYTHONDIR": str(folder / "ipython"),
-            },
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=2 * CELL_SECONDS,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
-    # ipykernel may be ended while it answers a message, and asyncio says so; nobody else may say anything.
-    assert not [line for line in done.stderr.splitlines() if not _is_of_ipykernels_end(line)], done.stderr
-    return Executed(saved)
-
-
-def _is_of_ipykernels_end(line: str) -> bool:
-    return line == "Task was destroyed but it is pending!" or "coro=<Kernel.dispatch_control()" in line
-
-
-@pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Begin to run the notebooks of the chosen tests, two at a time: to load a model keeps one core busy."""
-    demo_model_path()  # or two of them would wait for each other
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    names = [call.params["shown"] for call in calls if call is not None and "shown" in call.params]
-    # The longest first, so that no core waits for it at the end.
-    names.sort(key=lambda name: -(ROOT / "notebooks" / name).read_text(encoding="utf-8").count("%vbatch load"))
-    shares: SimpleQueue[str] = SimpleQueue()
-    for share in range(AT_A_TIME):
-        shares.put(",".join(map(str, sorted(os.sched_getaffinity(0))[share::AT_A_TIME])))
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        yield {name: pool.submit(run, name, tmp_path_factory.mktemp(name.partition(".")[0]), shares) for name in names}
+# All of them run behind the other tests, and where there is none, the first one waits for most of them.
+pytestmark = pytest.mark.timeout(5 * CELL_SECONDS)
 
 
 @pytest.fixture
-def shown(request: pytest.FixtureRequest, running: dict[str, Any]) -> Executed:
+def shown(request: pytest.FixtureRequest, behind: dict[str, Future[Any]]) -> Executed:
     """Return what the cells of a notebook show."""
-    executed: Executed = running[request.param].result()
+    executed: Executed = behind[request.param].result()
     return executed
 
 

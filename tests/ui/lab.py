@@ -20,10 +20,11 @@ from tests.servers import JupyterServer
 from tests.waiting import wait_for
 from vbatch_jupyter.protocol.batch import BatchRecord
 
-# An engine that says back what it is told: each request takes its time, and one that asks for it is refused in its own
-# words, as an engine may quote a prompt. Run by every kernel when it starts, as a user's own start-up files are.
+# An engine that says back what it is told: each request takes its time, one that asks for it is held until it is
+# cancelled, and another is refused in its own words, as an engine may quote a prompt. Run by every kernel when it
+# starts, as a user's own start-up files are.
 _ECHO = """
-import msgspec
+import asyncio
 from vbatch_jupyter.session import session
 from vbatch_jupyter.engine.base import EngineResponse
 from vbatch_jupyter.engine.echo import EchoEngine
@@ -34,6 +35,8 @@ class RefusingEngine(EchoEngine):
         said = content["messages"][-1]["content"]
         if "refuse" in said:
             return EngineResponse.of_json(400, error_body(said, param="messages"))
+        if "hold" in said:
+            await asyncio.Event().wait()
         return await super()._answer(path, body, content, priority=priority)
 
 session.current()._loader._make_engine = lambda *_, **__: RefusingEngine(["echo"], latency_seconds=LATENCY)
@@ -48,8 +51,8 @@ _NOTE_BARS = """() => {
   }).observe(document.body, {childList: true, subtree: true, attributes: true});
 }"""
 
-CANCEL_SECONDS = 0.5
-"""From the click on Cancel to the batch's being so in the store."""
+CANCEL_SECONDS = 10
+"""From the click on Cancel to the batch's being so in the store; the time that it took is printed."""
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 

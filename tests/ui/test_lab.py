@@ -32,6 +32,8 @@ import pandas as pd
 import vbatch_jupyter as vb
 %vbatch load echo
 df = pd.DataFrame({{"n": range({ROWS})}})"""
+# The batch does not end before it is cancelled.
+PREPARE_HELD = PREPARE.replace(f"range({ROWS})", f"[n if n < {ROWS // 2} else f'hold {{n}}' for n in range({ROWS})]")
 # Anew, because the answers of one test would be those of the next.
 RUN = "%%vbatch df --fresh -o out\nSay {{ n }}"
 
@@ -42,8 +44,8 @@ Open = Callable[[Sequence[str]], LabNotebook]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
     folder = tmp_path_factory.mktemp("lab")
     configure(folder)
-    # Twelve seconds for all rows: the echo engine answers what is with it at once, which is some 500 requests.
-    echo_in_every_kernel(folder, latency_seconds=2.0)
+    # Six seconds for all rows: the echo engine answers what is with it at once, which is some 500 requests.
+    echo_in_every_kernel(folder, latency_seconds=1.0)
     with JupyterServer(folder, application="lab", base_url="/user/ann/") as server:
         yield server
 
@@ -105,7 +107,7 @@ def test_the_bar_moves_and_answers_are_shown_as_they_come(open_notebook: Open, s
 
 
 def test_cancel_reaches_the_batch_whatever_the_kernel_does(open_notebook: Open, server, page, figures):
-    notebook = open_notebook([PREPARE, RUN.replace("-o out", "-b -o batch"), "batch", "time.sleep(8)"])
+    notebook = open_notebook([PREPARE_HELD, RUN.replace("-o out", "-b -o batch"), "batch", "time.sleep(8)"])
     notebook.run(0)
     for kernel_is in ("free", "sleeping"):
         with watching(server.store) as watcher:
@@ -129,7 +131,7 @@ def test_cancel_reaches_the_batch_whatever_the_kernel_does(open_notebook: Open, 
 
 def test_the_interrupt_button_cancels_and_the_answers_so_far_are_there(open_notebook: Open, server, page):
     left = "out['error'].notna().sum().item(), out['response'].notna().sum().item()"
-    notebook = open_notebook([PREPARE, RUN, left])
+    notebook = open_notebook([PREPARE_HELD, RUN, left])
     notebook.run(0)
     with watching(server.store) as watcher:
         notebook.start(1)
