@@ -167,7 +167,7 @@ def test_an_engine_that_nobody_has_is_not_found(http):
 def test_an_engine_that_cannot_be_started_says_why_and_is_given_up(server, http):
     with pytest.raises(openai.InternalServerError, match="no flag of vllm serve"):
         say(server, "wrong")
-    assert "will not be started for 10 minutes: --no-such-flag" in engine(http, "wrong")["note"]
+    wait_for(lambda: "will not be started for 10 minutes: --no-such-flag" in engine(http, "wrong")["note"])
     batch_id = make_batch(server, "wrong", 1)
     with http.stream("GET", "vbatch/events") as stream:
         for line in stream.iter_lines():

@@ -75,7 +75,7 @@ def test_a_dry_run_the_list_a_comparison_and_a_plot_are_displayed(kernel: Notebo
     assert "&lt;b&gt;Say&lt;/b&gt; one two" in dry["text/html"]
     assert displayed(kernel, "a = vb.submit(df, '{{ text }}').wait()\nb = vb.submit(df, '{{ text }}!').wait()") == []
     (listed,) = displayed(kernel, "%vbatch list")
-    assert listed["text/plain"].count("completed") == 2
+    assert listed["text/plain"].count("2/2 completed") == 2
     assert "<table>" in listed["text/html"]
     assert displayed(kernel, "%vbatch list;") == []
     (compared,) = displayed(kernel, "vb.compare(a, b)[['a', 'b', 'changed']]")

@@ -273,8 +273,10 @@ class Batch:
         """
         from vbatch_jupyter.session.side_by_side import side_by_side
 
-        sides = [(chain_of(self._manager, self._record())[0], self._read(None))]
-        sides.append((chain_of(self._manager, other._record())[0], other._read(None)))
+        # Reading waits for the end, and a batch has its model only when it is validated.
+        reads = self._read(None), other._read(None)
+        records = self._record(), other._record()
+        sides = [(chain_of(self._manager, record)[0], read) for record, read in zip(records, reads, strict=True)]
         return side_by_side(self._manager, *sides, names=names, handle=self._handle if noise else None)
 
     def _read(self, df: pd.DataFrame | None, *, full: bool = False) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def test_a_column_that_is_there_already_is_not_overwritten(session):
 
 def test_a_second_run_of_the_rows_that_changed_tells_noise_from_the_prompts_difference(session):
     df = pd.DataFrame({"text": ["A", "b", "C", "d"]})
-    one, two = session.submit(df, Ask.of("{{ text }}")), session.submit(df, Ask.of("{{ text | lower }}"))
+    one = session.submit(df, Ask.of("{{ text }}")).wait()
+    two = session.submit(df, Ask.of("{{ text | lower }}"))
     before = {record.id for record in [session.attach(batch.id).wait() for batch in (one, two)]}
     out = vb.compare(one, two, noise=True)
     assert list(out.columns) == ["text", "a", "b", "changed", "noise"]
