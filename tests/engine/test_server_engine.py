@@ -52,7 +52,7 @@ def test_a_request_starts_the_engine_that_survives_a_kill_and_a_batch_survives_t
         assert processes
         os.kill(first["pid"], signal.SIGKILL)
         wait_for(lambda: engine()["state"] == "ready" and engine()["pid"] != first["pid"], 240)
-        gone, alive = psutil.wait_procs(processes, timeout=20)
+        gone, alive = psutil.wait_procs(processes, timeout=60)
         assert (len(gone), alive) == (len(processes), [])
         assert client.chat.completions.create(**body("Say more.")).choices[0].finish_reason in {"stop", "length"}
 
