@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel, field_validator
 
 from tests.batches import ENDPOINT, begin, content, group, open_store
-from tests.servers import JupyterServer
+from tests.servers import JupyterServer, assert_envelope
 from tests.waiting import wait_for
 from vbatch_jupyter.cli import main
 from vbatch_jupyter.display.listing import BatchList
@@ -284,6 +284,23 @@ def test_the_time_left_is_told_by_the_server_as_the_widget_and_the_line_tell_it(
     live.close()
     batch.cancel().wait(60)
     assert event(http, batch.id)["seconds_left"] is None
+
+
+def test_an_engine_of_a_kernel_is_unloaded_and_loaded_over_http(session, http):
+    session.load("echo")
+    (engine,) = http.get("vbatch/engines").json()["data"]
+    assert (engine["name"], engine["is_planned"]) == ("echo", False)
+    assert http.post(f"vbatch/engines/{engine['id']}/unload").status_code == 200
+    (unloaded,) = http.get("vbatch/engines").json()["data"]
+    assert (unloaded["name"], unloaded["state"], unloaded["models"]) == ("echo", "unloaded", [])
+    # A kernel that the server has not started knows no model; the name alone is not enough.
+    bodies: list[dict[str, Any] | None] = [None, {}, {"flags": []}]
+    for body in bodies:
+        refused = http.post(f"vbatch/engines/{engine['id']}/load", json=body)
+        said = assert_envelope(refused, 400, param="model", code="missing_required_parameter")
+        assert said.startswith("Name the model for this kernel in the body")
+    assert http.post(f"vbatch/engines/{engine['id']}/load", json={"model": "echo"}).json()["state"] == "ready"
+    assert session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}")).wait(20).request_counts.completed == 1
 
 
 def test_with_strict_models_a_batch_for_a_model_that_no_engine_holds_fails_over_http_and_waits_elsewhere(tmp_path):

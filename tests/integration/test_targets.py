@@ -15,6 +15,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.batches import open_store
+from tests.kernels import NotebookKernel
 from tests.servers import JupyterServer
 from tests.services import EchoKernel, Fault, FaultyProxy, end
 from tests.unit.session_surface import open_session
@@ -297,6 +298,57 @@ def test_a_cell_and_a_frame_take_a_target(session, as_current, capsys):
     assert "completed 25/25 completed" in capsys.readouterr().out
     shell.run_cell("%vbatch list")
     assert len(re.findall(r"completed +25/25 completed +echo", capsys.readouterr().out)) == 2
+
+
+_NESTED = """
+import asyncio
+import {module}
+{module}.apply()
+%load_ext vbatch_jupyter
+import pandas as pd
+import vbatch_jupyter as vb
+from vbatch_jupyter.engine.echo import EchoEngine
+from vbatch_jupyter.loop import Backoff
+from vbatch_jupyter.session import session
+from vbatch_jupyter.targets import target_runner
+
+target_runner.POLL = Backoff(first=0.05, longest=0.3)
+session.current()._loader._make_engine = lambda *_, **__: engine
+engine = EchoEngine(latency_seconds=0.05)
+df = pd.DataFrame({{"n": range(25)}})
+%vbatch load echo
+"""
+_NESTED_CELLS = {
+    "run": "%%vbatch df -o out\nSay {{ n }}\n",
+    "its result": "list(out['response']) == [f'Say {n}' for n in range(25)]",
+    "await": "(await vb.submit(df, 'Await {{ n }}')).status",
+    "run in a cell": "async def ask():\n    return (await vb.submit(df, 'Run {{ n }}')).status\nasyncio.run(ask())",
+    "several": (
+        "async def ask(*prompts):\n    await asyncio.gather(*(vb.submit(df, prompt) for prompt in prompts))\n"
+        "    return 'both'\nasyncio.run(ask('A {{ n }}', 'B {{ n }}'))"
+    ),
+    "cancel": (
+        "engine.latency_seconds = 3600\nbatch = vb.submit(df, 'Never {{ n }}')\n"
+        "while not engine.stats().running: await asyncio.sleep(0.01)\nbatch.cancel().wait(60).status"
+    ),
+    "target": "list(df.vbatch.run('Say {{ n }}', target='ours', model='echo')['response']) == list(out['response'])",
+    "widgets": "[loop.name for loop in session.current().loops() if loop.last_problem or loop.name == 'live widget']",
+}
+_NESTED_RESULTS = ["", "True", "'completed'", "'completed'", "'both'", "'cancelled'", "True", "[]"]
+
+
+@pytest.mark.parametrize("module", ["nest_asyncio", "nest_asyncio2"])
+def test_a_notebook_that_nests_its_loops_runs_awaits_cancels_and_takes_a_target(folder, monkeypatch, module):
+    """With nest-asyncio 1.6.0 and nest-asyncio2 1.7.4, which replace tasks and asyncio.run of the process."""
+    pytest.importorskip(module)
+    # With widgets, whose threads run loops too.
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook.ipynb")
+    kernel = NotebookKernel(folder / "store")
+    kernel.run(_NESTED.format(module=module)).checked()
+    results = [kernel.run(code).checked().result for code in _NESTED_CELLS.values()]
+    kernel.close()
+    shown = [result.rpartition("again")[2] for result in results]
+    assert dict(zip(_NESTED_CELLS, shown, strict=True)) == dict(zip(_NESTED_CELLS, _NESTED_RESULTS, strict=True))
 
 
 def test_what_the_service_would_refuse_is_said_before_anything_is_sent(session, proxy, tmp_path):

@@ -113,6 +113,7 @@ class LabNotebook:
 
     def __init__(self, page: Page, server: JupyterServer, name: str) -> None:
         self.page = page
+        self.name = name
         expect.set_options(timeout=60_000)
         self._server = server
         self._url = f"{server.root}lab/tree/{quote(name)}"

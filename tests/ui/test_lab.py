@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from nbconvert import HTMLExporter
 from playwright.sync_api import Page, expect
 
 from tests.servers import JupyterServer
 from tests.ui.lab import (
     CANCEL_SECONDS,
+    SCREENSHOTS,
     LabNotebook,
     configure,
     echo_in_every_kernel,
@@ -163,6 +165,82 @@ def test_retry_failed_runs_what_has_no_answer_in_a_new_batch(open_notebook: Open
     assert retried.request_counts.total == 1
     expect(summary).to_contain_text(f"%vbatch attach {retried.id}")
     expect(notebook.run(2)).to_contain_text("0 completed, 1 failed")
+
+
+PRICES = "Pay $5 or $6 for \\\\(x_1\\\\), not $7_000"
+FORMULA = "from IPython.display import HTML\nHTML('$x_1$')"
+
+
+def test_nothing_that_is_shown_is_drawn_as_a_formula(open_notebook: Open, page):
+    """JupyterLab 4.6 with MathJax 3 draws what is between two dollar signs in HTML, unless its class says otherwise."""
+    prepare = f"{PREPARE}\ndf = pd.DataFrame({{'text': ['{PRICES}', 'refuse {PRICES}']}})"
+    run = "%%vbatch df --max-tokens 9{} -o out\n{{{{ text }}}}"
+    cells = [run.format(" --dry-run").replace(" -o out", ""), run.format(""), "%vbatch list"]
+    notebook = open_notebook([prepare, FORMULA, *cells])
+    notebook.run(0)
+    # What is drawn here would be drawn there.
+    expect(notebook.run(1).locator("mjx-container")).to_have_count(1)
+    dry, ended, listed = (notebook.run(number) for number in (2, 3, 4))
+    for said in ("Pay $5 or $6 for \\(x_1\\), not $7_000", "gpt-4.1-nano", "$0."):
+        expect(dry).to_contain_text(said)
+    expect(dry.locator("table").last.locator("thead th")).to_have_text(["service", "model", "price"])
+    # Numbers may differ from row to row, so a group of errors leaves them out only if they do.
+    expect(ended).to_contain_text("refuse Pay $5 or $6 for \\(x_1\\), not $7_000")
+    expect(listed).to_contain_text("1/2 completed, 1 failed")
+    expect(notebook.output(1).locator("mjx-container")).to_have_count(1)
+    expect(page.locator(".jp-Notebook mjx-container")).to_have_count(1)
+    notebook.picture("dry_run", 2, 3)
+
+
+def test_without_its_kernel_a_widget_is_a_sentence_in_the_page_and_in_the_notebook_that_is_saved(
+    open_notebook: Open, server, page
+):
+    """Without us ipywidgets 8.1.9 leaves dead buttons in JupyterLab 4.6.6, and nbconvert 7.17.2 shows a Python repr."""
+    notebook = open_notebook([PREPARE, RUN.replace("-o out", "-b"), "%vbatch build df"])
+    for number in range(3):
+        notebook.run(number)
+    until(lambda: (counts := notebook.counts(1)) and counts[0], page)
+    notebook.restart()
+    for number, sentence, call in (
+        (1, "had not ended when this was shown.", re.compile(r"%vbatch attach batch_\w+ shows this batch again")),
+        (2, "Here was a builder of batches, which needs its kernel.", "%vbatch build df opens this builder again"),
+    ):
+        output = notebook.output(number)
+        expect(output.locator(".vbatch-left")).to_contain_text(sentence)
+        expect(output).to_contain_text(call)
+        expect(output.locator(".jupyter-widgets-disconnected:visible")).to_have_count(0)
+        expect(output.get_by_role("button")).to_have_count(0)
+        expect(output).not_to_contain_text("running")
+    notebook.picture("restarted", 1, 2)
+    notebook.save()
+    path = server.folder / "notebooks" / notebook.name
+    drawn = HTMLExporter().from_filename(str(path))[0]
+    for written in (path.read_text(encoding="utf-8"), drawn):
+        assert "had not ended when this was shown." in written
+        assert "Here was a builder of batches" in written
+        assert "VBox(" not in written
+    with server.client() as client:
+        client.batches.cancel(client.batches.list().data[0].id)
+
+
+def test_the_panel_unloads_the_model_of_a_notebook_and_loads_it_again(open_notebook: Open, page):
+    notebook = open_notebook([PREPARE, RUN.replace("df ", "df --sample 3 "), "out['response'].iloc[-1]"])
+    notebook.run(0)
+    page.locator(".jp-SideBar .lm-TabBar-tab[data-id='vbatch-batches']").click()
+    engine = page.locator("#vbatch-batches .vb-Engine")
+    expect(engine).to_have_attribute("data-state", "ready")
+    engine.get_by_role("button", name="Unload echo").click()
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    expect(engine).to_have_attribute("data-state", "unloaded")
+    expect(engine).to_contain_text("no model")
+    page.screenshot(path=SCREENSHOTS / "panel_unloaded.png")
+    engine.get_by_role("button", name="Load a model in").click()
+    expect(page.locator(".jp-Dialog input")).to_have_value("echo")
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    expect(engine).to_have_attribute("data-state", "ready")
+    expect(page.get_by_text("could not parse")).to_have_count(0)
+    notebook.run(1)
+    expect(notebook.run(2)).to_contain_text("Say 2")
 
 
 HARM = "<img src=x onerror=window.harmed=1>"

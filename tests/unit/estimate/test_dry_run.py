@@ -104,6 +104,7 @@ def test_a_large_batch_tells_the_time_of_larger_ones_of_its_length(requests, pro
 
 
 def test_a_small_batch_tells_nothing_about_a_large_one():
+    """VLLM 0.32.0 on a CPU: 28 minutes were told from a small batch, and 78 seconds taken."""
     # 20 requests that ran at once: 5,000 would run 256 at once, and much faster than 250 times its time.
     small = Measured("batch_0", Work(asked=20, reused=0, seconds=7.0, concurrency=19.0), 100, 10)
     assert small.seconds(5_000, 100, 10) is None

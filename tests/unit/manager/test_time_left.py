@@ -23,6 +23,7 @@ def batch(completed: int) -> BatchRecord:
 
 
 def test_an_hour_without_an_engine_is_no_time_of_the_batch():
+    """OpenAI's Batch API (openai 3.57.0) has ``in_progress_at`` and ``completed_at``, and waiting is between them."""
     # Ten at once, an hour's pause, ten at once again.
     timings = [Timing(12.0, 2.0)] * 10 + [Timing(3_600.0, 3.0)] * 10
     work = work_of(timings)

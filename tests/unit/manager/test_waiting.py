@@ -25,6 +25,7 @@ def batch(status: Status, total: int, completed: int, failed: int) -> BatchRecor
 
 
 def test_a_completed_batch_whose_requests_all_failed_says_so_wherever_its_status_is():
+    """In OpenAI's Batch API (openai 3.57.0) it is ``completed``, and ``failed`` is a file that is not valid."""
     record = batch("completed", 20, 0, 20)
     summary = Summary(batch=record)
     faces = {
