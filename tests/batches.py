@@ -86,7 +86,7 @@ def custom_ids(store: Store, file_id: str | None) -> list[str]:
 def error_codes(store: Store, record: BatchRecord) -> dict[str, str | None]:
     """Return for each request that never ran the code that its line in the error file has."""
     lines = [parse_output_line(line) for line in content(store, record.error_file_id).splitlines()]
-    return {line.custom_id: line.error.code for line in lines if line.error is not None}
+    return {line.custom_id: line.code for line in lines if line.error is not None}
 
 
 def assert_every_request_once(store: Store, record: BatchRecord, requests: int) -> None:

@@ -139,7 +139,7 @@ class Loop:
         self.problems = 0
         self._say = say or logging.getLogger(__name__).warning
         self._backoff = backoff
-        self._said: dict[type[Exception], float] = {}
+        self._said: dict[type[BaseException], float] = {}
         self._woken = asyncio.Event()
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -177,7 +177,10 @@ class Loop:
             try:
                 await step()
                 self.last_problem = None
-            except Exception as error:  # noqa: BLE001 - that is what this class is for
+            except (Exception, asyncio.CancelledError) as error:
+                # A cancel that nobody has asked of this task is that of something the step waited for: it fails.
+                if isinstance(error, asyncio.CancelledError) and self._task is not None and self._task.cancelling():
+                    raise
                 pause = max(every, self._backoff.pause(self._failed(error).times))
             with self._step_ended:
                 self._ended = self._begun
@@ -186,7 +189,7 @@ class Loop:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), pause)
 
-    def _failed(self, error: Exception) -> Problem:
+    def _failed(self, error: BaseException) -> Problem:
         text = str(error) if isinstance(error, VBatchError) and str(error) else f"{type(error).__name__}: {error}"
         last = self.last_problem
         self.problems += 1

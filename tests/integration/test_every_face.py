@@ -342,6 +342,14 @@ def test_with_strict_models_a_batch_for_a_model_that_no_engine_holds_fails_over_
                 }
                 for line in (1, 2)
             ]
+            # A retry over HTTP is such a batch too.
+            client.batches.cancel(made["m"])
+            wait_for(lambda: client.batches.retrieve(made["m"]).status == "cancelled", 20)
+            store.engines.remove(engine.id)
+            with server.http() as http:
+                again = http.post(f"vbatch/batches/{made['m']}/retry").json()["id"]
+            errors = wait_for(lambda: client.batches.retrieve(again).errors, 20)
+            assert {error.code for error in errors.data} == {"model_not_found"}
             local = Manager(store, profile="local").batches.create(input_file_id=file_id, endpoint=ENDPOINT)
             wait_for(lambda: client.batches.retrieve(local.id).status == "in_progress", 20)
 

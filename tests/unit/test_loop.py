@@ -93,12 +93,30 @@ async def test_a_problem_that_cannot_be_said_ends_no_loop():
     assert loop.problems == 1
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
-def test_a_cancel_an_interrupt_and_the_end_of_the_process_are_not_held_up(error):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_and_the_end_of_the_process_are_not_held_up(error):
     loop = Loop("example", say=lambda _: None)
     with pytest.raises(error):
         asyncio.run(loop.run(raising(loop, [error()]), every=0.001))
     assert loop.problems == 0
+
+
+@on_a_loop
+async def test_a_cancel_of_what_a_step_waits_for_is_a_problem_and_a_cancel_of_the_loop_ends_it():
+    said: list[str] = []
+    loop, cancelled = Loop("example", say=said.append, backoff=SOON), asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    waits: Iterator[asyncio.Future[None]] = iter([cancelled, asyncio.get_running_loop().create_future()])
+
+    async def step() -> None:
+        await next(waits)
+
+    running = asyncio.create_task(loop.run(step, every=0.001))
+    await until(lambda: next(iter(said), None) is not None and loop.last_problem is not None)
+    assert (said, loop.problems) == (["The example loop failed and will try again: CancelledError: "], 1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 @on_a_loop

@@ -81,6 +81,9 @@ class Engine(abc.ABC):
         From which it draws the answers that have no seed of their own; None if it does not say.
     counts_tokens
         Whether `tokenize` works.
+    has_reasoning
+        Whether it parts what the model thinks from its answers, as vLLM does with a reasoning parser; known when it has
+        started.
     loops
         The loops of the engine.
     notes
@@ -98,6 +101,7 @@ class Engine(abc.ABC):
     answers_key: str = ""
     seed: int | None = None
     counts_tokens: bool = True
+    has_reasoning: bool = False
     loops: Sequence[Loop] = ()
     notes: Sequence[str] = ()
     retry: Backoff = Backoff(first=0.5, longest=30.0, attempts=3)

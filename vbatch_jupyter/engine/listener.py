@@ -28,7 +28,7 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
 from vbatch_jupyter.loop import Loop, in_thread
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
-from vbatch_jupyter.protocol.lines import error_body
+from vbatch_jupyter.protocol.lines import count_all, error_body
 from vbatch_jupyter.records import SECRET_HEADER, EngineStats
 
 _MAX_PATH_BYTES = 100
@@ -178,7 +178,7 @@ class _RequestHandler(_Handler):
         # Closed whatever happens: that is what aborts the request in the engine.
         async with contextlib.aclosing(response.chunks) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
-                self.write(chunk)
+                self.write(count_all(chunk))
                 await self.flush()
         self.finish()
 

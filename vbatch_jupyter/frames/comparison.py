@@ -23,6 +23,7 @@ RunAgain: TypeAlias = "Callable[[Sequence[str]], pd.DataFrame]"
 """Runs the requests of these names again, and returns their result as `results` gives it without ``df``."""
 
 _CHANGED, _NOISE = "changed", "noise"
+_APART = frozenset({"custom_id", "error"})
 
 
 def compare(
@@ -74,7 +75,7 @@ def compare(
         raise FrameError("These two batches have no row in common: they share no custom_id.", param="b")
     lefts, rights = (list(side) for side in zip(*pairs, strict=True))
     one, other = first.iloc[lefts].reset_index(drop=True), second.iloc[rights].reset_index(drop=True)
-    shared = [name for name in one.columns if name in other.columns and name != "error"]
+    shared = [name for name in one.columns if name in other.columns and name not in _APART]
     if not shared:
         message = "These two batches have no column of answers in common"
         raise FrameError(f"{message}: {_listed(one)} against {_listed(other)}.", param="b")
@@ -92,7 +93,7 @@ def compare(
         ids = [custom_ids[0][place] for place in lefts]
         columns[_NOISE] = _noise(ids, changed, zip((one, other), run_again, strict=True), shared)
     if df is None:
-        out = pd.DataFrame({"custom_id": pd.array([custom_ids[0][place] for place in lefts], dtype="string")})
+        out = pd.DataFrame({"custom_id": [custom_ids[0][place] for place in lefts]})
     else:
         out = df.iloc[lefts].copy()
     for label, array in columns.items():
@@ -153,7 +154,7 @@ def _noise(
 
 
 def _listed(result: pd.DataFrame) -> str:
-    return ", ".join(repr(name) for name in result.columns if name != "error")
+    return ", ".join(repr(name) for name in result.columns if name not in _APART)
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -4,7 +4,7 @@
 column                 dtype        holds
 =====================  ===========  ===========================================================================
 ``status_code``        ``Int64``    of the response; missing if the request was not run
-``finish_reason``      ``string``   of the answer; all of them, with commas, if ``n`` > 1 and they differ
+``finish_reason``      text         of the answer; all of them, with commas, if ``n`` > 1 and they differ
 ``prompt_tokens``      ``Int64``    as in the response
 ``completion_tokens``  ``Int64``    likewise
 ``cached_tokens``      ``Int64``    those of the prompt that the engine took from its prefix cache
@@ -13,8 +13,8 @@ column                 dtype        holds
                                     this one, so that the engine was not asked; its latency is missing
 =====================  ===========  ===========================================================================
 
-A reused answer keeps the counts of the response that it came with. What a batch service ran has neither ``latency`` nor
-``reused``.
+Text has the dtype of the frame's own text, as `results` says. A reused answer keeps the counts of the response that it
+came with. What a batch service ran has neither ``latency`` nor ``reused``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TimedLine = tuple[bytes, Mapping[str, Timing]]
 
 DETAILS: Mapping[str, str] = {
     "status_code": "Int64",
-    "finish_reason": "string",
+    "finish_reason": "str",
     "prompt_tokens": "Int64",
     "completion_tokens": "Int64",
     "cached_tokens": "Int64",
     "latency": "Float64",
     "reused": "boolean",
 }
-"""The dtypes of the columns by their names, which the module describes."""
+"""The dtypes of the columns by their names, which the module describes; ``str`` stands for that of text."""
 
 _SUCCESS = 2
 

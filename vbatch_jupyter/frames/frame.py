@@ -19,8 +19,10 @@ from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.cells import column_position, is_missing
 from vbatch_jupyter.frames.schema import Schema, fields, json_schema, parser
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 EXTRAS = ("tool_calls", "logprobs")
+REASONING = "reasoning"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -142,7 +144,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     custom_id
         Position of the column that names the requests.
     extras
-        Which of the columns ``tool_calls`` and ``logprobs`` the request asked for.
+        Which of the columns ``reasoning``, ``tool_calls`` and ``logprobs`` the result has, whatever the answers are.
     unrendered
         The position and the custom_id of each row that has no request, by the reason.
     """
@@ -226,7 +228,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         raise FrameError(f"{message} To get the answers by position, call results() without a DataFrame.", param="df")
 
 
-def describe(df: pd.DataFrame, ask: Ask, endpoint: str) -> FrameDescription:
+def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False) -> FrameDescription:
     """Describe a frame for its batch, after checking that its result can be built.
 
     Parameters
@@ -237,6 +239,8 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str) -> FrameDescription:
         What is asked.
     endpoint
         The endpoint's path.
+    reasons
+        Whether the engine parts what the model thinks from its answers.
 
     Raises
     ------
@@ -260,7 +264,7 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str) -> FrameDescription:
         output=ask.output,
         schema=None if schema is None else json_schema(schema),
         custom_id=None if ask.custom_id is None else column_position(df, ask.custom_id),
-        extras=extras,
+        extras=(REASONING, *extras) if reasons and ENDPOINTS[endpoint].generates else extras,
     )
 
 

@@ -93,7 +93,7 @@ class Requests:
         return [f"{rows} cannot be rendered and will not be sent. The first is {where}: {first.error}"]
 
 
-def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
+def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Requests:
     r"""Check an ask, and make the requests of a frame's rows.
 
     Parameters
@@ -102,6 +102,8 @@ def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
         The frame; it is not changed.
     ask
         What is asked; it names the model.
+    reasons
+        As for `describe`.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def requests_of(df: pd.DataFrame, ask: Ask) -> Requests:
     return Requests(
         df,
         ask,
-        describe(df, ask, endpoint.path),
+        describe(df, ask, endpoint.path, reasons=reasons),
         rows.lines(),
         rows.unrendered,
         [*prompt.notes, *(system.notes if system else ())],

@@ -20,7 +20,7 @@ import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 from vbatch_jupyter.errors import FrameError
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 JsonSchema: TypeAlias = Mapping[str, Any]
-Dtype: TypeAlias = Literal["string", "Int64", "Float64", "boolean", "object"]
+Dtype: TypeAlias = Literal["str", "Int64", "Float64", "boolean", "object"]
+"""``str`` stands for the dtype of text that `results` chooses."""
 
-_DTYPES: Mapping[str, Dtype] = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
+_DTYPES: Mapping[str, Dtype] = {"string": "str", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
 # The class as a string: a user who defines a model has imported pydantic; a JSON schema does not need it.
@@ -170,14 +171,22 @@ def parser(schema: Schema) -> Parse:
     """
     plain = json_schema(schema)
     if is_model(schema):
-        return functools.partial(_by_model, schema)
+        from vbatch_jupyter.frames.model_values import names_of, values_of
+
+        try:
+            names_of(schema)
+        except ValueError as error:
+            raise FrameError(
+                f"schema= cannot be used: {error}. Give it a name as its alias.", param="schema"
+            ) from error
+        return functools.partial(_by_model, schema, values_of)
     try:
         return checker(plain)
     except (TypeError, ValueError) as error:
         raise FrameError(f"schema= is not a valid JSON schema: {error}.", param="schema") from error
 
 
-def _by_model(model: type[BaseModel], text: str) -> dict[str, Any]:
+def _by_model(model: type[BaseModel], values_of: Callable[[BaseModel], Any], text: str) -> dict[str, Any]:
     json_object(text)
     try:
         instance = model.model_validate_json(text)
@@ -185,8 +194,8 @@ def _by_model(model: type[BaseModel], text: str) -> dict[str, Any]:
         problems = error.errors() if hasattr(error, "errors") else []
         reasons = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['msg']}" for problem in problems]
         raise ValueError(f"does not fit the schema ({'; '.join(reasons) or error})") from error
-    dumped: dict[str, Any] = instance.model_dump(mode="json", by_alias=True)
-    return dumped
+    values: dict[str, Any] = values_of(instance)
+    return values
 
 
 def fields(schema: Schema) -> tuple[Field, ...]:
@@ -200,7 +209,7 @@ def fields(schema: Schema) -> tuple[Field, ...]:
     Examples
     --------
     >>> fields({"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}, "stars": {"type": "integer"}}})
-    (Field(name='mood', dtype='string'), Field(name='stars', dtype='Int64'))
+    (Field(name='mood', dtype='str'), Field(name='stars', dtype='Int64'))
     """
     plain = json_schema(schema)
     return tuple(Field(name, _dtype(node, plain)) for name, node in plain["properties"].items())
@@ -220,7 +229,7 @@ def _types(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> set[str]:
     if "$ref" in node:
         reference = str(node["$ref"])
         return {"any"} if reference in inside else _types(_resolve(reference, root), root, (*inside, reference))
-    if "type" in node:
+    if "type" in node and node.get("contentMediaType") != "application/json":  # which is pydantic's Json
         return {node["type"]} if isinstance(node["type"], str) else set(node["type"])
     values = [node["const"]] if "const" in node else node.get("enum")
     if isinstance(values, list):

@@ -6,14 +6,22 @@ whose first batch has the input file with every request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
 
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.lifecycle import UNEXECUTED
+from vbatch_jupyter.protocol.answer_schema import checker
 from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
+from vbatch_jupyter.protocol.lines import lines_in, parse_output_line, parse_request_line, unexecuted_line
+from vbatch_jupyter.protocol.shapes import Parse, must_call
+from vbatch_jupyter.protocol.vectors import reader_of
 from vbatch_jupyter.records import Timing
 
 
@@ -105,4 +113,68 @@ def input_lines(manager: Manager, record: BatchRecord) -> Iterator[bytes]:
         The batch.
     """
     with manager.files.content(record.input_file_id) as content:
-        yield from (line.rstrip(b"\r\n") for line in content if line.strip())
+        yield from lines_in(content)
+
+
+class _Frame(msgspec.Struct):
+    schema: dict[str, Any] | None = None
+
+
+def parsers_of(manager: Manager, root: BatchRecord, *, schemas: bool = True) -> Callable[[bytes], Parse | None]:
+    """Return a function that finds how the answer in a line is read, which only its request says.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    root
+        The first batch of a chain.
+    schemas
+        Whether texts are read by the JSON schemas in the requests.
+    """
+    of_frame = None if root.frame is None else msgspec.json.decode(root.frame, type=_Frame)
+    if of_frame is not None and of_frame.schema is not None and schemas:
+        parse = _checker(of_frame.schema)
+        return lambda _: parse
+    by_name: dict[str, Parse | None] = {}
+    # The input file may have been deleted.
+    with contextlib.suppress(NotFoundError):
+        for line in input_lines(manager, root):
+            if any(mark in line for mark in _MARKS):
+                request = parse_request_line(line)
+                asked = _asked(request.url, msgspec.json.decode(request.body), schemas=schemas)
+                if asked is not None and of_frame is not None:
+                    return lambda _: asked
+                if asked is not None:
+                    by_name[request.custom_id] = asked
+            if of_frame is not None:
+                break  # the requests of a frame differ in their prompts only
+    if not by_name:
+        return lambda _: None
+    return lambda line: by_name.get(parse_output_line(line).custom_id)
+
+
+_MARKS = (b"json_schema", b"tool_choice", b"embed_dtype", b"endianness")
+
+
+def _asked(url: str, body: dict[str, Any], *, schemas: bool) -> Parse | None:
+    endpoint = ENDPOINTS.get(url, CHAT)
+    if not endpoint.generates:
+        return reader_of(body)
+    schema = endpoint.schema(body) if schemas else None
+    if schema is not None:
+        return _checker(schema)
+    choice = body.get("tool_choice")
+    kind = choice.get("mode", choice.get("type")) if isinstance(choice, dict) else choice
+    return must_call if kind in _CALLS else None
+
+
+_CALLS = frozenset({"required", "function", "custom"})
+"""What ``tool_choice`` is, or its type or mode, where an answer must be a call."""
+
+
+def _checker(schema: Any) -> Parse | None:
+    # The engine has checked the schema; an answer cannot be checked against one that is not valid.
+    with contextlib.suppress(ValueError):
+        return checker(schema)
+    return None

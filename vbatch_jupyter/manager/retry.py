@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-import msgspec
-
 from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError, NotFoundError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.chain import chain_of, input_lines, lines_of
-from vbatch_jupyter.protocol.answer_schema import checker
+from vbatch_jupyter.manager.chain import chain_of, input_lines, lines_of, parsers_of
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
-from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
+from vbatch_jupyter.protocol.lines import parse_request_line
 from vbatch_jupyter.protocol.shapes import Parse
 
 _ANSWERS_READ = 10_000
@@ -61,7 +58,7 @@ def unanswered(manager: Manager, chain: Sequence[BatchRecord], *, parse: Parse |
     """
     root = chain[0]
     read = ENDPOINTS.get(root.endpoint, CHAT).read
-    parser_of = _parsers(manager, root) if parse is None else lambda _: parse
+    parser_of = parsers_of(manager, root) if parse is None else lambda _: parse
     failed: dict[str, Unanswered] = {}
     answered: set[str] = set()
     for line in lines_of(manager, chain):
@@ -107,44 +104,15 @@ def _has_misfit(manager: Manager, record: BatchRecord) -> bool:
     # Its files may have been deleted.
     with contextlib.suppress(NotFoundError):
         root = chain_of(manager, record)[0]
-        read, parser_of = ENDPOINTS.get(root.endpoint, CHAT).read, _parsers(manager, root)
+        read, parser_of = ENDPOINTS.get(root.endpoint, CHAT).read, parsers_of(manager, root)
         lines = itertools.islice(lines_of(manager, [record]), _ANSWERS_READ)
         return any(read(line, parser_of(line)).answer.error is not None for line in lines)
     return False
 
 
-class _Frame(msgspec.Struct):
-    schema: dict[str, Any] | None = None
-
-
-def _parsers(manager: Manager, root: BatchRecord) -> Callable[[bytes], Parse | None]:
-    """Return a function that finds the JSON schema for the answer in a line."""
-    schema = None if root.frame is None else msgspec.json.decode(root.frame, type=_Frame).schema
-    if schema is not None:
-        parse = _checker(schema)
-        return lambda _: parse
-    by_name: dict[str, Parse | None] = {}
-    # The input file may have been deleted.
-    with contextlib.suppress(NotFoundError):
-        for line in input_lines(manager, root):
-            if b"json_schema" in line:
-                request = parse_request_line(line)
-                asked = ENDPOINTS.get(request.url, CHAT).schema(msgspec.json.decode(request.body))
-                if asked is not None:
-                    by_name[request.custom_id] = _checker(asked)
-    if not by_name:
-        return lambda _: None
-    return lambda line: by_name.get(parse_output_line(line).custom_id)
-
-
-def _checker(schema: Any) -> Parse | None:
-    # The engine has checked the schema; an answer cannot be checked against one that is not valid.
-    with contextlib.suppress(ValueError):
-        return checker(schema)
-    return None
-
-
-def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> BatchRecord:
+def retry(
+    manager: Manager, batch_id: str, *, parse: Parse | None = None, models: Sequence[str] | None = None
+) -> BatchRecord:
     """Make a batch of the requests that have no answer, as `unanswered` finds them.
 
     Parameters
@@ -155,6 +123,8 @@ def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> Bat
         A batch that has ended; it may be a retry itself.
     parse
         As for `unanswered`.
+    models
+        The models that an engine here may be asked for; any by default.
 
     Raises
     ------
@@ -184,6 +154,7 @@ def retry(manager: Manager, batch_id: str, *, parse: Parse | None = None) -> Bat
         retry_of=record.id,
         output_expires_after_seconds=root.output_expires_after_seconds,
         frame=root.frame,
+        models=models if root.target is None else None,
     )
 
 

@@ -129,7 +129,7 @@ def first_model(input_file: BinaryIO, profile: Profile) -> str | None:
     """
     bodies = (request.get("body") for request in _first_requests(input_file, profile))
     models = (body.get("model") for body in bodies if isinstance(body, dict))
-    return next((model for model in models if isinstance(model, str)), None)
+    return next((model for model in models if isinstance(model, str) and model), None)
 
 
 def _first_requests(input_file: BinaryIO, profile: Profile) -> Iterator[dict[str, Any]]:

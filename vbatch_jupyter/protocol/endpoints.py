@@ -19,11 +19,11 @@ from vbatch_jupyter.protocol.reading import Reading, read_line
 from vbatch_jupyter.protocol.shapes import (
     ChatBody,
     CompletionBody,
-    EmbeddingBody,
     OutputBody,
     Parse,
     ResponseBody,
 )
+from vbatch_jupyter.protocol.vectors import EmbeddingBody
 
 _COUNTED = ("add_generation_prompt", "add_special_tokens", "chat_template_kwargs", "continue_final_message")
 _MOST_TOKENS = 1 << 16

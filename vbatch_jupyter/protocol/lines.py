@@ -3,11 +3,15 @@ r"""The lines of input, output and error files (contract §1.5).
 What is written here is one line to every reader: neither ``\n`` nor any of the characters at which
 `str.splitlines` breaks a text (U+0085, U+2028, U+2029) is in it unescaped, and what those characters mean inside a
 string is kept by escaping them.
+
+What is read here may begin with a byte order mark, as files from Windows do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -48,23 +52,38 @@ class OutputResponse(msgspec.Struct, Generic[Body], frozen=True):
     request_id: str | None = None
 
 
-class OutputError(msgspec.Struct, frozen=True):
-    """Why a request was never run."""
-
-    code: str | None = None
-    message: str | None = None
-
-
 class OutputLine(msgspec.Struct, Generic[Body], frozen=True):
     """One line of an output file or an error file.
 
     Only ``custom_id`` is required: batch services leave out some of the other keys.
+
+    Parameters
+    ----------
+    custom_id, id, response
+        As in OpenAI's line.
+    error
+        OpenAI's ``{"code": …, "message": …}``. vLLM's run-batch writes a text, or the body of an HTTP error with the
+        status as its code, next to a response whose body is null.
     """
 
     custom_id: str
     id: str | None = None
     response: OutputResponse[Body] | None = None
-    error: OutputError | None = None
+    error: Any = None
+
+    @property
+    def reason(self) -> str | None:
+        """What the error says; None if it says nothing."""
+        if isinstance(self.error, str):
+            return self.error.strip() or None
+        code = self.error.get("code") if isinstance(self.error, dict) else None
+        return sentence_in(self.error) or (None if code is None else str(code))
+
+    @property
+    def code(self) -> str | None:
+        """The code of the error, such as ``"batch_expired"``."""
+        code = self.error.get("code") if isinstance(self.error, dict) else None
+        return code if isinstance(code, str) else None
 
 
 _REQUEST_DECODER = msgspec.json.Decoder(RequestLine[msgspec.Raw])
@@ -117,6 +136,7 @@ def decode_request_line(line: bytes) -> RequestLine[dict[str, Any]]:
 
 
 def _request_of(line: bytes, decoder: msgspec.json.Decoder[RequestLine[Body]]) -> RequestLine[Body]:
+    line = without_mark(line)
     try:
         try:
             return decoder.decode(line)
@@ -127,6 +147,39 @@ def _request_of(line: bytes, decoder: msgspec.json.Decoder[RequestLine[Body]]) -
             return decoder.decode(line)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(_unreadable("a request", line, error), code="invalid_json_line") from error
+
+
+def sentence_in(body: Any) -> str | None:
+    """Find the message in the decoded body of an error of any server; None if there is none.
+
+    Examples
+    --------
+    >>> sentence_in({"error": {"message": "No such model."}}), sentence_in({"detail": "Not Found"}), sentence_in([])
+    ('No such model.', 'Not Found', None)
+    """
+    error = body.get("error", body) if isinstance(body, dict) else None
+    message = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message.strip() else None
+
+
+def lines_in(content: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Return the lines of a file without their ends, blank lines, and a byte order mark.
+
+    Examples
+    --------
+    >>> list(lines_in([b"\xef\xbb\xbf{}\r\n", b"\n", b"[]"]))
+    [b'{}', b'[]']
+    """
+    mark = codecs.BOM_UTF8
+    for line in content:
+        text, mark = line.removeprefix(mark), b""
+        if text.strip():
+            yield text.rstrip(b"\r\n")
+
+
+def without_mark(line: bytes) -> bytes:
+    """Return a line without a byte order mark."""
+    return line.removeprefix(codecs.BOM_UTF8)
 
 
 def parse_output_line(line: bytes) -> OutputLine[msgspec.Raw]:
@@ -149,7 +202,7 @@ def parse_output_line(line: bytes) -> OutputLine[msgspec.Raw]:
     200
     """
     try:
-        return _OUTPUT_DECODER.decode(line)
+        return _OUTPUT_DECODER.decode(without_mark(line))
     except (ValueError, RecursionError) as error:
         raise BadRequestError(_unreadable("a line of an output file", line, error), code="invalid_json_line") from error
 
@@ -204,6 +257,46 @@ def decode_response(custom_id: str, status_code: int, body: bytes) -> Any:
         raise EngineError(message) from error
 
 
+def count_all(body: bytes) -> bytes:
+    r"""Return a response with whole numbers in its ``usage``, as OpenAI's have, where vLLM writes null.
+
+    Details that are null become zeros if tokens were generated, and other nulls are left out: a client adds the counts
+    of many responses.
+
+    Parameters
+    ----------
+    body
+        The JSON of a response, or an event of a stream.
+
+    Examples
+    --------
+    >>> count_all(b'{"usage":{"completion_tokens":2,"completion_tokens_details":null,"prompt_tokens":1}}')
+    b'{"usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":1}}'
+    """
+    # Inside a text of the response the quotes would be escaped.
+    at = body.rfind(b'"usage"')
+    found = _USAGE.match(body, at) if at >= 0 else None
+    if found is None or b"null" not in (usage := found[1]):
+        return body
+    counted = _encode(_counted(msgspec.json.decode(usage)))
+    return b"%b%b%b" % (body[: found.start(1)], counted, body[found.end(1) :])
+
+
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})')
+_ZEROS = {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0}}
+
+
+def _counted(usage: dict[str, Any]) -> dict[str, Any]:
+    # OpenAI's embeddings have no details.
+    zeros = _ZEROS if usage.get("completion_tokens") else {}
+    counted = {}
+    for name, value in usage.items():
+        number = zeros.get(name) if value is None else _counted(value) if value.__class__ is dict else value
+        if number is not None:
+            counted[name] = number
+    return counted
+
+
 # `id` is the key's name in the line.
 def output_line(*, id: str, custom_id: str, status_code: int, request_id: str, body: bytes) -> bytes:  # noqa: A002
     r"""Write the line of a request that was answered, without its end.
@@ -231,7 +324,7 @@ def output_line(*, id: str, custom_id: str, status_code: int, request_id: str, b
         _one_line(_encode(custom_id)),
         status_code,
         _encode(request_id),
-        _one_line(body),
+        _one_line(count_all(body)),
     )
 
 

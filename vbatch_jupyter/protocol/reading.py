@@ -6,6 +6,7 @@ the way in.
 
 from __future__ import annotations
 
+import codecs
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vbatch_jupyter.protocol.batch import Usage
-from vbatch_jupyter.protocol.lines import OutputLine, parse_output_line
+from vbatch_jupyter.protocol.lines import OutputLine, parse_output_line, sentence_in
 from vbatch_jupyter.protocol.shapes import Answer, Parse, ResponseBody, ResponseUsage, quote
 
 _SUCCESS = 2
@@ -58,6 +59,7 @@ def read_line(line: bytes, shapes: Iterable[type[ResponseBody]], parse: Parse | 
     BadRequestError
         The line is not one of an output file.
     """
+    line = line.removeprefix(codecs.BOM_UTF8)
     problem: Exception | None = None
     usage = ResponseUsage()
     for shape in shapes:
@@ -68,8 +70,7 @@ def read_line(line: bytes, shapes: Iterable[type[ResponseBody]], parse: Parse | 
             continue
         response = decoded.response
         if response is None:
-            reason = decoded.error and (decoded.error.message or decoded.error.code)
-            answer = Answer(error=reason or "The request was not run, for an unknown reason.")
+            answer = Answer(error=decoded.reason or "The request was not run, for an unknown reason.")
             return Reading(decoded.custom_id, decoded.id, None, answer, ResponseUsage())
         usage = response.body.usage or usage
         found: Answer | None
@@ -122,7 +123,9 @@ def _unread(line: OutputLine[msgspec.Raw], usage: ResponseUsage, problem: Except
     assert response is not None  # else its shape would not matter
     raw = bytes(response.body)
     start = quote(raw.decode(errors="replace"))
-    if response.status_code // 100 != _SUCCESS:
+    if line.reason is not None:
+        error = _said(raw) or line.reason
+    elif response.status_code // 100 != _SUCCESS:
         error = _said(raw) or f"The request ended with status {response.status_code}: {start}."
     elif problem is not None:
         error = f"The response is not valid in OpenAI's API ({problem}): {start}."
@@ -136,16 +139,3 @@ def _said(raw: bytes) -> str | None:
         return sentence_in(msgspec.json.decode(raw))
     except (ValueError, RecursionError):
         return None
-
-
-def sentence_in(body: Any) -> str | None:
-    """Find the message in the decoded body of an error of any server; None if there is none.
-
-    Examples
-    --------
-    >>> sentence_in({"error": {"message": "No such model."}}), sentence_in({"detail": "Not Found"}), sentence_in([])
-    ('No such model.', 'Not Found', None)
-    """
-    error = body.get("error", body) if isinstance(body, dict) else None
-    message = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
-    return message if isinstance(message, str) and message.strip() else None

@@ -5,9 +5,6 @@ A subclass of `ResponseBody` is one shape. `reading` decodes a line of an output
 
 from __future__ import annotations
 
-import base64
-import sys
-from array import array
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,8 +14,8 @@ from vbatch_jupyter.protocol.batch import Usage
 
 _QUOTED = 200
 
-Parse = Callable[[str], dict[str, Any]]
-"""Reads the text of an answer by a schema; raises ValueError if it does not fit."""
+Parse = Callable[[str], Any]
+"""Reads an answer as its request asks: a text by a schema, or an encoded vector; ValueError if it does not fit."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -27,10 +24,11 @@ class Answer(msgspec.Struct, frozen=True):
     Parameters
     ----------
     value
-        Text, a list of texts if ``n`` is over 1, a vector (an `array` of floats), or with a schema a dict of its
-        fields; None if the model wrote nothing.
+        Text, a list of texts if ``n`` is over 1 (None for one that never began), a vector (an `array` of floats), a
+        list of vectors if the input was a list, or with a schema a dict of its fields. None only if there is an error,
+        or the model called a tool instead.
     error
-        Why there is no answer; None if there is one.
+        Why there is no answer; None if there is one. What the response has in spite of it is in the other fields.
     reasoning
         What the model thought before it answered; a list if ``n`` is over 1.
     tool_calls
@@ -110,20 +108,35 @@ class ResponseBody(msgspec.Struct):
         del parse
         return None
 
+    def _written(self) -> int | None:
+        return None if self.usage is None else self.usage.written
+
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
         """Make the body of a response with a text; the echo engine answers with it."""
         raise NotImplementedError
 
 
-class _Function(msgspec.Struct):
+class Function(msgspec.Struct):
+    """What was called, and with what: JSON as a text, or decoded."""
+
     name: str | None = None
     arguments: Any = None
 
 
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolCall(msgspec.Struct):
     id: str | None = None
-    function: _Function | None = None
+    function: Function | None = None
+    custom: _Custom | None = None
+
+    def called(self) -> Function | None:
+        """Return what was called; a custom tool gets a text."""
+        return self.function if self.custom is None else Function(self.custom.name, self.custom.input)
 
 
 class _Message(msgspec.Struct):
@@ -132,6 +145,14 @@ class _Message(msgspec.Struct):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: Function | None = None
+
+    def calls(self) -> list[dict[str, Any]] | None:
+        """Return the calls of tools, and of a function as OpenAI had them before tools."""
+        if not self.tool_calls and self.function_call is None:
+            return None
+        made = [(call.id, call.called()) for call in self.tool_calls or ()]
+        return calls_of(made or [(None, self.function_call)])
 
 
 class _Choice(msgspec.Struct):
@@ -140,6 +161,28 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: Any = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it reached the limit of its tokens."""
+        return self.finish_reason == "length"
+
+    def said(self) -> str | None:
+        """Return the text; None if the model did not begin one."""
+        if self.message is None:
+            return self.text
+        # vLLM writes "" next to a call that had to be made, and was cut off.
+        return self.message.content or (None if self.is_cut else self.message.content)
+
+    def told(self) -> dict[str, Any]:
+        """Return what an `Answer` has besides its value."""
+        message = self.message
+        return {
+            "reasoning": message and (message.reasoning or message.reasoning_content),
+            "tool_calls": message and message.calls(),
+            "logprobs": self.logprobs,
+            "finish_reason": self.finish_reason,
+        }
 
 
 class CompletionBody(ResponseBody):
@@ -151,20 +194,20 @@ class CompletionBody(ResponseBody):
         """Return the answer of all choices."""
         if not self.choices:
             return None
-        choices = sorted(self.choices, key=lambda choice: choice.index)
-        messages = [choice.message or _Message(content=choice.text) for choice in choices]
-        calls = [_calls((call.id, call.function) for call in m.tool_calls or () if call.function) for m in messages]
-        told = {
-            "reasoning": _one_or_all([message.reasoning or message.reasoning_content for message in messages]),
-            "tool_calls": _one_or_all(calls),
-            "logprobs": _one_or_all([choice.logprobs for choice in choices]),
-            "finish_reason": ", ".join(dict.fromkeys(c.finish_reason for c in choices if c.finish_reason)) or None,
-        }
-        contents = [message.content for message in messages]
-        refusal = next((m.refusal for m in messages if m.refusal and m.content is None), None)
+        if len(self.choices) == 1:
+            choices, told = self.choices, self.choices[0].told()
+        else:
+            choices = sorted(self.choices, key=lambda choice: choice.index)
+            all_told = [choice.told() for choice in choices]
+            told = {name: _some([one[name] for one in all_told]) for name in all_told[0]}
+            told["finish_reason"] = ", ".join(dict.fromkeys(filter(None, told["finish_reason"] or ()))) or None
+        contents = [choice.said() for choice in choices]
+        refusals = (choice.message.refusal for choice in choices if choice.message and choice.message.refusal)
+        refusal = None if any(contents) else next(refusals, None)
         # schema= and n= together are refused before a batch is made.
         content = contents[0] if len(contents) == 1 or parse is not None else contents
-        return _answer(content, refusal, parse, cut=choices[0].finish_reason == "length", told=told)
+        cut = Cut("max_tokens", self._written()) if any(choice.is_cut for choice in choices) else None
+        return answer_of(content, refusal, parse, cut=cut, told=told)
 
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
@@ -184,43 +227,6 @@ class ChatBody(CompletionBody):
         return {"object": "chat.completion", "choices": [choice]}
 
 
-class _Embedding(msgspec.Struct):
-    embedding: list[float] | str | None = None
-
-
-class EmbeddingBody(ResponseBody):
-    """A response whose answer is a vector."""
-
-    data: list[_Embedding] | None = None
-
-    def answer(self, parse: Parse | None) -> Answer | None:
-        """Return the first vector."""
-        del parse
-        if not self.data:
-            return None
-        embedding = self.data[0].embedding
-        if embedding is None:
-            return Answer(error="The response has no embedding.")
-        if isinstance(embedding, list):
-            return Answer(array("f", embedding))
-        vector = array("f")
-        try:
-            vector.frombytes(base64.b64decode(embedding, validate=True))
-        except ValueError as error:
-            return Answer(error=f"The embedding cannot be read as base64 of float32 ({error}): {quote(embedding)}.")
-        if sys.byteorder == "big":
-            vector.byteswap()  # OpenAI's base64 is little-endian, whatever this machine is
-        return Answer(vector)
-
-    @classmethod
-    def echo(cls, text: str) -> dict[str, Any]:
-        """Make a vector of a text's length."""
-        return {
-            "object": "list",
-            "data": [{"object": "embedding", "index": 0, "embedding": [float(len(text)), 0.0]}],
-        }
-
-
 class _Part(msgspec.Struct):
     type: str | None = None
     text: str | None = None
@@ -235,6 +241,13 @@ class _Item(msgspec.Struct):
     call_id: str | None = None
     name: str | None = None
     arguments: Any = None
+    input: Any = None
+
+    def called(self) -> tuple[str | None, Function | None]:
+        """Return the call's id and what was called, if this is the call of a tool."""
+        if self.type == "custom_tool_call":
+            return self.call_id, Function(self.name, self.input)
+        return self.call_id, Function(self.name, self.arguments) if self.type == "function_call" else None
 
 
 class _Incomplete(msgspec.Struct):
@@ -255,22 +268,21 @@ class OutputBody(ResponseBody):
         parts = [part for item in self.output if item.type == "message" for part in item.content or ()]
         texts = [part.text for part in parts if part.type == "output_text" and part.text is not None]
         refusal = next((part.refusal for part in parts if part.refusal), None)
+        if self.error is not None and self.error.message:
+            return Answer(error=self.error.message)
         thoughts = [item for item in self.output if item.type == "reasoning"]
         thought = [part.text for item in thoughts for part in item.content or item.summary or () if part.text]
         reason = self.incomplete_details and self.incomplete_details.reason
         told: dict[str, Any] = {
             "reasoning": "".join(thought) or None,
-            "tool_calls": _calls(
-                (item.call_id, _Function(item.name, item.arguments))
-                for item in self.output
-                if item.type == "function_call"
-            ),
+            "tool_calls": calls_of(item.called() for item in self.output),
             "logprobs": [logprob for part in parts for logprob in part.logprobs or ()] or None,
             "finish_reason": reason or self.status,
         }
         content = "".join(texts) if texts else None
         refusal = refusal if content is None else None
-        return _answer(content, refusal, parse, cut=reason == "max_output_tokens", told=told)
+        cut = Cut("max_output_tokens", self._written()) if reason == "max_output_tokens" else None
+        return answer_of(content, refusal, parse, cut=cut, told=told)
 
     @classmethod
     def echo(cls, text: str) -> dict[str, Any]:
@@ -279,30 +291,93 @@ class OutputBody(ResponseBody):
         return {"object": "response", "status": "completed", "output": [message]}
 
 
-def _one_or_all(values: list[Any]) -> Any:
-    if len(values) == 1:
-        return values[0]
+def _some(values: list[Any]) -> list[Any] | None:
     return values if any(values) else None
 
 
-def _answer(content: Any, refusal: str | None, parse: Parse | None, *, cut: bool, told: dict[str, Any]) -> Answer:
+class Cut:
+    """The limit that an answer has reached.
+
+    Parameters
+    ----------
+    key
+        The request's key that raises it.
+    tokens
+        How many tokens were written, if it is known.
+    """
+
+    def __init__(self, key: str, tokens: int | None) -> None:
+        self.key = key
+        self._tokens = tokens
+
+    def __str__(self) -> str:
+        counted = f" after {self._tokens:,} tokens" if self._tokens else ""
+        return f"was cut off{counted}. Raise {self.key}, or the engine's max_model_len if {self.key} is not set"
+
+
+def answer_of(
+    content: Any, refusal: str | None, parse: Parse | None, *, cut: Cut | None, told: dict[str, Any]
+) -> Answer:
+    """Make an answer of what a response has.
+
+    Parameters
+    ----------
+    content
+        Its text; a list if ``n`` is over 1. None, also in the list, if there is none.
+    refusal
+        Why the model refused.
+    parse
+        Reads the text by a schema; None if the answer is text.
+    cut
+        The limit that it has reached; None if it is whole.
+    told
+        Reasoning, tool calls, logprobs and finish_reason.
+    """
     if refusal:
         return Answer(error=f"The model refused: {quote(refusal)}.", finish_reason=told["finish_reason"])
-    if parse is None or (content is None and told["tool_calls"]):
-        return Answer(content, **told)
-    if content is None:
-        reason = "max_tokens was reached before the answer began; raise it" if cut else "the model wrote nothing"
-        return Answer(error=f"There is no answer for the schema: {reason}.", **told)
+    if told["tool_calls"]:
+        if cut and _is_broken(told["tool_calls"]):
+            return Answer(error=f"The tool call {cut}.", **told)
+        if not content or not any(content):
+            return Answer(**told)
+        parse = None if parse is must_call else parse
+    elif content is None or (isinstance(content, list) and not any(text is not None for text in content)):
+        return Answer(error=_nothing(cut, told), **told)
     try:
-        return Answer(parse(content), **told)
+        return Answer(content if parse is None else parse(content), **told)
     except ValueError as error:
-        begin = "max_tokens cut the answer off; raise it. The answer" if cut else "The answer"
+        begin = f"The answer {cut}. It" if cut else "The answer"
         return Answer(error=f"{begin} {error}: {quote(content)}.", **told)
 
 
-def _calls(made: Iterable[tuple[str | None, _Function]]) -> list[dict[str, Any]] | None:
+def must_call(text: str) -> Any:
+    """Refuse the text of an answer that had to be the call of a tool, such as the beginning of a call."""
+    del text
+    raise ValueError("is not the tool call that tool_choice asks for")
+
+
+def _is_broken(calls: list[Any]) -> bool:
+    """Return whether the arguments of a call are not JSON; if ``n`` is over 1 there are lists of calls."""
+    return any(isinstance(call, dict) and isinstance(call["arguments"], str) for call in calls)
+
+
+def _nothing(cut: Cut | None, told: dict[str, Any]) -> str:
+    """Return why a response has neither text nor a call."""
+    if cut:
+        return f"There is no answer: the model {'was still reasoning and ' if told['reasoning'] else ''}{cut}."
+    if told["reasoning"]:
+        return "There is no answer: the model reasoned, and wrote nothing after it."
+    reason = told["finish_reason"]
+    ended = f" (finish_reason {reason!r})" if reason not in (None, "stop", "completed") else ""
+    return f"There is no answer: the model wrote nothing{ended}."
+
+
+def calls_of(made: Iterable[tuple[str | None, Function | None]]) -> list[dict[str, Any]] | None:
+    """List the calls of tools, given their ids and what was called; None if there are none."""
     return [
-        {"id": name, "name": function.name, "arguments": _arguments(function.arguments)} for name, function in made
+        {"id": name, "name": function.name, "arguments": _arguments(function.arguments)}
+        for name, function in made
+        if function is not None
     ] or None
 
 

@@ -24,8 +24,9 @@ from vbatch_jupyter.protocol.lines import (
     decode_response,
     error_body,
     output_line,
+    sentence_in,
 )
-from vbatch_jupyter.protocol.reading import sentence_in, usage_in
+from vbatch_jupyter.protocol.reading import usage_in
 from vbatch_jupyter.runner.collector import Collector, Latest
 from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, SpoolRecord, Store

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager, lifecycle
+from vbatch_jupyter.manager.waiting import held_models
 from vbatch_jupyter.server.sockets import Sockets
 from vbatch_jupyter.store import EngineRecord, Store
 
@@ -102,6 +103,10 @@ class Backend:
     async def engines(self, *, planned: bool = False) -> list[EngineRecord]:
         """Return the engines whose processes live, and also those that a server would start if they are wanted."""
         return await self.call(lambda: self.store.engines.live(planned=planned))
+
+    async def allowed_models(self) -> list[str] | None:
+        """Return the models that a batch over HTTP may name; None if it may name any."""
+        return sorted(held_models(await self.engines(planned=True))) if self.strict_models else None
 
     def start(self, function: Callable[[], object]) -> None:
         """Call a blocking function in a thread, without waiting for its end."""

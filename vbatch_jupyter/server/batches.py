@@ -8,7 +8,6 @@ import msgspec
 from tornado import web
 
 from vbatch_jupyter.manager.checks import expires_after_of
-from vbatch_jupyter.manager.waiting import held_models
 from vbatch_jupyter.server.handler import VBatchHandler, page_of
 
 RESOURCE = "vbatch_batches"
@@ -41,9 +40,7 @@ class BatchesHandler(VBatchHandler):
         """Create a batch."""
         new = self.body_as(NewBatch)
         seconds = expires_after_of("output_expires_after", new.output_expires_after)
-        models = None
-        if self.backend.strict_models:
-            models = sorted(held_models(await self.backend.engines(planned=True)))
+        models = await self.backend.allowed_models()
         record = await self.backend.call(
             lambda: self.backend.manager.batches.create(
                 input_file_id=new.input_file_id,

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import msgspec
 from tornado import web
 
+from vbatch_jupyter.protocol.lines import without_mark
 from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import VBatchHandler
 
@@ -189,6 +190,7 @@ def line_item(number: int, text: bytes, cut: bool) -> dict[str, Any]:  # noqa: F
     >>> msgspec.json.encode([line_item(1, b'{"n": 1.50}', False), line_item(2, b"no JSON\xff", True)])
     b'[{"number":1,"json":{"n": 1.50},"text":null,"truncated":false},{"number":2,"json":null,"text":"no JSON\xef\xbf\xbd","truncated":true}]'
     """  # noqa: E501 - the result is on one line
+    text = without_mark(text)
     try:
         msgspec.json.decode(text)
     except (ValueError, RecursionError):

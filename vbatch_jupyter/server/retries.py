@@ -16,7 +16,8 @@ class RetryHandler(VBatchHandler):
     @web.authenticated
     async def post(self, batch_id: str) -> None:
         """Make a batch of the requests that have no answer; its metadata names the one it retries."""
-        record = await self.backend.call(lambda: retry(self.backend.manager, batch_id))
+        models = await self.backend.allowed_models()
+        record = await self.backend.call(lambda: retry(self.backend.manager, batch_id, models=models))
         self.send(record.to_openai())
 
 

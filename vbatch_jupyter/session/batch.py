@@ -11,7 +11,7 @@ from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.display.summary import summary_of
 from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, timed_lines_of
+from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, parsers_of, timed_lines_of
 from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
@@ -228,13 +228,18 @@ class Batch:
     def results(self, df: pd.DataFrame | None = None, *, full: bool = False) -> pd.DataFrame:
         """Wait for the batch, and return its result; for a retry, with the answers of the batches it retries.
 
+        Failed rows have an ``error`` and no answer. Text columns have the dtype of the frame's own text, ``str`` in
+        pandas 3, in which a missing answer is unequal to everything: ``(r.response == r.gold).mean()`` counts failed
+        rows as wrong. Numbers and booleans of a schema are nullable, and ``mean`` skips what is missing: to count
+        failed rows as wrong, write ``(r.stars == r.gold).fillna(False).mean()``.
+
         Parameters
         ----------
         df
-            The DataFrame that the batch was made from. Without it, after a restart of the kernel, the answers are by
-            position.
+            The DataFrame that the batch was made from. Without it, after a restart of the kernel, the answers come with
+            their custom_ids, in the order of the requests.
         full
-            Add more columns about each request: status_code, finish_reason, prompt_tokens,
+            Add more columns about each request: the reasoning, custom_id, status_code, finish_reason, prompt_tokens,
             completion_tokens, cached_tokens, latency, and whether its answer was reused.
 
         Raises
@@ -310,6 +315,7 @@ class Batch:
             "df": frame,
             "custom_ids": names,
             "schema": self._schema,
+            "parser_of": parsers_of(self._manager, root, schemas=False),
             "full": full,
         }
 

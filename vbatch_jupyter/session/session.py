@@ -239,7 +239,11 @@ class Session:
         """Check an ask and make its requests; the engine's model answers if the ask has no model."""
         from vbatch_jupyter.frames.render import requests_of
 
-        requests = requests_of(df, dataclasses.replace(ask, model=ask.model or self._default_model(ask.target)))
+        ask = dataclasses.replace(ask, model=ask.model or self._default_model(ask.target))
+        # Of another engine it is not known.
+        is_here = ask.target is None and ask.model in self.served_model_names()
+        reasons = is_here and self.engine is not None and self.engine.has_reasoning
+        requests = requests_of(df, ask, reasons=reasons)
         self._tell(*requests.notes)
         return requests
 

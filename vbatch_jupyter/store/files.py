@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dataclasses
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
 from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
 from vbatch_jupyter.store.disk import MIB, Incoming, Space
 from vbatch_jupyter.store.sweep import ids_with_rows
+
+_LOST = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 Sidecar = Literal["answers", "misfits", "timings"]
 SIDECARS: tuple[Sidecar, ...] = get_args(Sidecar)
@@ -220,6 +223,9 @@ class Files:
         try:
             descriptor = os.open(self.path(id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
+            # Any other error, such as too many open files, says nothing about the content.
+            if error.errno not in _LOST:
+                raise
             # Deleted since we read its row: that is not damage.
             self.get(id)
             message = (

@@ -18,7 +18,7 @@ from vbatch_jupyter.errors import BadRequestError, NotFoundError, StoreCorruptEr
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.index import LineIndex, hash_of
-from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line
+from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, without_mark
 from vbatch_jupyter.store.database import batch_from_row, file_from_row
 from vbatch_jupyter.store.disk import MIB, FileLock
 from vbatch_jupyter.store.spool import read_segment, segment_epochs, segment_path
@@ -26,7 +26,6 @@ from vbatch_jupyter.store.store import Store
 from vbatch_jupyter.store.sweep import orphans
 
 _BLANK = b" \t\r\n"
-_BOM = b"\xef\xbb\xbf"
 
 
 def check(store: Store) -> list[str]:
@@ -171,9 +170,9 @@ def _compare(store: Store, record: BatchRecord, output: _Lines, error: _Lines) -
         return
     with content:
         line_numbers = {
-            hash_of(parse_request_line(line.removeprefix(_BOM)).custom_id.encode()): number
+            hash_of(parse_request_line(line).custom_id.encode()): number
             for number, line in enumerate(content, start=1)
-            if line.removeprefix(_BOM).strip(_BLANK)
+            if without_mark(line).strip(_BLANK)
         }
     if missing := line_numbers.keys() - set(answered):
         line_number = min(line_numbers[hashed] for hashed in missing)

@@ -15,7 +15,7 @@ from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import MAX_METADATA_PAIRS, BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.lines import OutputLine, decode_response, error_body, output_line, parse_output_line
+from vbatch_jupyter.protocol.lines import decode_response, error_body, output_line, parse_output_line
 from vbatch_jupyter.protocol.reading import usage_in
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
 from vbatch_jupyter.targets.configuration import Target
@@ -31,7 +31,6 @@ from vbatch_jupyter.targets.parts import (
 from vbatch_jupyter.targets.service import Service
 
 if TYPE_CHECKING:
-    import msgspec
     from openai.types import Batch
 
 BATCH_KEY, PART_KEY, ATTEMPT_KEY = "vbatch_batch", "vbatch_part", "vbatch_attempt"
@@ -282,12 +281,14 @@ def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool
     position = left.get(parsed.custom_id)
     if position is None:
         return None
-    if parsed.error is not None and parsed.error.code in _UNEXECUTED and parsed.response is None:
+    if parsed.code in _UNEXECUTED and parsed.response is None:
         return None
     del left[parsed.custom_id]
     response = parsed.response
-    if response is None:
-        return _error(batch_id, position, parsed.custom_id, *_said(parsed), status=504)
+    if response is None or (parsed.reason is not None and bytes(response.body) == b"null"):
+        reason = parsed.reason or "The service returned neither a response nor an error for this request."
+        status = 504 if response is None else response.status_code
+        return _error(batch_id, position, parsed.custom_id, reason, parsed.code, status=status)
     body, status = bytes(response.body), response.status_code
     try:
         usage = usage_in(decode_response(parsed.custom_id, status, body))
@@ -301,12 +302,6 @@ def _spooled(batch_id: str, line: bytes, left: dict[str, int], *, is_error: bool
         body=body,
     )
     return SpoolRecord(position, is_error or status >= 400, written, usage=usage)  # noqa: PLR2004 - HTTP's errors
-
-
-def _said(line: OutputLine[msgspec.Raw]) -> tuple[str, str | None]:
-    if line.error is None:
-        return "The service returned neither a response nor an error for this request.", None
-    return line.error.message or f"The service returned only the code {line.error.code!r}.", line.error.code
 
 
 def _error(

@@ -85,11 +85,10 @@ class TargetRunner:
         del self._tasks[id], self._cancelled[id]
 
     async def _follow(self, record: BatchRecord, lease: Lease) -> None:
-        assert record.target is not None
-        target = msgspec.json.decode(record.target, type=Target)
-        if record.parts is not None:
-            self._on_notice(f"Continuing to follow batch {record.id} at {target.name}.")
         try:
+            target = msgspec.json.decode(record.target or "", type=Target)
+            if record.parts is not None:
+                self._on_notice(f"Continuing to follow batch {record.id} at {target.name}.")
             if await self._has_key(target, lease):
                 service = Service(target, target.key() or "")
                 try:
@@ -99,6 +98,10 @@ class TargetRunner:
         except (FencedError, ConflictError):
             # Another owner has it, or it has ended.
             pass
+        except Exception as error:  # noqa: BLE001
+            # Before the service was asked, as with a proxy of the environment that is not valid. Looks try again.
+            await self._say(lease, f"{type(error).__name__}: {error}")
+            await asyncio.sleep(POLL.longest)
         finally:
             await in_thread(lease.release)
 

@@ -14,7 +14,16 @@ from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import Store
 
-FULL = ["status_code", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens", "latency", "reused"]
+FULL = [
+    "custom_id",
+    "status_code",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "latency",
+    "reused",
+]
 
 
 @pytest.fixture
@@ -32,10 +41,11 @@ def test_a_full_result_has_the_figures_of_each_request_after_its_error(session):
     df = pd.DataFrame({"text": ["one two", "refuse me", "three"]}, index=["x", "y", "z"])
     batch = session.submit(df, Ask.of("{{ text }}"))
     out = batch.results(full=True)
-    assert list(out.columns) == ["text", "response", "error", *FULL]
+    assert list(out.columns) == ["text", "response", "reasoning", "error", *FULL]
     assert list(out.index) == ["x", "y", "z"]
     assert out["status_code"].tolist() == [200, 400, 200]
-    assert out["finish_reason"].tolist() == ["stop", pd.NA, "stop"]
+    assert out["custom_id"].tolist() == ["row-0", "row-1", "row-2"]
+    assert out["finish_reason"].fillna("-").tolist() == ["stop", "-", "stop"]
     assert out["prompt_tokens"].tolist() == [2, pd.NA, 1]
     assert out["completion_tokens"].tolist() == [2, pd.NA, 1]
     assert out["cached_tokens"].isna().all()
@@ -87,7 +97,7 @@ def test_a_retry_has_the_figures_of_the_batch_that_answered(session):
 def test_a_request_that_never_ran_has_no_figures_but_is_not_reused(session):
     batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="other")).cancel().wait(60)
     full = batch.results(full=True)
-    assert full[FULL[:6]].isna().all(axis=None)
+    assert full[FULL[1:7]].isna().all(axis=None)
     assert full["error"].str.contains("cancelled").all()
 
 

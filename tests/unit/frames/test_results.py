@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import copy
 import json
 import random
@@ -18,6 +19,7 @@ from vbatch_jupyter.frames.frame import FrameDescription, describe
 from vbatch_jupyter.frames.render import custom_ids
 from vbatch_jupyter.frames.results import results as results_of
 from vbatch_jupyter.frames.schema import json_schema
+from vbatch_jupyter.protocol.shapes import must_call
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
     "/v1/chat/completions",
@@ -27,9 +29,16 @@ CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
 )
 
 
-def results(lines, *, df=None, custom_ids=None, schema=None, **kept):
-    description = FrameDescription(**{"fingerprint": "", "endpoint": CHAT, **kept})
-    return results_of(lines, description, df=df, custom_ids=custom_ids, schema=schema)
+TEXT = str(pd.Series([""]).dtype)
+"""pandas' own dtype of text: ``str`` in pandas 3, ``object`` before."""
+
+
+def described(**kept):
+    return FrameDescription(**{"fingerprint": "", "endpoint": CHAT, **kept})
+
+
+def results(lines, *, df=None, custom_ids=None, schema=None, full=False, **kept):
+    return results_of(lines, described(**kept), df=df, custom_ids=custom_ids, schema=schema, full=full)
 
 
 class Review(pydantic.BaseModel):
@@ -45,13 +54,13 @@ def answered(custom_id, body, status_code=200):
     return json.dumps({"id": "batch_req_0", "custom_id": custom_id, "response": response, "error": None}).encode()
 
 
-def said(position, content, *, finish_reason="stop", **message):
+def said(position, content, *, finish_reason="stop", usage=None, **message):
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": content, **message},
         "finish_reason": finish_reason,
     }
-    return answered(f"row-{position}", {"object": "chat.completion", "choices": [choice]})
+    return answered(f"row-{position}", {"object": "chat.completion", "choices": [choice], "usage": usage})
 
 
 def unexecuted(position, message="The batch was cancelled."):
@@ -112,7 +121,7 @@ def test_the_frame_comes_back_as_it_was_with_two_columns_more(name):
     pd.testing.assert_index_equal(out.index, before.index)
     assert out["response"].tolist() == [f"r{at}" for at in range(len(df))]
     assert out["error"].isna().all()
-    assert [str(out[name].dtype) for name in ("response", "error")] == ["string", "string"]
+    assert [str(out[name].dtype) for name in ("response", "error")] == [TEXT, TEXT]
     for place in range(df.shape[1]):
         pd.testing.assert_series_equal(out.iloc[:, place], before.iloc[:, place])
     out["response"] = "changed"
@@ -136,9 +145,10 @@ def test_columns_of_a_multiindex_are_padded():
         results([], rows=1, df=clash)
 
 
-def test_without_the_frame_the_rows_are_numbered():
+def test_without_the_frame_the_rows_are_numbered_and_have_their_custom_ids():
     out = results([said(1, "b")], rows=2)
-    assert list(out.columns) == ["response", "error"]
+    assert list(out.columns) == ["custom_id", "response", "error"]
+    assert out["custom_id"].tolist() == ["row-0", "row-1"]
     pd.testing.assert_index_equal(out.index, pd.RangeIndex(2))
     assert out["response"].fillna("-").tolist() == ["-", "b"]
 
@@ -178,12 +188,30 @@ def test_a_column_of_custom_ids_joins_the_lines():
         (said(0, None, refusal="I will not."), "The model refused: 'I will not.'."),
         (b'{"custom_id": "row-0", "response": null, "error": {"code": "batch_expired"}}', "batch_expired"),
         (b'{"custom_id": "row-0"}', "The request was not run, for an unknown reason."),
+        *(
+            (json.dumps({"custom_id": "row-0", "response": response, "error": error}).encode(), message)
+            for response in (None, {"status_code": 400, "request_id": "r", "body": None})
+            for error, message in (
+                ("Unknown model.", "Unknown model."),
+                (
+                    {"error": {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}},
+                    "Too long.",
+                ),
+                ({"code": 400, "message": "Too long."}, "Too long."),
+            )
+        ),
     ],
 )
 def test_every_kind_of_error_line_gives_its_message(line, message):
+    """The last six are as run-batch of vLLM 0.32.0 writes them (vllm/entrypoints/openai/run_batch.py)."""
     row = only(line)
     assert row["error"] == message
     assert pd.isna(row["response"])
+
+
+def test_a_byte_order_mark_is_taken_from_the_first_line():
+    assert only(codecs.BOM_UTF8 + said(0, "a"))["response"] == "a"
+    assert only(codecs.BOM_UTF8 + unexecuted(0, "Late."))["error"] == "Late."
 
 
 def test_a_response_of_another_shape_is_an_error_of_its_row_only():
@@ -192,10 +220,118 @@ def test_a_response_of_another_shape_is_an_error_of_its_row_only():
     assert out["response"][1] == "ok"
 
 
-def test_reasoning_without_content_is_missing_and_no_error():
-    row = only(said(0, None, reasoning="hmm", finish_reason="length"))
+RAISE = "Raise max_tokens, or the engine's max_model_len if max_tokens is not set."
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            said(0, None, reasoning="hmm", finish_reason="length", usage={"completion_tokens": 64}),
+            f"There is no answer: the model was still reasoning and was cut off after 64 tokens. {RAISE}",
+        ),
+        (said(0, "", finish_reason="length"), f"There is no answer: the model was cut off. {RAISE}"),
+        (said(0, None, reasoning="hmm"), "There is no answer: the model reasoned, and wrote nothing after it."),
+        (said(0, None), "There is no answer: the model wrote nothing."),
+        (
+            said(0, None, finish_reason="content_filter"),
+            "There is no answer: the model wrote nothing (finish_reason 'content_filter').",
+        ),
+        (
+            said(
+                0, None, tool_calls=[{"id": "c", "function": {"name": "f", "arguments": '{"n'}}], finish_reason="length"
+            ),
+            f"The tool call was cut off. {RAISE}",
+        ),
+        (
+            answered(
+                "row-0",
+                {
+                    "output": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hmm"}]}],
+                    "status": "incomplete",
+                    "incomplete_details": {"reason": "max_output_tokens"},
+                },
+            ),
+            "There is no answer: the model was still reasoning and was cut off. "
+            + RAISE.replace("max_tokens", "max_output_tokens"),
+        ),
+        (
+            answered("row-0", {"output": [], "status": "failed", "error": {"message": "No memory."}}),
+            "No memory.",
+        ),
+        (
+            answered("row-0", {"output": [], "status": "in_progress"}),
+            "There is no answer: the model wrote nothing (finish_reason 'in_progress').",
+        ),
+    ],
+)
+def test_a_response_without_text_or_call_is_an_error_that_says_what_to_raise(line, message):
+    """In vLLM 0.32.0 with a reasoning parser: content null, finish_reason length; /v1/responses: status incomplete."""
+    row = only(line)
+    assert row["error"] == message
     assert pd.isna(row["response"])
-    assert pd.isna(row["error"])
+
+
+def test_a_text_that_had_to_be_a_call_is_an_error():
+    """In vLLM 0.32.0 with tool_choice required, cut off: the beginning of the call as content, and no call."""
+    cut, whole, called = (
+        said(0, "<tool_call>", finish_reason="length"),
+        said(1, "No."),
+        said(2, "", tool_calls=[{"id": "c", "function": {"name": "f", "arguments": "{}"}}]),
+    )
+    out = results_of([cut, whole, called], described(rows=3), parser_of=lambda _: must_call)
+    assert out["error"].isna().tolist() == [False, False, True]
+    assert out["error"][0] == (
+        f"The answer was cut off. {RAISE} It is not the tool call that tool_choice asks for: '<tool_call>'."
+    )
+    assert out["error"][1] == "The answer is not the tool call that tool_choice asks for: 'No.'."
+    assert out["tool_calls"][2] == [{"id": "c", "name": "f", "arguments": {}}]
+    assert out["response"].isna().all()
+
+
+def test_one_answer_of_several_that_never_began_does_not_take_the_others():
+    choices = [
+        {"index": 0, "message": {"content": None, "reasoning": "hm"}, "finish_reason": "length"},
+        {"index": 1, "message": {"content": "b", "reasoning": "so"}, "finish_reason": "stop"},
+    ]
+    out = results([answered("row-0", {"choices": choices})], rows=1, full=True)
+    assert out["response"][0] == [None, "b"]
+    assert out["reasoning"][0] == ["hm", "so"]
+    assert out["error"].isna().all()
+
+
+def test_the_reasoning_is_there_in_full_and_where_the_engine_had_a_parser_whatever_the_answers_are():
+    lines = [said(0, "a", reasoning="because"), said(1, "b")]
+    assert list(results(lines, rows=2).columns) == ["custom_id", "response", "error"]
+    df = pd.DataFrame({"text": ["x", "y"]})
+    described_there = describe(df, Ask(template="", output="m"), CHAT, reasons=True)
+    assert list(results_of([], described_there, df=df).columns) == ["text", "m", "m_reasoning", "m_error"]
+    full = results(lines, rows=2, full=True)
+    assert list(full.columns)[:4] == ["custom_id", "response", "reasoning", "error"]
+    assert full["reasoning"].fillna("-").tolist() == ["because", "-"]
+    assert str(full["reasoning"].dtype) == TEXT
+
+
+def test_a_schema_or_a_frame_may_have_a_column_called_reasoning_of_its_own():
+    schema = {"type": "object", "properties": {"reasoning": {"type": "string"}, "latency": {"type": "integer"}}}
+    df = pd.DataFrame({"custom_id": ["p"]})
+    line = said(0, '{"reasoning": "written", "latency": 3}', reasoning="thought")
+    out = results([line], rows=1, df=df, schema=schema, full=True)
+    assert out["reasoning"].tolist() == ["written"]
+    assert out["reasoning_"].tolist() == ["thought"]
+    assert out["latency"].tolist() == [3]
+    assert out["latency_"].isna().tolist() == [True]
+    assert out["custom_id"].tolist() == ["p"]
+    assert out["custom_id_"].tolist() == ["row-0"]
+
+
+def test_a_full_result_has_the_custom_id_once():
+    df = pd.DataFrame({"text": ["a"], "custom_id": ["p"]})
+    line = answered("p", {"choices": [{"message": {"content": "x"}}]})
+    out = results([line], rows=1, df=df, custom_ids=["p"], custom_id=1, full=True)
+    assert [name for name in out.columns if "custom_id" in name] == ["custom_id"]
+    out = results([line], rows=1, df=df[["text"]], custom_ids=["p"], output="m", full=True)
+    assert out["m_custom_id"].tolist() == ["p"]
 
 
 def test_completions_and_responses_give_their_text():
@@ -222,7 +358,7 @@ def test_tool_calls_have_a_column_of_their_own():
     call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Graz"}'}}
     broken = {"id": "d", "function": {"name": "weather", "arguments": '{"city'}}
     out = results([said(0, None, tool_calls=[call, broken]), said(1, "no need", tool_calls=[])], rows=2)
-    assert list(out.columns) == ["response", "tool_calls", "error"]
+    assert list(out.columns) == ["custom_id", "response", "tool_calls", "error"]
     assert out["tool_calls"][0] == [
         {"id": "c", "name": "weather", "arguments": {"city": "Graz"}},
         {"id": "d", "name": "weather", "arguments": '{"city'},
@@ -240,7 +376,7 @@ def test_logprobs_have_a_column_of_their_own():
 
 def test_columns_that_were_asked_for_are_there_even_if_empty():
     out = results([said(0, "a")], rows=1, output="x", extras=("tool_calls", "logprobs"))
-    assert list(out.columns) == ["x", "x_tool_calls", "x_logprobs", "x_error"]
+    assert list(out.columns) == ["custom_id", "x", "x_tool_calls", "x_logprobs", "x_error"]
     assert out["x_logprobs"].isna().all()
 
 
@@ -273,13 +409,13 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
         unexecuted(2),
     ]
     out = results(lines, rows=3, schema=schema)
-    assert {name: str(dtype) for name, dtype in out.dtypes.items()} == {
+    assert {name: str(dtype) for name, dtype in out.drop(columns="custom_id").dtypes.items()} == {
         "good": "boolean",
         "stars": "Int64",
         "score": "Float64",
-        "why": "string",
+        "why": TEXT,
         "author": "object",
-        "error": "string",
+        "error": TEXT,
     }
     assert out["good"].fillna(False).tolist() == [True, False, False]
     assert out["stars"].isna().tolist() == [False, True, True]
@@ -295,7 +431,7 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
         (
             '{"good": tru',
             "length",
-            "max_tokens cut the answer off; raise it. The answer is not JSON (",
+            f"The answer was cut off. {RAISE} It is not JSON (",
             "'{\"good\": tru'",
         ),
         ("[1]", "stop", "The answer is not a JSON object: '[1]'.", "'[1]'"),
@@ -309,8 +445,8 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
         ('{"good": NaN}', "stop", "The answer is not JSON (", "NaN"),
         ("x" * 5000, "stop", "The answer is not JSON (", "x" * 200 + "…'"),
         ('{"good": true, "stars": 99999999999999999999}', "stop", "The answer's field 'stars' does not fit", "Int64"),
-        (None, "length", "There is no answer for the schema: max_tokens was reached before", "raise it"),
-        (None, "stop", "There is no answer for the schema: the model wrote nothing.", ""),
+        (None, "length", "There is no answer: the model was cut off. ", RAISE),
+        (None, "stop", "There is no answer: the model wrote nothing.", ""),
     ],
 )
 def test_an_answer_that_does_not_fit_is_an_error_of_its_row(schema, text, finish_reason, start, quoted):
@@ -321,7 +457,7 @@ def test_an_answer_that_does_not_fit_is_an_error_of_its_row(schema, text, finish
     assert error.startswith(start)
     assert quoted in error
     assert len(error) < 500
-    assert out.drop(columns="error").iloc[0].isna().all()
+    assert out.drop(columns=["custom_id", "error"]).iloc[0].isna().all()
     assert out["stars"][1] == 2
     assert pd.isna(out["error"][1])
 

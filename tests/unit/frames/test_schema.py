@@ -83,12 +83,12 @@ def every_key(node):
 
 def test_each_field_has_the_dtype_of_its_type():
     assert fields(Review) == (
-        Field("mood", "string"),
-        Field("topic", "string"),
+        Field("mood", "str"),
+        Field("topic", "str"),
         Field("stars", "Int64"),
         Field("score", "Float64"),
         Field("again", "boolean"),
-        Field("day", "string"),
+        Field("day", "str"),
         Field("author", "object"),
         Field("co_author", "object"),
         Field("tags", "object"),
@@ -115,7 +115,7 @@ def test_types_of_a_plain_json_schema():
         "$defs": {"E": {"type": "string", "format": "date"}},
     }
     assert [field.dtype for field in fields(schema)] == [
-        "string", "Int64", "boolean", "Float64", "string", "Float64", "object", "string", "object", "boolean",
+        "str", "Int64", "boolean", "Float64", "str", "Float64", "object", "str", "object", "boolean",
     ]  # fmt: skip
 
 

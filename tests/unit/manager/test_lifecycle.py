@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from tests.batches import (
@@ -79,6 +82,24 @@ def test_a_batch_whose_input_file_lost_its_content_fails_instead_of_waiting_for_
     store.files.path(batch.input_file_id).unlink()
     lifecycle.tend(store)
     assert [error.param for error in store.batches.get(batch.id).errors] == ["file_id"]
+
+
+def test_an_input_file_that_cannot_be_opened_now_fails_no_batch(store, monkeypatch):
+    batch = make_batch(store, 1)
+    path, open_file = store.files.path(batch.input_file_id), os.open
+
+    def refuse(name, *arguments):
+        if name == path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(name, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            lifecycle.tend(store)
+    assert store.batches.get(batch.id).status == "validating"
+    lifecycle.tend(store)
+    assert store.batches.get(batch.id).status == "in_progress"
 
 
 def test_a_batch_cancelled_before_validation_has_no_requests_and_no_files(store):

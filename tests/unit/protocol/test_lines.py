@@ -71,8 +71,8 @@ def test_a_line_that_never_ran_has_no_response_and_is_one_line(custom_id, messag
     }
     parsed = parse_output_line(line)
     assert parsed.response is None
-    assert parsed.error is not None
-    assert (parsed.error.code, parsed.error.message) == ("batch_expired", message)
+    assert parsed.code == "batch_expired"
+    assert parsed.reason == (message if message.strip() else "batch_expired")
 
 
 def test_a_body_given_as_json_is_kept_digit_for_digit():

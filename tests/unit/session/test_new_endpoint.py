@@ -60,8 +60,8 @@ def test_a_batch_of_a_made_up_endpoint_is_checked_counted_run_and_read(session):
     assert "  said: hear me\n" in repr(dry)
     batch = vb.submit(df, "{{ text }}", endpoint="shouts", volume=11, most=5)
     out = batch.results(full=True)
-    assert out["response"].tolist() == ["HEAR ME", pd.NA, "HEAR ME"]
-    assert out["error"].tolist() == [pd.NA, "This request is refused, as it asked to be.", pd.NA]
+    assert out["response"].fillna("-").tolist() == ["HEAR ME", "-", "HEAR ME"]
+    assert out["error"].fillna("-").tolist() == ["-", "This request is refused, as it asked to be.", "-"]
     assert out["prompt_tokens"].tolist() == [2, pd.NA, 2]
     record = batch.to_openai()
     assert (record.endpoint, record.usage.input_tokens) == ("/v1/shouts", 4)

@@ -215,7 +215,7 @@ def test_after_a_restart_results_come_by_position_or_beside_the_same_frame(tmp_p
     session = open_session(tmp_path, load=False)
     batch = session.attach(batch_id)
     assert list(batch.results()["response"]) == ["a", "b"]
-    assert list(batch.results().columns) == ["response", "error"]
+    assert list(batch.results().columns) == ["custom_id", "response", "error"]
     assert list(batch.results(df.copy())["response"].loc[["y", "x"]]) == ["b", "a"]
     with pytest.raises(FrameError, match="another DataFrame"):
         batch.results(pd.DataFrame({"text": ["a", "c"]}, index=["x", "y"]))

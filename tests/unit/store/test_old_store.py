@@ -49,7 +49,7 @@ def test_its_results_are_read_with_their_timings_and_errors(session, ids):
     assert list(again["response"]) == ["Say three", "Say four"]
     assert again["latency"].isna().tolist() == [True, False]
     failed = session.attach(ids["completed with two failures"])
-    assert list(failed.results()["response"]) == ["Say good", pd.NA, pd.NA]
+    assert failed.results()["response"].fillna("-").tolist() == ["Say good", "-", "-"]
     assert failed.errors()["custom_id"].tolist() == ["row-1", "row-2"]
     assert session.attach(ids["retry of it with one failure left"]).results()["error"].isna().tolist() == [
         True,

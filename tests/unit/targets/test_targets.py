@@ -193,6 +193,18 @@ def test_an_engine_that_serves_the_model_leaves_a_batch_of_a_service_alone(tmp_p
         session.close()
 
 
+def test_a_batch_says_why_its_service_cannot_even_be_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("OURS_API_KEY", "k")
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://proxy")
+    session = open_session(tmp_path, load=False)
+    try:
+        record = make_batch(session.store, 3, target=msgspec.json.encode(TARGET).decode())
+        reason = wait_for(lambda: session.store.batches.get(record.id).reason)
+        assert "nonsense" in reason
+    finally:
+        session.close()
+
+
 def test_a_target_needs_no_engine_but_a_model_and_a_key(tmp_path, configure, monkeypatch):
     import pandas as pd
 

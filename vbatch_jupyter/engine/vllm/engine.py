@@ -107,6 +107,7 @@ class VllmEngine(Engine):
         scheduling = built.llm.vllm_config.scheduler_config
         self.max_num_seqs = scheduling.max_num_active_seqs or scheduling.max_num_seqs
         self.answers_key, self.seed = built.answers_key, built.seed
+        self.has_reasoning = bool(getattr(built.arguments, "reasoning_parser", None))
 
     async def _build(self) -> vllm_process.Built:
         building = asyncio.get_running_loop().run_in_executor(
