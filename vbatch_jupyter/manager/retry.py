@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Collection, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError, NotFoundError
+from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError, VBatchError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, input_lines, lines_of, parsers_of
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
@@ -96,18 +95,21 @@ def has_unanswered(manager: Manager, record: BatchRecord) -> bool:
     # A batch that has ended never changes.
     known = manager.batches.have_misfits
     if record.id not in known:
-        known[record.id] = _has_misfit(manager, record)
+        try:
+            known[record.id] = _has_misfit(manager, record)
+        except OSError:
+            return False
+        except (VBatchError, ValueError):
+            # A file that is damaged or was deleted must not keep a batch, and all others, from being shown.
+            known[record.id] = False
     return known[record.id]
 
 
 def _has_misfit(manager: Manager, record: BatchRecord) -> bool:
-    # Its files may have been deleted.
-    with contextlib.suppress(NotFoundError):
-        root = chain_of(manager, record)[0]
-        read, parser_of = ENDPOINTS.get(root.endpoint, CHAT).read, parsers_of(manager, root)
-        lines = itertools.islice(lines_of(manager, [record]), _ANSWERS_READ)
-        return any(read(line, parser_of(line)).answer.error is not None for line in lines)
-    return False
+    root = chain_of(manager, record)[0]
+    read, parser_of = ENDPOINTS.get(root.endpoint, CHAT).read, parsers_of(manager, root)
+    lines = itertools.islice(lines_of(manager, [record]), _ANSWERS_READ)
+    return any(read(line, parser_of(line)).answer.error is not None for line in lines)
 
 
 def retry(

@@ -68,6 +68,8 @@ def _damage(store: Store, record: FileRecord) -> str | None:
         return None
     except StoreCorruptError:
         return f"its content is missing at {store.files.path(record.id)}"
+    except OSError as error:
+        return f"its content at {store.files.path(record.id)} cannot be read: {error.strerror}"
     if size != record.bytes:
         return f"it has {size:,} bytes, but its row says {record.bytes:,}"
     if digest.hexdigest() != record.sha256:
@@ -106,7 +108,7 @@ def _batches(store: Store) -> Iterator[str]:
             problems = _ended(store, record) if record.status in TERMINAL_STATUSES else _unfinished(store, record)
             for problem in problems:
                 yield f"batch {record.id} ({record.status}): {problem}"
-        except VBatchError as error:
+        except (VBatchError, OSError) as error:
             yield f"batch {record.id} ({record.status}): {error}"
 
 

@@ -99,6 +99,11 @@ def test_i4_a_lost_a_cut_and_an_altered_file_are_told_apart(store, ended):
     assert re.search(r"it has [\d,]+ bytes, but its row says [\d,]+$", only_problem(store))
     path.unlink()
     assert check(store)[0].endswith(f"its content is missing at {path}")
+    # It cannot be read, and that must not end the check.
+    path.mkdir()
+    of_the_file, of_the_batch = check(store)
+    assert of_the_file.endswith(f"its content at {path} cannot be read: Is a directory")
+    assert of_the_batch.startswith(f"batch {ended.id} (completed): ")
 
 
 def test_i5_what_has_no_row_is_found_and_swept(store, ended):
