@@ -60,8 +60,9 @@ def load(
     api_key_env
         The name of the environment variable with the server's key.
     **engine_args
-        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``. For a
-        server only ``max_num_seqs`` (how many requests it runs at once; 256) and ``served_model_name``.
+        Any argument of ``vllm serve``, such as ``max_model_len=2048`` or ``served_model_name=["a", "b"]``. A ``seed``
+        that is not given is chosen by chance; ``batch.engine_seeds`` has it. For a server only ``max_num_seqs`` (how
+        many requests it runs at once; 256) and ``served_model_name``.
 
     Raises
     ------
@@ -126,8 +127,9 @@ def submit(
     sample
         Run only this many rows, the first ones.
     fresh
-        Send every row to the engine. By default, a row reuses its answer if this engine has already answered exactly
-        the same request.
+        Take no answer from an earlier batch. By default, a row reuses its answer if this engine has already answered
+        exactly the same request. With ``temperature=0`` or a seed, equal rows share one answer either way; else each
+        has an answer of its own, and takes that one when it runs again.
     on_error
         ``"row"``: a row that cannot be rendered is not sent, and its error is in the result. ``"raise"``: it is an
         error before anything runs.
@@ -135,7 +137,8 @@ def submit(
         For templates that send whole rows, such as ``{{ row | tojson }}``: order each row's fields so that prompts
         share long beginnings, which the engine computes only once. The content of the prompts stays the same.
     **body
-        Other parameters of every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, ….
+        Other parameters of every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, …. With ``n=2``, seed 7
+        has the answers of seeds 7 and 8.
 
     Raises
     ------

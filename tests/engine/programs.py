@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ import psutil
 from pydantic import BaseModel
 
 import vbatch_jupyter as vb
+from vbatch_jupyter.engine.demo_model import demo_model_path
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.session import current
@@ -27,6 +29,7 @@ from vbatch_jupyter.session.session import current
 __all__ = [
     "HELLO",
     "Batch",
+    "arguments_of",
     "ask",
     "asked_by_person_and_batch",
     "asked_of_every_endpoint",
@@ -49,7 +52,9 @@ __all__ = [
     "rated",
     "rendered_in_place",
     "run_with_a_broken_logger",
+    "samples_of_equal_rows",
     "show",
+    "temperature_and_invariance",
     "time",
     "tokens_of_each_endpoint",
     "vb",
@@ -98,7 +103,7 @@ def figures_that_move_and_rest() -> dict[str, Any]:
     start = engine().stats()
 
     def usage() -> Any:
-        return ask(CHAT, model="demo", messages=long, max_tokens=4)[1]["usage"]
+        return ask(CHAT, model="demo", messages=long, max_tokens=4, ignore_eos=True)[1]["usage"]
 
     usages = [usage()]
     missed = engine().stats()
@@ -244,7 +249,7 @@ def rendered_in_place() -> list[Any]:
 
 def asked_of_every_endpoint() -> dict[str, Any]:
     df = pd.DataFrame({"word": ["one", "two"]})
-    likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2)
+    likely = vb.run(df, "{{ word }}", logprobs=True, top_logprobs=2, max_tokens=2, ignore_eos=True)
     continued = vb.run(df, "{{ word }}", endpoint="completions", max_tokens=12, temperature=0)
     responded = vb.run(df, "{{ word }}", endpoint="responses", max_output_tokens=12, temperature=0)
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"]}
@@ -323,6 +328,46 @@ def vectors() -> list[Any]:
         out["error"].isna().all().item(),
         [dry.prompt_tokens, usage.input_tokens],
     ]
+
+
+def arguments_of(*flags: str) -> dict[str, Any]:
+    """Return what an engine would be started with, and by what reuse would know it."""
+    from vbatch_jupyter.engine.vllm import arguments, process
+
+    model = str(demo_model_path())
+    # vLLM sets variables when it reads them; a load puts the environment back.
+    with patch.dict(os.environ):
+        parsed = arguments.parse_arguments(model, ["--max-model-len", "512", *flags])
+        built = arguments.bounded_engine_args(parsed)
+    names = ("seed", "max_num_seqs", "scheduling_policy")
+    return {**{name: getattr(built, name) for name in names}, "key": process._answers_key(model, parsed)}
+
+
+def temperature_and_invariance() -> list[Any]:
+    """Return what vLLM makes of a temperature close to 0, and whether attention on a CPU can be batch-invariant."""
+    with patch.dict(os.environ):
+        from vllm import SamplingParams
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    return [SamplingParams(temperature=0.001).temperature, CPUAttentionBackend.supports_batch_invariance()]
+
+
+def samples_of_equal_rows() -> dict[str, Any]:
+    """Run equal rows again and again; return their answers, and how many of them the engine was asked for."""
+    answers, asked = {}, {}
+    for name, rows, seed in (
+        ("eight", 8, None),
+        ("eight again", 8, None),
+        ("twelve", 12, None),
+        ("seed -1", 3, -1),
+        ("seed -1 again", 3, -1),
+        ("seed 7", 3, 7),
+    ):
+        df = pd.DataFrame({"animal": ["fox"] * rows})
+        batch = vb.submit(df, "Tell a story about a {{ animal }}.", temperature=1.2, max_tokens=24, seed=seed)
+        full = batch.results(full=True)
+        answers[name], asked[name] = full["response"].tolist(), int((~full["reused"]).sum())
+    return {"answers": answers, "asked": asked}
 
 
 # ----------------------------------------------------------------------------------------------------------- test_traps

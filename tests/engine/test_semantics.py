@@ -69,7 +69,8 @@ def test_a_load_leaves_the_environment_as_it_was(session: Session) -> None:
 
 @pytest.mark.parametrize("model", ["demo", "prod/model", "staging"])
 def test_each_served_name_is_answered(session: Session, model: str) -> None:
-    status, body = session.ask(f"show(ask('/v1/chat/completions', model={model!r}, messages=HELLO, max_tokens=4))")
+    chat = f"'/v1/chat/completions', model={model!r}, messages=HELLO, max_tokens=4, ignore_eos=True"
+    status, body = session.ask(f"show(ask({chat}))")
     assert status == 200
     assert body["model"] == "demo"  # vLLM says the first name, whichever was asked for
     assert body["usage"]["completion_tokens"] == 4
@@ -131,8 +132,59 @@ def test_vllms_semantics_hold(session: Session) -> None:
     assert len(probable["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
     _, completion = session.ask("show(ask('/v1/completions', model='demo', prompt='One, two,', max_tokens=2))")
     assert completion["object"] == "text_completion"
-    _, response = session.ask("show(ask('/v1/responses', model='demo', input='Hi', max_output_tokens=2))")
+    _, response = session.ask(
+        "show(ask('/v1/responses', model='demo', input='Hi', max_output_tokens=2, temperature=0))"
+    )
     assert (response["object"], response["usage"]["output_tokens"]) == ("response", 2)
+
+
+def test_the_engines_seed_is_chosen_by_chance_and_is_then_not_part_of_what_reuse_compares(session: Session) -> None:
+    """Source: vLLM 0.32.0, vllm/config/model.py: the default is 0, so that each new engine draws the same samples."""
+    chosen = session.ask("show([arguments_of() for _ in range(4)])")
+    assert len({one["seed"] for one in chosen}) == 4
+    assert all(0 <= one["seed"] < 1 << 32 for one in chosen)
+    assert len({one["key"] for one in chosen}) == 1
+    given = session.ask("show([arguments_of('--seed', seed) for seed in '077'])")
+    assert [one["seed"] for one in given] == [0, 7, 7]
+    assert given[1] == given[2]
+    assert len({one["key"] for one in (chosen[0], *given)}) == 3
+    seed, log = session.ask("show([current().engine.seed, current().engine.log_path.read_text()])")
+    assert f"seed={seed}," in log
+
+
+def test_a_flag_counts_more_than_the_file_of_config_and_that_more_than_our_defaults(
+    session: Session, tmp_path: Path
+) -> None:
+    """Source: vLLM 0.32.0, vllm/utils/argparse_utils.py: a file's words come before all others on the command line."""
+    file = tmp_path / "engine.yaml"
+    file.write_text("seed: 5\nmax-num-seqs: 7\nscheduling-policy: fcfs\n")
+    said = session.ask(f"show(arguments_of('--config', {str(file)!r}, '--max-num-seqs', '9'))")
+    assert (said["seed"], said["max_num_seqs"], said["scheduling_policy"]) == (5, 9, "fcfs")
+    said = session.ask("show(arguments_of())")
+    assert (said["max_num_seqs"], said["scheduling_policy"]) == (256, "priority")
+
+
+def test_equal_rows_are_samples_and_keep_their_answers_when_they_run_again(session: Session) -> None:
+    """Source: vLLM 0.32.0, vllm/sampling_params.py: seed -1 is no seed, so that equal requests have several answers."""
+    found = session.ask("show(samples_of_equal_rows())")
+    assert found["asked"] == {"eight": 8, "eight again": 0, "twelve": 4, "seed -1": 3, "seed -1 again": 0, "seed 7": 1}
+    answers = found["answers"]
+    assert [len(set(answers[name])) for name in ("eight", "twelve", "seed -1", "seed 7")] == [8, 12, 3, 1]
+    assert answers["eight again"] == answers["eight"] == answers["twelve"][:8]
+    assert answers["seed -1 again"] == answers["seed -1"]
+
+
+def test_only_temperature_0_is_greedy_and_batch_invariance_is_not_there_on_a_cpu(session: Session) -> None:
+    """Source: vLLM 0.32.0, vllm/sampling_params.py and vllm/v1/attention/backends/cpu_attn.py."""
+    assert session.ask("show(temperature_and_invariance())") == [0.01, False]
+
+
+def test_the_answers_of_n_and_a_seed_are_those_of_the_seeds_from_it_on(session: Session) -> None:
+    """Measured with vLLM 0.32.0: with n=2, seeds 7 and 8 have one answer in common."""
+    chat = "'/v1/chat/completions', model='demo', messages=HELLO, temperature=1, max_tokens=6"
+    _, both = session.ask(f"show(ask({chat}, seed=7, n=2))")
+    alone = [session.ask(f"show(ask({chat}, seed={seed}))")[1]["choices"][0] for seed in (7, 8)]
+    assert [one["message"]["content"] for one in both["choices"]] == [one["message"]["content"] for one in alone]
 
 
 def test_tools_and_schemas_are_followed(session: Session) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.timeout(1500)
 FLAGS = "--max-model-len 512 --kv-cache-memory-bytes 200M --max-num-seqs 64"
 
 
-def shown(text: str) -> object:
+def shown(text: str) -> Any:
     return json.loads(text.rpartition("JSON")[2])
 
 
@@ -149,7 +150,7 @@ def test_an_interrupt_of_a_waiting_cell_cancels_and_keeps_what_is_finished(kerne
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
+def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed_and_not_asked_again(
     new_kernel: StartKernel, tiny_model: Path, tmp_path: Path
 ) -> None:
     total, kills = 1000, 5
@@ -187,13 +188,17 @@ def test_a_killed_kernel_leaves_no_engine_and_its_batch_is_resumed(
         loaded = lines_of(kernel.finish(loading).checked().stdout)
         assert loaded[-1].startswith("Resuming batch batch_")
         assert f" of {total:,} requests are answered." in loaded[-1]
-    code = """
-batch = vb.attach(next(current().batches()).id).wait(500)
-show([batch.status, batch.request_counts.completed])
+    code = f"""
+first = vb.attach(next(current().batches()).id).wait(500)
+{submit}
+reused = batch.results(full=True)["reused"]
+show([first.id, first.status, first.request_counts.completed, len(set(first.engine_seeds)), int(reused.sum())])
 """
-    assert shown(kernel.run(code, timeout=600).checked().stdout) == ["completed", total]
+    told = shown(kernel.run(code, timeout=600).checked().stdout)
+    # Each kernel's engine had a seed of its own, and this one is not asked what the others have answered.
+    assert told == [told[0], "completed", total, kills + 1, total]
     with Store(tmp_path / "store", floor_bytes=0, reserve_bytes=0) as store:
-        (record,) = store.batches.list().data
+        record = store.batches.get(told[0])
         assert record.error_file_id is None
         assert record.output_file_id is not None
         with store.files.open(record.output_file_id) as output:

@@ -92,7 +92,7 @@ def test_the_flags_are_the_options_with_their_help_and_an_export_has_all_but_tho
     cell, export, run = flags(cell_parser()), flags(verb_parsers()["export"]), flags(verb_parsers()["run"])
     assert cell.keys() - OF_THE_CELL == offered("flag").keys()
     assert export.keys() & OPTIONS.keys() == {name for name in offered("flag") if not OPTIONS[name].of_run}
-    assert run.keys() & OPTIONS.keys() == {"fresh", "target"}
+    assert run.keys() & OPTIONS.keys() == {name for name in offered("flag") if OPTIONS[name].of_run}
     for name, option in offered("flag").items():
         assert cell[name].help == option.help
         assert cell[name].default is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 32
 """How many rows are run again, at most."""
 
-RunAgain: TypeAlias = "Callable[[Sequence[str]], pd.DataFrame]"
-"""Runs the requests of these names again, and returns their result as `results` gives it without ``df``."""
+RunAgain: TypeAlias = "Callable[[Sequence[str]], Sequence[pd.DataFrame]]"
+"""Runs the requests of these names again, and returns the result of each side, without the frame's columns."""
 
 _CHANGED, _NOISE = "changed", "noise"
 _APART = frozenset({"custom_id", "error"})
@@ -33,7 +33,7 @@ def compare(
     custom_ids: tuple[Sequence[str], Sequence[str]],
     names: tuple[str, str] = ("a", "b"),
     df: pd.DataFrame | None = None,
-    run_again: Sequence[RunAgain] | None = None,
+    run_again: RunAgain | None = None,
 ) -> pd.DataFrame:
     """Join two results on the custom_id, and mark what differs.
 
@@ -52,9 +52,9 @@ def compare(
     df
         The frame that the first was made from; its rows come before the answers, instead of ``custom_id``.
     run_again
-        Run requests of the first and of the second again. It is called for up to `MOST_ROWS` of the rows that have
-        changed. ``noise`` is true for those whose second run differs from the first, on one side or on both, and
-        missing for the rows that were not run again.
+        Run requests of both again. It is called for up to `MOST_ROWS` of the rows that have changed. ``noise`` is true
+        for those whose second run differs from the first, on one side or on both, and missing for the rows that were
+        not run again.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def compare(
     columns[_CHANGED] = changed = _differs(one, other, shared)
     if run_again is not None:
         ids = [custom_ids[0][place] for place in lefts]
-        columns[_NOISE] = _noise(ids, changed, zip((one, other), run_again, strict=True), shared)
+        columns[_NOISE] = _noise(ids, changed, (one, other), run_again, shared)
     if df is None:
         out = pd.DataFrame({"custom_id": [custom_ids[0][place] for place in lefts]})
     else:
@@ -137,7 +137,8 @@ def _differs(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str]) -> 
 def _noise(
     custom_ids: Sequence[str],
     changed: npt.NDArray[np.bool_],
-    sides: Iterable[tuple[pd.DataFrame, RunAgain]],
+    sides: Sequence[pd.DataFrame],
+    run_again: RunAgain,
     columns: Sequence[str],
 ) -> BooleanArray:
     noise = pd.array([None] * len(changed), dtype="boolean")
@@ -145,11 +146,9 @@ def _noise(
     if len(places) > MOST_ROWS:
         places = places[np.arange(MOST_ROWS) * len(places) // MOST_ROWS]  # evenly spread
     if len(places):
-        names = [custom_ids[place] for place in places]
         noise[places] = False
-        for result, run_again in sides:
-            before = result.iloc[places].reset_index(drop=True)
-            noise[places] |= _differs(before, run_again(names), columns)
+        for before, again in zip(sides, run_again([custom_ids[place] for place in places]), strict=True):
+            noise[places] |= _differs(before.iloc[places].reset_index(drop=True), again, columns)
     return noise
 
 

@@ -81,7 +81,7 @@ def line_parser() -> argparse.ArgumentParser:
         added.add_argument("-f", "--full", action="store_true", help="with tokens, latency and which rows were reused")
         _add_out(added)
     run = verb("run", "run an input file (JSON lines) as a batch", "file")
-    _add_options(run, {name: offered("flag")[name] for name in ("target", "fresh")})
+    _add_options(run, {name: option for name, option in offered("flag").items() if option.of_run})
     _add_background(run)
     _add_out(run)
     export = verb("export", "write the input file of a DataFrame's batch without running it", "df", "file")

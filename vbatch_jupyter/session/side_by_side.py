@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.session.batch import Batch
 
 Side: TypeAlias = tuple[BatchRecord, dict[str, Any]]
-"""The batch that has the requests, and the arguments with which `results` reads it and its retries."""
+"""The batch that has the requests, and the arguments of `results` for it and its retries."""
 
 Handle: TypeAlias = "Callable[[BatchRecord], Batch]"
 
@@ -55,28 +55,37 @@ def side_by_side(
         custom_ids=(reads[0]["custom_ids"], reads[1]["custom_ids"]),
         names=names,
         df=first[1]["df"],
-        run_again=handle
-        and [
-            functools.partial(_again, manager, root, read, handle)
-            for (root, _), read in zip((first, second), reads, strict=True)
-        ],
+        run_again=handle and functools.partial(_run_again, manager, handle, (first[0], second[0]), reads),
     )
 
 
-def _again(
-    manager: Manager, root: BatchRecord, read: dict[str, Any], handle: Handle, custom_ids: Sequence[str]
-) -> pd.DataFrame:
-    batch = handle(run_again(manager, root, custom_ids))
+def _run_again(
+    manager: Manager,
+    handle: Handle,
+    roots: Sequence[BatchRecord],
+    reads: Sequence[dict[str, Any]],
+    custom_ids: Sequence[str],
+) -> list[pd.DataFrame]:
+    batches: list[Batch] = []
     try:
-        batch.wait()
+        # Both at once: the engine then has other requests at the same time than it had in the first run.
+        batches.extend(handle(run_again(manager, root, custom_ids)) for root in roots)
+        for batch in batches:
+            batch.wait()
     except BaseException:
-        with contextlib.suppress(ConflictError):  # it has ended meanwhile
-            batch.cancel()
+        for batch in batches:
+            with contextlib.suppress(ConflictError):  # it has ended
+                batch.cancel()
         raise
-    ended = manager.batches.retrieve(batch.id)
+    return [_take(manager, batch.id, read, custom_ids) for batch, read in zip(batches, reads, strict=True)]
+
+
+def _take(manager: Manager, batch_id: str, read: dict[str, Any], custom_ids: Sequence[str]) -> pd.DataFrame:
+    """Read the result of a second run, and delete its files, so that no later batch reuses these answers."""
+    ended = manager.batches.retrieve(batch_id)
     lines = list(lines_of(manager, [ended]))
-    # So that no later batch reuses these answers instead of those that the user has.
     for file_id in filter(None, (ended.input_file_id, ended.output_file_id, ended.error_file_id)):
         manager.files.delete(file_id)
-    description = replace(read["description"], rows=len(custom_ids))
+    # A row that could not be rendered has no line and so an error, as in the first run.
+    description = replace(read["description"], rows=len(custom_ids), unrendered={})
     return results(lines, description, custom_ids=custom_ids, schema=read["schema"])

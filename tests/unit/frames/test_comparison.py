@@ -79,14 +79,14 @@ def test_a_column_that_is_there_already_is_not_overwritten(session):
 
 def test_a_second_run_of_the_rows_that_changed_tells_noise_from_the_prompts_difference(session):
     df = pd.DataFrame({"text": ["A", "b", "C", "d"]})
-    one = session.submit(df, Ask.of("{{ text }}")).wait()
-    two = session.submit(df, Ask.of("{{ text | lower }}"))
-    before = {record.id for record in [session.attach(batch.id).wait() for batch in (one, two)]}
+    # One after the other: the second takes the answers to two rows from the first.
+    one, two = (session.submit(df, Ask.of(text)).wait() for text in ("{{ text }}", "{{ text | lower }}"))
+    before = {one.id, two.id}
     out = vb.compare(one, two, noise=True)
     assert list(out.columns) == ["text", "a", "b", "changed", "noise"]
     assert out["changed"].tolist() == [True, False, True, False]
     assert out["noise"].tolist() == [False, pd.NA, False, pd.NA]
-    assert session.engine.requests == 4 + 2 + 4  # two of the second prompt were asked by the first
+    assert session.engine.requests == 4 + 2 + 4
     # Nothing is left of the second runs that a later batch could take its answers from.
     files = session.manager.files
     for record in session.batches():
@@ -106,6 +106,14 @@ def test_at_most_32_of_the_rows_that_changed_run_again_from_all_over_the_frame(s
     assert noise.notna().sum() == 32
     assert noise.dropna().index.tolist() == [n * 100 // 32 for n in range(32)]
     assert vb.compare(one, one, names=("one", "two"), noise=True)["noise"].isna().all()
+
+
+def test_a_row_that_could_not_be_rendered_is_no_noise_in_a_second_run(session):
+    df = pd.DataFrame({"text": ["A", "B", "C"], "n": ["1", "two", "3"]})
+    one, two = (session.submit(df, Ask.of(text)) for text in ("{{ text }}", "{{ text }} {{ 10 // (n | int) }}"))
+    out = vb.compare(one, two, noise=True)
+    assert out["b_error"].isna().tolist() == [True, False, True]
+    assert (out["changed"].tolist(), out["noise"].tolist()) == ([True] * 3, [False] * 3)
 
 
 def test_a_second_run_without_an_engine_is_refused_before_anything_runs(session):
