@@ -21,6 +21,7 @@ import psutil
 from pydantic import BaseModel
 
 import vbatch_jupyter as vb
+from tests.engine.schema_features import FEATURES, sent
 from vbatch_jupyter.engine.demo_model import demo_model_path
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.session.batch import Batch
@@ -43,6 +44,7 @@ __all__ = [
     "dry_run_and_run",
     "end_the_engine",
     "errors_and_retry",
+    "features_asked",
     "figures_that_move_and_rest",
     "json",
     "np",
@@ -371,6 +373,23 @@ def samples_of_equal_rows() -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- test_traps
+
+
+def features_asked() -> dict[str, Any]:
+    """Ask for each feature of a schema, a token each; return what the engine refuses, and how many were asked."""
+
+    def body(schema: dict[str, Any]) -> dict[str, Any]:
+        form = {"type": "json_schema", "json_schema": {"name": "made", "schema": schema, "strict": True}}
+        return {"model": "tiny", "messages": HELLO, "max_tokens": 1, "response_format": form}
+
+    async def ask_all() -> list[Any]:
+        bodies = [json.dumps(body(sent(feature))).encode() for feature in FEATURES.values()]
+        responses = await asyncio.gather(*(engine().request("POST", CHAT, one, priority=0) for one in bodies))
+        return [(int(response.status), json.loads(await response.read())) for response in responses]
+
+    answers = current()._thread.call(ask_all(), timeout=200)
+    refused = {name: body for name, (status, body) in zip(FEATURES, answers, strict=True) if status != 200}
+    return {"refused": refused, "asked": len(answers)}
 
 
 def begin_batch(prompt: str) -> Batch:

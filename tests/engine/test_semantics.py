@@ -13,6 +13,7 @@ import pytest
 
 from tests.kernels import PROGRAMS, Cell, NotebookKernel, is_alive, lines_of
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
+from vbatch_jupyter.protocol.ending import goes_on
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -200,6 +201,25 @@ def test_tools_and_schemas_are_followed(session: Session) -> None:
     (call,) = body["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "count"
     assert json.loads(call["function"]["arguments"])["n"] in {1, 2, 3}
+
+
+def test_ignore_eos_stop_and_min_tokens_beside_a_schema(session: Session) -> None:
+    """In vLLM 0.32.0 a grammar holds neither what follows its JSON nor a stop text, and ends it before min_tokens."""
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    chat = (
+        f"'/v1/chat/completions', model='demo', messages=HELLO, max_tokens=40, temperature=0, response_format={form!r}"
+    )
+    choices = [
+        session.ask(f"show(ask({chat}, {option}))")[1]["choices"][0]
+        for option in ("ignore_eos=True", "stop=['}']", "min_tokens=30")
+    ]
+    on, stopped, whole = (choice["message"]["content"] for choice in choices)
+    ends = [(choice["finish_reason"], choice["stop_reason"]) for choice in choices]
+    assert ends == [("length", None), ("stop", "}"), ("stop", None)]
+    assert goes_on(on)
+    assert "}" not in stopped
+    assert json.loads(whole)["n"] in {1, 2}
 
 
 def test_figures_move_and_rest(session: Session) -> None:

@@ -84,6 +84,8 @@ class Engine(abc.ABC):
     has_reasoning
         Whether it parts what the model thinks from its answers, as vLLM does with a reasoning parser; known when it has
         started.
+    grammar
+        What holds its answers to a schema; one of `grammar_schema.GRAMMARS`, and known when it has started.
     loops
         The loops of the engine.
     notes
@@ -102,6 +104,7 @@ class Engine(abc.ABC):
     seed: int | None = None
     counts_tokens: bool = True
     has_reasoning: bool = False
+    grammar: str = "vllm"
     loops: Sequence[Loop] = ()
     notes: Sequence[str] = ()
     retry: Backoff = Backoff(first=0.5, longest=30.0, attempts=3)

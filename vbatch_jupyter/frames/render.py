@@ -29,7 +29,7 @@ from vbatch_jupyter.frames.ask import ON_ERROR, Ask
 from vbatch_jupyter.frames.cells import cells_of, column_position, is_missing
 from vbatch_jupyter.frames.field_order import Orders, field_orders
 from vbatch_jupyter.frames.frame import FrameDescription, Unrendered, describe, describe_row, names_of_rows, sampled
-from vbatch_jupyter.frames.schema import response_format
+from vbatch_jupyter.frames.schema import left_out, response_format, unheld_in_body
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -93,7 +93,7 @@ class Requests:
         return [f"{rows} cannot be rendered and will not be sent. The first is {where}: {first.error}"]
 
 
-def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Requests:
+def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False, grammar: str = "vllm") -> Requests:
     r"""Check an ask, and make the requests of a frame's rows.
 
     Parameters
@@ -104,6 +104,8 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Request
         What is asked; it names the model.
     reasons
         As for `describe`.
+    grammar
+        Which grammars hold the answers to its schema; one of `grammar_schema.GRAMMARS`.
 
     Raises
     ------
@@ -141,7 +143,7 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Request
         orders=_field_orders(df, prompt) if ask.reorder_fields else None,
         names=custom_ids(df, ask.custom_id),
         url=endpoint.path,
-        build=_body_builder(endpoint, ask),
+        build=_body_builder(endpoint, ask, grammar),
     )
     return Requests(
         df,
@@ -149,7 +151,7 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False) -> Request
         describe(df, ask, endpoint.path, reasons=reasons),
         rows.lines(),
         rows.unrendered,
-        [*prompt.notes, *(system.notes if system else ())],
+        [*prompt.notes, *(system.notes if system else ()), *_notes(endpoint, ask, grammar)],
     )
 
 
@@ -292,7 +294,7 @@ def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
     return field_orders([cells_of(df.iloc[:, at], df.columns[at]) for at in places], names) if names else None
 
 
-def _body_builder(endpoint: Endpoint, ask: Ask) -> Callable[[str], dict[str, Any]]:
+def _body_builder(endpoint: Endpoint, ask: Ask, grammar: str) -> Callable[[str], dict[str, Any]]:
     """Return a function from a prompt to its request's body, after checking everything else in the body."""
     endpoint.check_keys(ask.body)
     for taken in ("model", endpoint.prompt_key, "stream"):
@@ -301,11 +303,14 @@ def _body_builder(endpoint: Endpoint, ask: Ask) -> Callable[[str], dict[str, Any
             raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
     if ask.model is None:
         raise FrameError("Name the model with model=.", param="model")
+    if ask.schema is not None and ask.body.get("ignore_eos"):
+        message = "ignore_eos= makes a model write on after its JSON, so that no answer fits schema=. Leave one out."
+        raise FrameError(message, param="ignore_eos")
     build = functools.partial(
         endpoint.body,
         model=ask.model,
         system=ask.system,
-        response_format=None if ask.schema is None else response_format(ask.schema),
+        response_format=None if ask.schema is None else response_format(ask.schema, grammar),
         rest=_plain_body(ask.body),
     )
     try:
@@ -313,6 +318,16 @@ def _body_builder(endpoint: Endpoint, ask: Ask) -> Callable[[str], dict[str, Any
     except BadRequestError as error:
         raise FrameError(error.message, param=error.param) from error
     return build
+
+
+def _notes(endpoint: Endpoint, ask: Ask, grammar: str) -> Iterator[str]:
+    if ask.schema is not None and (note := left_out(ask.schema, grammar)):
+        yield note
+    in_body = endpoint.schema(ask.body)
+    if in_body is not None and (note := unheld_in_body(in_body, grammar)):
+        yield note
+    if ask.schema is not None and ask.body.get("min_tokens"):
+        yield "min_tokens= does nothing with schema=: an answer ends where its JSON does."
 
 
 def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.protocol.answer_schema import checker, json_object
+from vbatch_jupyter.protocol.grammar_schema import GRAMMARS
 from vbatch_jupyter.protocol.shapes import Parse
+from vbatch_jupyter.protocol.subschemas import changed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -104,12 +106,20 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     vbatch_jupyter.errors.FrameError: schema= must describe an object with properties, one for each column.
     """
     if is_model(schema):
-        plain = schema.model_json_schema()
-    elif isinstance(schema, Mapping):
-        plain = copy.deepcopy(dict(schema))
-    else:
-        message = f"schema= must be a pydantic model class or a JSON schema, not {schema!r}."
-        raise FrameError(message, param="schema")
+        return _of_object(_with_sets_as_lists(schema.model_json_schema()))
+    if isinstance(schema, Mapping):
+        return _of_object(copy.deepcopy(dict(schema)))
+    raise FrameError(f"schema= must be a pydantic model class or a JSON schema, not {schema!r}.", param="schema")
+
+
+def _with_sets_as_lists(node: Any, _name: str = "") -> Any:
+    """Leave out ``uniqueItems``: pydantic's sets take an item twice, and so must a reader without the class."""
+    if not isinstance(node, Mapping):
+        return node
+    return changed({key: value for key, value in node.items() if key != "uniqueItems"}, _with_sets_as_lists)
+
+
+def _of_object(plain: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in plain:
         # The top of a recursive model is a reference into its own definitions.
         plain = {**_resolve(plain["$ref"], plain), **{key: value for key, value in plain.items() if key != "$ref"}}
@@ -122,16 +132,19 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     return plain
 
 
-def response_format(schema: Schema) -> dict[str, Any]:
+def response_format(schema: Schema, grammar: str = "vllm") -> dict[str, Any]:
     """Make OpenAI's ``response_format`` from a schema.
 
     Strict, as OpenAI demands it: every object closed, every property required, no defaults, no ``oneOf``. A schema
     with an open map in it (``dict[str, int]``) cannot be strict for OpenAI; it is sent as it is, with ``strict`` false.
+    What the grammars that will write the answers do not hold is left out; `left_out` says what that is.
 
     Parameters
     ----------
     schema
         A pydantic model class or a JSON schema; it is not changed.
+    grammar
+        Which grammars these are; one of `grammar_schema.GRAMMARS`.
 
     Raises
     ------
@@ -144,11 +157,85 @@ def response_format(schema: Schema) -> dict[str, Any]:
     >>> sent["name"], sent["strict"], sent["schema"]["additionalProperties"], sent["schema"]["required"]
     ('response', True, False, ['good'])
     """
-    plain = json_schema(schema)
-    strict = not _has_open_map(plain)
-    name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(plain.get("title") or "response")).strip("_")[:64] or "response"
-    sent = _strict(plain, plain, ()) if strict else plain
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": sent, "strict": strict}}
+    sent, is_strict, _ = _sent(schema, grammar)
+    name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(sent.get("title") or "response")).strip("_")[:64] or "response"
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": sent, "strict": is_strict}}
+
+
+def left_out(schema: Schema, grammar: str = "vllm") -> str | None:
+    """Return a sentence about what no grammar holds of a schema, so that answers may break it; None if all is held.
+
+    Parameters
+    ----------
+    schema, grammar
+        As for `response_format`.
+
+    Examples
+    --------
+    >>> left_out({"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}})
+    'The engine does not hold answers to all of schema=: tags (uniqueItems). A row that breaks it gets an error.'
+    """
+    _, _, found = _sent(schema, grammar)
+    # A set of pydantic's takes an item twice, and these types take any text.
+    parts = {place: what for place, what in found.items() if not (is_model(schema) and what in _TAKEN_ANYWAY)}
+    if not parts:
+        return None
+    listed = "; ".join(f"{place} ({what})" for place, what in parts.items())
+    formats = "" if is_model(schema) or "format " not in listed else ", but a format is checked by nobody"
+    return f"The engine does not hold answers to all of schema=: {listed}. A row that breaks it gets an error{formats}."
+
+
+def _check_patterns(node: Any, _name: str = "") -> None:
+    """Raise an error for a pattern by which no answer can be checked."""
+    if not isinstance(node, Mapping):
+        return
+    try:
+        re.compile(node.get("pattern", ""))
+    except (re.error, TypeError) as error:
+        message = f"The pattern {node['pattern']!r} of schema= is not valid in Python: {error}."
+        raise FrameError(message, param="schema") from error
+    changed(node, _check_patterns)
+
+
+def unheld_in_body(schema: JsonSchema, grammar: str = "vllm") -> str | None:
+    """Return a sentence about what an engine refuses or ignores of a schema in a request's own body; None if nothing.
+
+    Parameters
+    ----------
+    schema
+        The JSON schema, which is sent as it is.
+    grammar
+        As for `response_format`.
+
+    Examples
+    --------
+    >>> unheld_in_body({"type": "array", "uniqueItems": True})  # doctest: +ELLIPSIS
+    'The response format is sent as it is, and the engine refuses or ignores parts of it: the object (uniqueItems)...'
+    """
+    _, found = GRAMMARS[grammar].held(schema)
+    listed = "; ".join(f"{place} ({what})" for place, what in found.items())
+    message = "The response format is sent as it is, and the engine refuses or ignores parts of it"
+    return f"{message}: {listed}. Use schema=, which leaves them out and checks the answers." if found else None
+
+
+_TAKEN_ANYWAY = frozenset({"uniqueItems", "format binary", "format json-string", "format password", "format path"})
+
+
+def _sent(schema: Schema, grammar: str) -> tuple[dict[str, Any], bool, dict[str, str]]:
+    """Return the schema that is sent, whether it is strict, and what was left out of it."""
+    if is_model(schema):
+        from vbatch_jupyter.frames.model_schema import schema_to_send
+
+        plain = _of_object(schema_to_send(schema))
+    else:
+        plain = json_schema(schema)
+        _check_patterns(plain)
+    is_strict = not _has_open_map(plain)
+    if not is_strict and grammar == "openai":
+        # Only strict mode refuses what it does not hold.
+        return plain, is_strict, {}
+    held, found = GRAMMARS[grammar].held(_strict(plain, plain, ()) if is_strict else plain)
+    return held, is_strict, found
 
 
 def parser(schema: Schema) -> Parse:
@@ -256,15 +343,15 @@ def _resolve(reference: str, root: JsonSchema) -> dict[str, Any]:
 
 
 def _has_open_map(node: Any) -> bool:
-    if isinstance(node, list):
-        return any(map(_has_open_map, node))
     if not isinstance(node, Mapping):
         return False
     types = node.get("type")
     is_object = types == "object" or (isinstance(types, list) and "object" in types)
     if is_object and not node.get("properties") and node.get("additionalProperties", True):
         return True
-    return any(_has_open_map(below) for key, value in node.items() for below in _subschemas(key, value))
+    below: list[bool] = []
+    changed(node, lambda schema, _: below.append(_has_open_map(schema)))
+    return any(below)
 
 
 def _strict(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> Any:
@@ -282,34 +369,33 @@ def _strict(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> Any:
     if len(node.get("allOf", ())) == 1:
         node = {**node["allOf"][0], **{key: value for key, value in node.items() if key != "allOf"}}
         return _strict(node, root, inside)
-    strict: dict[str, Any] = {}
-    for key, value in node.items():
-        if key in ("default", "discriminator"):
-            continue
-        strict["anyOf" if key == "oneOf" else key] = _strict_value(key, value, root, inside)
+    if "allOf" in node:
+        node = _merged(node, root)
+    plain = {key: value for key, value in node.items() if key not in ("default", "discriminator", "oneOf")}
+    if "oneOf" in node:
+        plain["anyOf"] = node["oneOf"]
+    strict = changed(plain, lambda below, _: _strict(below, root, inside))
     if isinstance(strict.get("properties"), dict):
         strict["additionalProperties"] = False
         strict["required"] = list(strict["properties"])
     return strict
 
 
-_OF_SCHEMAS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-_BY_NAME = frozenset({"properties", "$defs", "definitions", "patternProperties"})
-_ONE = frozenset({"items", "not", "additionalProperties"})
-
-
-def _strict_value(key: str, value: Any, root: JsonSchema, inside: tuple[str, ...]) -> Any:
-    # Only these keys hold schemas: a property that is called "default", or the values of an enum, are left alone.
-    if key in _BY_NAME and isinstance(value, Mapping):
-        return {name: _strict(below, root, inside) for name, below in value.items()}
-    if key in _OF_SCHEMAS and isinstance(value, list):
-        return [_strict(below, root, inside) for below in value]
-    return _strict(value, root, inside) if key in _ONE else value
-
-
-def _subschemas(key: str, value: Any) -> list[Any]:
-    if key in _BY_NAME and isinstance(value, Mapping):
-        return list(value.values())
-    if key in _OF_SCHEMAS and isinstance(value, list):
-        return value
-    return [value] if key in _ONE else []
+def _merged(node: Mapping[str, Any], root: JsonSchema) -> Mapping[str, Any]:
+    """Write a schema with ``allOf`` as one without, if no two of its parts say different things of one keyword."""
+    merged: dict[str, Any] = {}
+    for part in (*node["allOf"], {key: value for key, value in node.items() if key != "allOf"}):
+        plain = _resolve(part["$ref"], root) if isinstance(part, Mapping) and part.keys() == {"$ref"} else part
+        if not isinstance(plain, Mapping):
+            return node
+        for key, value in plain.items():
+            before = merged.get(key, value)
+            if key in ("title", "description") or before == value:
+                merged[key] = value
+            elif key == "required":
+                merged[key] = list(dict.fromkeys((*before, *value)))
+            elif key == "properties" and all(before[name] == value[name] for name in before.keys() & value.keys()):
+                merged[key] = {**before, **value}
+            else:
+                return node
+    return merged

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+
+from vbatch_jupyter.protocol.subschemas import changed
 
 
 def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
@@ -58,7 +61,7 @@ def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
     try:
         # Formats are notes to the model, not promises; defaults would be values that no model has written.
         compiled = fastjsonschema.compile(
-            msgspec.json.decode(schema), handlers=_NoDocuments(), use_default=False, use_formats=False
+            _as_of_draft_7(msgspec.json.decode(schema)), handlers=_NoDocuments(), use_default=False, use_formats=False
         )
     # A schema that is not one fails in the compiler in many ways.
     except Exception as error:
@@ -74,6 +77,36 @@ def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
         return value
 
     return read
+
+
+def _as_of_draft_7(node: Any, _name: str = "") -> Any:
+    """Write what later drafts call otherwise as draft 7 does, which is what fastjsonschema knows."""
+    if not isinstance(node, Mapping):
+        return node
+    old = dict(node)
+    if isinstance(items := old.pop("prefixItems", None), list):
+        rest = old.pop("items", old.pop("unevaluatedItems", True))
+        old |= {"items": items, "additionalItems": rest}
+    dependencies = {**old.pop("dependentRequired", {}), **old.pop("dependentSchemas", {})}
+    if dependencies:
+        old["dependencies"] = {**dependencies, **old.get("dependencies", {})}
+    if not old.keys() & {"$ref", "additionalProperties", "allOf", "anyOf", "if", "oneOf"}:
+        # Without these, what is not evaluated is what is additional.
+        old["additionalProperties"] = old.pop("unevaluatedProperties", True)
+    if old.get("minContains") == 0:
+        old.pop("contains", None)
+    if "pattern" in old and not _is_readable(old["pattern"]):
+        del old["pattern"]
+    return changed(old, _as_of_draft_7)
+
+
+def _is_readable(pattern: Any) -> bool:
+    """Return whether Python can check a pattern; pydantic's may be written for Rust."""
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError):
+        return False
+    return True
 
 
 def json_object(answer: str) -> dict[str, Any]:

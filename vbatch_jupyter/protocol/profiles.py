@@ -45,6 +45,8 @@ class Profile:
     file_seconds
         How long after its creation a file for a batch, or a batch's output or error file, expires if its client does
         not say; None keeps it until it is deleted.
+    grammar
+        Which grammars hold answers to a schema; one of `grammar_schema.GRAMMARS`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Profile:
     completion_windows: Sequence[str] = ("24h",)
     extra_inputs: bool = False
     file_seconds: int | None = None
+    grammar: str = "vllm"
 
     def without_limits_of_files(self) -> Profile:
         """Return the rules for a file that will be divided into several.

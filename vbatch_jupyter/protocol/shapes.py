@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from vbatch_jupyter.protocol.batch import Usage
+from vbatch_jupyter.protocol.ending import Cut, Stop, goes_on
 
 _QUOTED = 200
 
@@ -160,6 +161,7 @@ class _Choice(msgspec.Struct):
     message: _Message | None = None
     text: str | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM's: the text of stop=, or the token of stop_token_ids=
     logprobs: Any = None
 
     @property
@@ -206,7 +208,11 @@ class CompletionBody(ResponseBody):
         refusal = None if any(contents) else next(refusals, None)
         # schema= and n= together are refused before a batch is made.
         content = contents[0] if len(contents) == 1 or parse is not None else contents
-        cut = Cut("max_tokens", self._written()) if any(choice.is_cut for choice in choices) else None
+        cut: Cut | Stop | None = None
+        if any(choice.is_cut for choice in choices):
+            cut = Cut("max_tokens", self._written())
+        elif choices[0].stop_reason is not None:
+            cut = Stop(choices[0].stop_reason)
         return answer_of(content, refusal, parse, cut=cut, told=told)
 
     @classmethod
@@ -295,28 +301,8 @@ def _some(values: list[Any]) -> list[Any] | None:
     return values if any(values) else None
 
 
-class Cut:
-    """The limit that an answer has reached.
-
-    Parameters
-    ----------
-    key
-        The request's key that raises it.
-    tokens
-        How many tokens were written, if it is known.
-    """
-
-    def __init__(self, key: str, tokens: int | None) -> None:
-        self.key = key
-        self._tokens = tokens
-
-    def __str__(self) -> str:
-        counted = f" after {self._tokens:,} tokens" if self._tokens else ""
-        return f"was cut off{counted}. Raise {self.key}, or the engine's max_model_len if {self.key} is not set"
-
-
 def answer_of(
-    content: Any, refusal: str | None, parse: Parse | None, *, cut: Cut | None, told: dict[str, Any]
+    content: Any, refusal: str | None, parse: Parse | None, *, cut: Cut | Stop | None, told: dict[str, Any]
 ) -> Answer:
     """Make an answer of what a response has.
 
@@ -329,7 +315,7 @@ def answer_of(
     parse
         Reads the text by a schema; None if the answer is text.
     cut
-        The limit that it has reached; None if it is whole.
+        What has ended it before its own end, if anything did.
     told
         Reasoning, tool calls, logprobs and finish_reason.
     """
@@ -346,7 +332,9 @@ def answer_of(
     try:
         return Answer(content if parse is None else parse(content), **told)
     except ValueError as error:
-        begin = f"The answer {cut}. It" if cut else "The answer"
+        # With a schema only ignore_eos= has a model write on, until a limit.
+        cause = "goes on after its JSON, as ignore_eos= has it. Leave that out" if goes_on(content) else cut
+        begin = f"The answer {cause}. It" if cut else "The answer"
         return Answer(error=f"{begin} {error}: {quote(content)}.", **told)
 
 
@@ -361,7 +349,7 @@ def _is_broken(calls: list[Any]) -> bool:
     return any(isinstance(call, dict) and isinstance(call["arguments"], str) for call in calls)
 
 
-def _nothing(cut: Cut | None, told: dict[str, Any]) -> str:
+def _nothing(cut: Cut | Stop | None, told: dict[str, Any]) -> str:
     """Return why a response has neither text nor a call."""
     if cut:
         return f"There is no answer: the model {'was still reasoning and ' if told['reasoning'] else ''}{cut}."

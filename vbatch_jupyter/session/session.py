@@ -39,7 +39,7 @@ from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.loader import Loader
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
-from vbatch_jupyter.targets.configuration import Target, targets
+from vbatch_jupyter.targets.configuration import Target, rules_of, targets
 from vbatch_jupyter.targets.submission import check_for_target, reachable_target
 from vbatch_jupyter.targets.target_runner import TargetRunner
 from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets, is_shutting_down
@@ -243,7 +243,8 @@ class Session:
         # Of another engine it is not known.
         is_here = ask.target is None and ask.model in self.served_model_names()
         reasons = is_here and self.engine is not None and self.engine.has_reasoning
-        requests = requests_of(df, ask, reasons=reasons)
+        grammar = self.engine.grammar if is_here and self.engine else rules_of(ask.target or "local").grammar
+        requests = requests_of(df, ask, reasons=reasons, grammar=grammar)
         self._tell(*requests.notes)
         return requests
 

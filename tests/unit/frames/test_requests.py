@@ -68,6 +68,32 @@ def test_a_schema_goes_where_the_endpoint_wants_it():
     assert in_responses["text"] == {"verbosity": "low", "format": {"type": "json_schema", **sent["json_schema"]}}
 
 
+UNIQUE = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+IN_BODY = {"type": "json_schema", "json_schema": {"name": "made", "schema": UNIQUE}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "notes"),
+    [
+        ({"schema": MOOD}, []),
+        ({"body": {"response_format": {"type": "json_object"}}}, []),
+        ({"schema": UNIQUE}, ["The engine does not hold answers to all of schema=: tags (uniqueItems)"]),
+        (
+            {"body": {"response_format": IN_BODY}},
+            ["The response format is sent as it is, and the engine refuses or ignores parts of it: tags (uniqueItems)"],
+        ),
+        ({"schema": MOOD, "body": {"min_tokens": 5}}, ["min_tokens= does nothing with schema="]),
+    ],
+)
+def test_what_an_engine_does_not_hold_of_a_schema_is_a_note(fields, notes):
+    requests = requests_of(pd.DataFrame({"text": ["hi"]}), Ask(template="{{ text }}", model="m", **fields))
+    assert len(requests.notes) == len(notes)
+    assert all(note.startswith(expected) for note, expected in zip(requests.notes, notes, strict=True))
+    (line,) = requests.lines
+    if "response_format" in fields.get("body", {}):
+        assert json.loads(line)["body"]["response_format"] == fields["body"]["response_format"]
+
+
 FRAMES = {
     "duplicate index": pd.DataFrame({"text": ["a", "b"]}, index=["x", "x"]),
     "MultiIndex": pd.DataFrame({"text": ["a", "b"]}, index=pd.MultiIndex.from_tuples([(1, "p"), (1, "q")])),
@@ -222,6 +248,10 @@ def test_an_unknown_custom_id_column_names_near_misses():
         (
             {"body": {"response_format": {}}, "schema": MOOD},
             "schema= and response_format= are the same thing; leave one out.",
+        ),
+        (
+            {"body": {"ignore_eos": True, "max_tokens": 9}, "schema": MOOD},
+            "ignore_eos= makes a model write on after its JSON, so that no answer fits schema=. Leave one out.",
         ),
         (
             {"endpoint": "responses", "system": "s", "body": {"instructions": "t"}},

@@ -423,6 +423,23 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
     assert out["error"].isna().tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [("}", "was ended by '}' of stop. Leave that out."), (92, "was ended by 92 of stop_token_ids. Leave that out.")],
+)
+def test_an_answer_that_a_stop_text_has_cut_names_it(reason, cause):
+    """In vLLM 0.32.0 a stop text is obeyed inside of the JSON that a grammar holds; the choice has its stop_reason."""
+
+    def stopped(content):
+        choice = {"message": {"content": content}, "finish_reason": "stop", "stop_reason": reason}
+        return answered("row-0", {"choices": [choice]})
+
+    out = results([stopped('{"good": true')], rows=1, schema=Review)
+    assert out["error"][0].startswith(f"The answer {cause} It is not JSON (")
+    whole = results([stopped('{"good": true, "stars": 1}')], rows=1, schema=Review)
+    assert whole["error"].isna().all()
+
+
 @pytest.mark.parametrize("schema", [Review, Review.model_json_schema()], ids=["pydantic", "JSON schema"])
 @pytest.mark.parametrize(
     ("text", "finish_reason", "start", "quoted"),
@@ -433,6 +450,12 @@ def test_a_schema_gives_one_typed_column_per_field(schema):
             "length",
             f"The answer was cut off. {RAISE} It is not JSON (",
             "'{\"good\": tru'",
+        ),
+        (
+            '{"good": true}\nuser',
+            "length",
+            "The answer goes on after its JSON, as ignore_eos= has it. Leave that out. It is not JSON (",
+            "user",
         ),
         ("[1]", "stop", "The answer is not a JSON object: '[1]'.", "'[1]'"),
         (

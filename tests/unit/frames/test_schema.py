@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import decimal
 import enum
+import ipaddress
+import pathlib
+import re
 from typing import Annotated, Literal
 
 import pydantic
 import pytest
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.frames.schema import Field, fields, json_schema, response_format
+from vbatch_jupyter.frames.schema import Field, fields, json_schema, left_out, parser, response_format
 
 
 class Mood(enum.Enum):
@@ -216,3 +220,133 @@ def test_what_is_no_schema_of_columns_is_refused(schema, message):
         json_schema(schema)
     assert caught.value.message == message
     assert caught.value.param == "schema"
+
+
+class Tagged(pydantic.BaseModel):
+    tags: set[Literal["a", "b"]]
+    network: ipaddress.IPv4Network
+    path: pathlib.Path
+
+
+def test_what_no_grammar_holds_is_not_sent_and_is_checked():
+    sent = response_format(Tagged)["json_schema"]["schema"]
+    assert not {"uniqueItems", "format"} & set(every_key(sent))
+    assert left_out(Tagged) == (
+        "The engine does not hold answers to all of schema=: network (format ipv4network)."
+        " A row that breaks it gets an error."
+    )
+    read = parser(Tagged)
+    assert read('{"tags": ["b", "a", "b"], "network": "10.0.0.0/8", "path": "/a"}')["network"] == "10.0.0.0/8"
+    # Without the class, as after a restart, a set is read as a list.
+    assert parser(json_schema(Tagged))('{"tags": ["b", "b"], "network": "x", "path": "/"}')["tags"] == ["b", "b"]
+    with pytest.raises(ValueError, match="network: Input is not a valid IPv4 network"):
+        read('{"tags": [], "network": "ten", "path": "/a"}')
+
+
+def test_openai_is_sent_what_its_strict_mode_takes():
+    """OpenAI's strict mode in 2026-11: `grammar_schema.toml` names the sources."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "format": "uri", "minLength": 1},
+            "word": {"type": "string", "pattern": r"^\w+$"},
+            "code": {"type": "string", "pattern": r"^(?!0)\d+$"},
+            "even": {"type": "integer", "multipleOf": 2},
+        },
+    }
+    properties = response_format(schema, "openai")["json_schema"]["schema"]["properties"]
+    assert properties == {
+        "id": {"type": "string"},
+        "word": {"type": "string", "pattern": r"^\w+$"},
+        "code": {"type": "string"},
+        "even": {"type": "integer", "multipleOf": 2},
+    }
+    assert response_format(schema)["json_schema"]["schema"]["properties"]["id"]["minLength"] == 1
+
+
+def test_an_engine_that_has_xgrammar_alone_is_sent_what_xgrammar_takes():
+    """In vLLM 0.32.0 with the backend "xgrammar", which JSON without blanks needs, nothing goes to llguidance."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "even": {"type": "integer", "multipleOf": 2},
+            "url": {"type": "string", "format": "uri", "maxLength": 99},
+            "word": {"type": "string", "maxLength": 9},
+        },
+    }
+    assert response_format(schema, "xgrammar")["json_schema"]["schema"]["properties"] == {
+        "even": {"type": "integer"},
+        "url": {"type": "string", "format": "uri"},
+        "word": {"type": "string", "maxLength": 9},
+    }
+    assert "even (multipleOf); url (maxLength)" in str(left_out(schema, "xgrammar"))
+    assert left_out(schema) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, {"type": "string", "pattern": r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"}),
+        ({"ge": 0}, {"type": "string", "pattern": r"^(?:0|[1-9]\d*)(?:\.\d+)?$"}),
+        (
+            {"max_digits": 5, "decimal_places": 2},
+            {"type": "string", "pattern": r"^-?(?:0|[1-9]\d{0,2})(?:\.\d{1,2})?$"},
+        ),
+        ({"max_digits": 2, "decimal_places": 2}, {"type": "string", "pattern": r"^-?0(?:\.\d{1,2})?$"}),
+        ({"decimal_places": 0, "ge": 0, "le": 99}, {"type": "string", "pattern": r"^(?:0|[1-9]\d{0,1})$"}),
+        ({"max_digits": 2}, {"type": "string", "pattern": r"^-?(?:\d(?:\.\d{1,1})?|[1-9]\d{1})$"}),
+        ({"gt": 0, "le": 10}, {"type": "number", "exclusiveMinimum": 0.0, "maximum": 10.0}),
+    ],
+)
+def test_a_decimal_is_sent_with_one_pattern_whatever_pydantic_writes(limits, expected):
+    """Pydantic 2.12 and 2.13 write a pattern with look-aheads, 2.11 and 2.14.4 none: any text would be a Decimal."""
+    model = pydantic.create_model("Made", price=(Annotated[decimal.Decimal, pydantic.Field(**limits)], ...))
+    price = response_format(model)["json_schema"]["schema"]["properties"]["price"]
+    assert {key: value for key, value in price.items() if key != "title"} == expected
+    if "pattern" in expected:
+        assert parser(model)('{"price": "0.5"}' if limits.get("decimal_places") != 0 else '{"price": "5"}')
+
+
+def test_a_time_is_sent_without_an_offset_that_a_model_would_have_to_invent():
+    """JSON Schema's date-time has an offset, and a grammar writes one; pydantic 2.14.4 has it for all three."""
+    model = pydantic.create_model(
+        "Made", any=(dt.datetime, ...), naive=(pydantic.NaiveDatetime, ...), aware=(pydantic.AwareDatetime, ...)
+    )
+    properties = response_format(model)["json_schema"]["schema"]["properties"]
+    assert re.search(properties["any"]["pattern"], "2024-05-01T10:00:00")
+    assert re.search(properties["any"]["pattern"], "2024-05-01T10:00:00+02:00")
+    assert not re.search(properties["naive"]["pattern"], "2024-05-01T10:00:00Z")
+    assert properties["aware"]["format"] == "date-time"
+
+
+def test_a_dict_of_choices_is_sent_as_an_object_that_may_have_them():
+    model = pydantic.create_model("Made", scores=(dict[Mood, float], ...))
+    scores = response_format(model)["json_schema"]["schema"]["properties"]["scores"]
+    assert scores["properties"] == {"good": {"type": "number"}, "bad": {"type": "number"}}
+    assert scores["additionalProperties"] is False
+    assert "required" not in scores
+    assert left_out(model) is None
+
+
+def test_parts_of_all_of_are_sent_as_one_object():
+    parts = [{"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in "ab"]
+    sent = response_format({"type": "object", "properties": {"x": {"allOf": parts}}})["json_schema"]["schema"]
+    assert sent["properties"]["x"] == {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+
+
+class Named(pydantic.BaseModel):
+    name: str = pydantic.Field(pattern=r"^\p{L}+$")
+
+
+def test_a_pattern_that_python_cannot_read_is_refused_or_left_to_pydantic():
+    with pytest.raises(FrameError, match=r"The pattern '\^\\\\p\{L\}\+\$' of schema= is not valid in Python"):
+        response_format(json_schema(Named))
+    with pytest.raises(ValueError, match="name: String should match pattern"):
+        parser(Named)('{"name": "1"}')
+    # After a restart there is only the JSON schema, which is checked without that pattern.
+    assert parser(json_schema(Named))('{"name": "ä"}') == {"name": "ä"}

@@ -20,3 +20,21 @@ def test_what_a_schema_refers_to_in_itself_is_found():
     assert check('{"b": 1}') == {"b": 1}
     with pytest.raises(ValueError, match="does not fit the schema"):
         check("{}")
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "breaks"),
+    [
+        ({"prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False}, '[1, "a"]', "[1, 2]"),
+        ({"prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, '[1, "a"]', "[1, 2]"),
+        ({"dependentRequired": {"a": ["b"]}}, '{"b": 1}', '{"a": 1}'),
+        ({"dependentSchemas": {"a": {"required": ["b"]}}}, '{"a": 1, "b": 2}', '{"a": 1}'),
+        ({"properties": {"a": {}}, "unevaluatedProperties": False}, '{"a": 1}', '{"b": 1}'),
+    ],
+)
+def test_keywords_of_later_drafts_are_checked(schema, fits, breaks):
+    """In fastjsonschema 2.22.3, which knows drafts up to 7, and ignores or misreads what came later."""
+    check = checker({"type": "object", "properties": {"x": schema}})
+    assert check(f'{{"x": {fits}}}')
+    with pytest.raises(ValueError, match="does not fit the schema"):
+        check(f'{{"x": {breaks}}}')

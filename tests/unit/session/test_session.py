@@ -54,6 +54,18 @@ def test_any_frame_comes_back_row_for_row(session, name):
     assert out["error"].isna().all()
 
 
+def test_what_an_engine_does_not_hold_of_a_schema_is_said_once_before_the_batch_runs(tmp_path):
+    said: list[str] = []
+    schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+    session = open_session(tmp_path, said=said, load=False)
+    session.submit(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}", schema=schema, model="echo"))
+    sentence = (
+        "The engine does not hold answers to all of schema=: tags (uniqueItems). A row that breaks it gets an error."
+    )
+    assert said == [sentence]
+    session.close()
+
+
 def test_an_empty_frame_makes_no_batch_and_gives_an_empty_result(session):
     out = session.run(pd.DataFrame({"text": []}), Ask.of("{{ text }}"))
     assert (list(out.columns), len(out)) == (["text", "response", "error"], 0)

@@ -108,6 +108,8 @@ class VllmEngine(Engine):
         self.max_num_seqs = scheduling.max_num_active_seqs or scheduling.max_num_seqs
         self.answers_key, self.seed = built.answers_key, built.seed
         self.has_reasoning = bool(getattr(built.arguments, "reasoning_parser", None))
+        library = getattr(getattr(built.arguments, "structured_outputs_config", None), "backend", None)
+        self.grammar = "xgrammar" if library == "xgrammar" else "vllm"
 
     async def _build(self) -> vllm_process.Built:
         building = asyncio.get_running_loop().run_in_executor(

@@ -1,0 +1,50 @@
+"""What vLLM's two libraries for grammars make of what is sent of a schema; `test_traps` asks an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engine import schema_features
+from tests.engine.schema_features import FEATURES, problems
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, list[list[bool]]]:
+    """Return which values of each feature each library lets a model write."""
+    done = subprocess.run(
+        [sys.executable, schema_features.__file__],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers: dict[str, list[list[bool]]] = json.loads(done.stdout.rpartition("JSON")[2])
+    return answers
+
+
+def test_each_feature_is_told_and_read_as_the_table_says() -> None:
+    assert [problem for name, feature in FEATURES.items() for problem in problems(name, feature)] == []
+
+
+def test_both_libraries_let_a_model_write_every_answer_that_fits(written: dict[str, list[list[bool]]]) -> None:
+    """In vLLM 0.32.0 these are xgrammar 0.2.8 and llguidance 1.7.6; `grammar_schema.toml` says what each refuses."""
+    assert len(written) == 2 * len(FEATURES)
+    assert [name for name, (fits, _) in written.items() if not all(fits)] == []
+
+
+def test_both_libraries_hold_a_model_to_what_the_table_says(written: dict[str, list[list[bool]]]) -> None:
+    """In vLLM 0.32.0 these are xgrammar 0.2.8 and llguidance 1.7.6; what one does not hold is checked afterwards."""
+    broken = {name.rpartition(", ")[0] for name, (_, breaks) in written.items() if any(breaks)}
+    assert broken == {name for name, feature in FEATURES.items() if not feature.is_held}
