@@ -34,7 +34,7 @@ def test_every_line_of_50_000_is_found_by_its_number(http, store):
 
 def test_a_line_is_json_or_the_text_that_is_there_and_a_long_one_is_cut(http, store):
     long = b'{"text": "%b"}' % (b"y" * 3_000_000)
-    content = b'{"n": 1.50}\n\nnot json \xff\n' + long + b'\n[NaN]\r\n"the last"'
+    content = b'\xef\xbb\xbf{"n": 1.50}\n\nnot json \xff\n' + long + b'\n[NaN]\r\n"the last"'
     page = http.get(f"vbatch/files/{keep(store, content)}/lines").json()
     assert page["total"] == 6
     assert page["data"] == [

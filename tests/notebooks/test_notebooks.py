@@ -38,7 +38,7 @@ def test_the_quick_start(shown):
     assert labelled["response"].str.len().min() > 0
     # On another processor the answers are others, of the same kind.
     assert labelled["response"].str.contains("customer").sum() >= 6
-    assert set(labelled["error"]) == {"<NA>"}
+    assert set(labelled["error"]) == {"NaN"}
     batch = json.loads(shown.text("cell-10"))
     assert (batch["status"], batch["request_counts"]) == ("completed", {"completed": 12, "failed": 0, "total": 12})
     assert re.search(r"^generation tokens +[1-9]", shown.text("cell-11"), re.MULTILINE)
@@ -66,7 +66,7 @@ def test_prompt_experiments(shown):
     assert list(again["response"].iloc[unchanged]) == list(compared["plain"].iloc[unchanged])
 
     stopped = shown.frame("cancel")
-    missing = stopped["error"] != "<NA>"
+    missing = stopped["error"] != "NaN"
     assert 1 <= missing.sum() <= 6
     assert stopped["error"][missing].str.startswith("This request was not executed: the batch was c").all()
     assert shown.text("answered").startswith("0 rows without an answer")
@@ -83,7 +83,7 @@ def test_structured_outputs_and_embeddings(shown):
     filed = shown.frame("filed")
     assert list(filed.columns) == ["customer", "topic", "urgent", "mood", "error"]
     assert len(filed) == 8
-    assert set(filed["error"]) == {"<NA>"}
+    assert set(filed["error"]) == {"NaN"}
     assert set(filed["topic"]) <= {"payment", "account", "delivery"}
     assert set(filed["urgent"]) <= {"True", "False"}
     assert set(filed["mood"]) <= {"1", "2", "3", "4", "5"}
@@ -115,7 +115,7 @@ def test_the_openai_sdk(shown):
     assert re.search(r"\w", shown.text("chat"))
     same = shown.frame("same")
     assert len(same) == 5
-    assert set(same["error"]) == {"<NA>"}
+    assert set(same["error"]) == {"NaN"}
 
 
 @pytest.mark.parametrize("shown", ["05_from_here_to_parasail.ipynb"], indirect=True)

@@ -74,7 +74,7 @@ def run_the_quick_start(notebook: LabNotebook) -> None:
     expect(frame.locator("tbody tr")).to_have_count(12)
     answers = frame.locator("tbody td:nth-of-type(3)").all_inner_texts()
     assert sum("customer" in answer for answer in answers) >= 6
-    expect(frame.locator("tbody td:nth-of-type(4)")).to_have_text(["<NA>"] * 12)
+    expect(frame.locator("tbody td:nth-of-type(4)")).to_have_text(["NaN"] * 12)
     expect(notebook.run(SHOW)).to_contain_text('"status": "completed"')
     expect(notebook.run(ENGINE)).to_contain_text(re.compile("generation tokens +[1-9]"))
     notebook.picture("quickstart", ASK, LABELLED)

@@ -228,16 +228,14 @@ class Batch:
     def results(self, df: pd.DataFrame | None = None, *, full: bool = False) -> pd.DataFrame:
         """Wait for the batch, and return its result; for a retry, with the answers of the batches it retries.
 
-        Failed rows have an ``error`` and no answer. Text columns have the dtype of the frame's own text, ``str`` in
-        pandas 3, in which a missing answer is unequal to everything: ``(r.response == r.gold).mean()`` counts failed
-        rows as wrong. Numbers and booleans of a schema are nullable, and ``mean`` skips what is missing: to count
-        failed rows as wrong, write ``(r.stars == r.gold).fillna(False).mean()``.
+        Text columns have the dtype of the frame's own text, ``str`` in pandas 3, in which a missing answer is unequal
+        to everything: ``(r.response == r.gold).mean()`` counts failed rows as wrong. Numbers and booleans of a schema
+        are nullable, and ``mean`` skips what is missing; ``(r.stars == r.gold).fillna(False).mean()`` counts it.
 
         Parameters
         ----------
         df
-            The DataFrame that the batch was made from. Without it, after a restart of the kernel, the answers come with
-            their custom_ids, in the order of the requests.
+            The DataFrame that the batch was made from. Without it, the answers come with their custom_ids.
         full
             Add more columns about each request: the reasoning, custom_id, status_code, finish_reason, prompt_tokens,
             completion_tokens, cached_tokens, latency, and whether its answer was reused.

@@ -85,8 +85,8 @@ def test_a_frame_of_another_text_dtype_keeps_it(dtype: str) -> None:
     assert r["response"].dtype == r["error"].dtype == df["text"].dtype
     assert r["response"].isna().tolist() == [False, False, True, True]
     assert r.merge(df, left_on="response", right_on="text")["n_x"].tolist() == [1, 2]
-    both = df.assign(more=["x"] * 4)
-    assert result(LINES, both)["response"].dtype == pd.Series([""]).dtype
+    if not IS_PANDAS_2:
+        assert result(LINES, df.assign(more=["x"] * 4))["response"].dtype == pd.Series([""]).dtype
 
 
 @pytest.mark.parametrize(

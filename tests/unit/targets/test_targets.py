@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import io
 import json
@@ -139,11 +140,14 @@ def test_parts_are_kept_whole_and_their_counts_never_exceed_their_requests():
         ({"response": {"status_code": 200, "body": {"a": 1}}}, False, 200, None),
         ({"response": {"status_code": 429, "body": {"error": {"message": "busy"}}}}, True, 429, "busy"),
         ({"error": {"code": "request_timeout", "message": "Timed out."}}, True, 504, "Timed out."),
+        ({"error": "Unknown model.", "response": {"status_code": 400, "body": None}}, True, 400, "Unknown model."),
+        ({"error": {"code": 504}}, True, 504, "504"),
         ({}, True, 504, "The service returned neither a response nor an error for this request."),
     ],
 )
 def test_a_services_line_becomes_ours_with_its_outcome(line, is_error, status, message):
-    written = _spooled("batch_0", json.dumps({"custom_id": "a", **line}).encode(), {"a": 3}, is_error=False)
+    content = codecs.BOM_UTF8 + json.dumps({"custom_id": "a", **line}).encode()
+    written = _spooled("batch_0", content, {"a": 3}, is_error=False)
     assert written is not None
     assert (written.position, written.is_error) == (3, is_error)
     parsed = parse_output_line(written.line)
