@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vbatch_jupyter.errors import NotFoundError
+from vbatch_jupyter.errors import BadRequestError, NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.lifecycle import UNEXECUTED
 from vbatch_jupyter.protocol.answer_schema import checker
@@ -178,3 +178,19 @@ def _checker(schema: Any) -> Parse | None:
     with contextlib.suppress(ValueError):
         return checker(schema)
     return None
+
+
+def refuse_failed(record: BatchRecord) -> None:
+    """Raise an error for a batch that failed validation.
+
+    Raises
+    ------
+    BadRequestError
+        The message has the first reasons.
+    """
+    if record.status == "failed":
+        reasons = "; ".join(
+            (f"line {error.line}: " if error.line else "") + error.message for error in record.errors[:3]
+        )
+        more = f" (and {len(record.errors) - 3:,} more)" if len(record.errors) > 3 else ""  # noqa: PLR2004
+        raise BadRequestError(f"Batch {record.id} failed validation and nothing ran. {reasons}{more}")

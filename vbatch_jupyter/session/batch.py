@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.display.summary import summary_of
-from vbatch_jupyter.errors import BadRequestError, BatchPausedError, ConflictError, FrameError
+from vbatch_jupyter.errors import BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, parsers_of, timed_lines_of
+from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, parsers_of, refuse_failed, timed_lines_of
 from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
@@ -289,7 +289,7 @@ class Batch:
 
         self.wait()
         assert self._ended is not None
-        self._refuse_failed(self._ended)
+        refuse_failed(self._ended)
         chain = chain_of(self._manager, self._ended)
         root = chain[0]
         description = frame = None
@@ -370,7 +370,7 @@ class Batch:
         if record.status not in TERMINAL_STATUSES:
             message = f"Batch {self.id} is {record.status}. Its errors are known when it has ended."
             raise ConflictError(message, id=self.id, status=record.status)
-        self._refuse_failed(record)
+        refuse_failed(record)
         return unanswered(self._manager, chain, parse=self._parse())
 
     def _parse(self) -> Parse | None:
@@ -380,14 +380,6 @@ class Batch:
         from vbatch_jupyter.frames.schema import parser
 
         return parser(self._schema)
-
-    def _refuse_failed(self, record: BatchRecord) -> None:
-        if record.status == "failed":
-            reasons = "; ".join(
-                (f"line {error.line}: " if error.line else "") + error.message for error in record.errors[:3]
-            )
-            more = f" (and {len(record.errors) - 3:,} more)" if len(record.errors) > 3 else ""  # noqa: PLR2004
-            raise BadRequestError(f"Batch {self.id} failed validation and nothing ran. {reasons}{more}")
 
     # -------------------------------------------------------------------------------------------------------- verbs
 
@@ -410,7 +402,7 @@ class Batch:
         ConflictError
             The batch has not ended, or every request has its answer.
         """
-        self._refuse_failed(self._record())
+        refuse_failed(self._record())
         return self._handle(retry(self._manager, self.id, parse=self._parse()))
 
     def _handle(self, record: BatchRecord) -> Batch:
