@@ -16,6 +16,8 @@ once, and that a kill of any of them at any moment loses nothing and doubles not
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -105,20 +107,18 @@ class Store:
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
         self.database = Database(self.path / DATABASE_NAME, space=self.space, busy_seconds=busy_seconds)
-        self.files = Files(self.path / "files", database=self.database, space=self.space, clock=self._now)
+        # Through the attribute, so that a clock that is set later is used everywhere.
+        now: Callable[[], float] = functools.partial(operator.methodcaller("clock"), self)
+        self.files = Files(self.path / "files", database=self.database, space=self.space, clock=now)
         self.uploads = Uploads(
-            self.path / "uploads", database=self.database, files=self.files, space=self.space, clock=self._now
+            self.path / "uploads", database=self.database, files=self.files, space=self.space, clock=now
         )
         self.batches = Batches(
-            self.path / "batches", database=self.database, files=self.files, space=self.space, clock=self._now
+            self.path / "batches", database=self.database, files=self.files, space=self.space, clock=now
         )
-        self.engines = Engines(self.path / "engines", database=self.database, clock=self._now)
+        self.engines = Engines(self.path / "engines", database=self.database, clock=now)
         self.space.keep_reserve()
         self._swept_at: float | None = None
-
-    def _now(self) -> float:
-        # Through the attribute, so that a clock that is set later is used everywhere.
-        return self.clock()
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
