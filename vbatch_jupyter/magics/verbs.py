@@ -329,8 +329,6 @@ def _print_batch(batch: Batch) -> None:
     print(openai.to_json(exclude_unset=False))
     if (waiting := batch.waiting) is not None:
         print(f"waiting: {waiting}")
-    if seeds := batch.engine_seeds:
-        print(f"engine seed: {', then '.join(map(str, seeds))}")
     if openai.error_file_id is None:
         return
     errors = batch.errors()
