@@ -22,7 +22,7 @@ from vbatch_jupyter.widgets.cell_text import cell_text
 
 OF_THE_CELL = {"df", "dry_run", "export", "background", "out", "help"}
 VALUES: dict[str, Any] = {
-    "system": 'It\'s "brief" {text} $HOME',
+    "system": 'It\'s "brief"',
     "schema": "MOOD",
     "endpoint": "responses",
     "model": "echo",
@@ -128,8 +128,9 @@ def test_the_builders_cell_says_what_its_fields_say(builder):
     assert ask.body == {"max_tokens": 5, "temperature": 0.0, "seed": 7, "top_p": 0.5, "stop": ["'", '"']}
 
 
-def test_a_text_of_several_lines_is_written_as_python_that_asks_the_same(builder):
-    cell = cell_text("df", "Say {{ text }}", VALUES | {"system": "Two\nlines"}, out="out")
+@pytest.mark.parametrize("system", ["Two\nlines", "In {text}", "To $HOME", "For {{ text }}"])
+def test_a_text_that_a_magic_would_read_otherwise_is_written_as_python_that_asks_the_same(system):
+    cell = cell_text("df", "Say {{ text }}", VALUES | {"system": system}, out="out")
     asked = []
 
     class Frame:
@@ -142,6 +143,4 @@ def test_a_text_of_several_lines_is_written_as_python_that_asks_the_same(builder
     exec(cell, names)
     fields = {name: value for name, value in VALUES.items() if not OPTIONS[name].of_body and name != "body"}
     body = {name: value for name, value in VALUES.items() if OPTIONS[name].of_body} | VALUES["body"]
-    assert asked == [
-        Ask(template="Say {{ text }}", body=body, **fields | {"system": "Two\nlines", "schema": names["MOOD"]})
-    ]
+    assert asked == [Ask(template="Say {{ text }}", body=body, **fields | {"system": system, "schema": names["MOOD"]})]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import itertools
 import json
 import keyword
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
+from IPython.utils.text import DollarFormatter
 
 from vbatch_jupyter.errors import did_you_mean
 from vbatch_jupyter.frames.ask import Option, offered
+
+_PLACES = re.compile(
+    r"(?P<jinja>\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\})|(?P<braces>\{[^{}]*\})|\$\$?(?P<dollar>[A-Za-z_][\w.]*)|(?P<open>\{)"
+)
+"""What may be filled from a variable in a line, and the Jinja in it, which may not."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,6 +174,65 @@ def check_verb(words: list[str], verbs: Collection[str]) -> None:
     if words and not words[0].startswith("-") and words[0] not in verbs:
         hint = did_you_mean(words[0], verbs, written=str) or f" The verbs are {', '.join(verbs)}."
         raise UsageError(f"Unknown verb {words[0]!r}.{hint}")
+
+
+def expanded(line: str, names: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Fill ``{expression}`` and ``$name`` in a line from variables, as IPython does for other magics.
+
+    Jinja and JSON objects stay as they are, and so does what uses no variable. As in IPython, ``$name`` is not filled
+    within single quotes, and ``$$name`` is ``$name``.
+
+    Parameters
+    ----------
+    line
+        The line.
+    names
+        The variables.
+
+    Returns
+    -------
+    tuple
+        The line, and what looks like a variable in it but was not filled.
+
+    Examples
+    --------
+    >>> expanded('df -n {rows} -m $model -s "{{ text }}" --body {"top_k":5} -t $where', {"rows": 3, "model": "demo"})
+    ('df -n 3 -m demo -s "{{ text }}" --body {"top_k":5} -t $where', ['$where'])
+    """
+    parts, literals, at = [], [], 0
+    while match := _PLACES.search(line, at):
+        parts.append(line[at : match.start()])
+        at, text = match.end(), match[0]
+        if text.startswith("{") and not match["jinja"] and (end := _end_of_json(line, match.start())):
+            at, text = end, line[match.start() : end]
+        elif match["braces"] or (match["dollar"] and line.count("'", at) % 2 == 0):
+            text, literal = _filled(text, match["dollar"] or text[1:-1], names)
+            literals += literal
+        parts.append(text)
+    return "".join([*parts, line[at:]]), literals
+
+
+def _end_of_json(line: str, start: int) -> int:
+    try:
+        return json.JSONDecoder().raw_decode(line, start)[1]
+    except ValueError:
+        return 0
+
+
+def _filled(text: str, expression: str, names: Mapping[str, Any]) -> tuple[str, list[str]]:
+    if text.startswith("$$"):
+        return text[1:], []
+    try:
+        tree = ast.parse(expression.partition("!")[0].strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return text, []
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    # A word that is only a function of Python, such as {list}, is not a variable.
+    if used & names.keys():
+        # Whatever an expression raises: IPython leaves it as it is, too.
+        with contextlib.suppress(Exception):
+            return DollarFormatter().vformat(text, (), names), []
+    return text, [text] if used else []
 
 
 def words_of(line: str) -> list[str]:

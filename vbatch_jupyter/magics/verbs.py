@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
+from IPython.core.magic import (
+    Magics,
+    cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+    output_can_be_silenced,
+)
 from traitlets import Bool, Enum, Float, Instance, Integer, Unicode
 
 from vbatch_jupyter.display.drawing import one_line
@@ -23,6 +31,7 @@ from vbatch_jupyter.magics.grammar import (
     cell_parser,
     check_verb,
     description,
+    expanded,
     line_parser,
     with_model,
     words_of,
@@ -66,14 +75,16 @@ def _as_one_sentence(run: F) -> F:
     """Show a user's mistake as one sentence; a bug keeps its traceback."""
 
     @functools.wraps(run)
-    def wrapped(*arguments: Any) -> Any:
+    def wrapped(self: VBatchMagics, *arguments: Any, **options: Any) -> Any:
         try:
-            return run(*arguments)
+            return run(self, *arguments, **options)
         except HelpShownError:
             return None
-        except VBatchError as error:
+        except (VBatchError, UsageError) as error:
+            literals = [literal for literal in self.literals if literal in str(error)]
+            hint = f" {literals[0]} was taken as it is, because there is no such variable." if literals else ""
             # Exactly UsageError: IPython shows subclasses with a traceback.
-            raise UsageError(str(error)) from error
+            raise UsageError(f"{error}{hint}") from error
 
     # What %vbatch? shows.
     wrapped.__doc__ = description()
@@ -93,14 +104,18 @@ class VBatchMagics(Magics):
     _in_files: Mapping[str, Any] | None = None
     """The defaults in files, as the current cell has read them."""
 
-    @no_var_expand  # IPython would fill {column} from the notebook's variables
+    literals: Sequence[str] = ()
+    """What looks like a variable in the current line, and is not."""
+
+    @no_var_expand  # IPython would also fill Jinja's {{ … }} and JSON
+    @needs_local_scope
     @output_can_be_silenced
     @line_magic("vbatch")  # type: ignore[arg-type, untyped-decorator, unused-ignore]
     @_as_one_sentence
-    def line(self, line: str) -> Any:
+    def line(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Run one verb."""
         self._in_files = None
-        words = words_of(line)
+        words = self._words(line, local_ns)
         verbs: dict[str, Callable[[argparse.Namespace], Any]] = {
             "load": self._load,
             "unload": lambda _: self._session().unload(),
@@ -123,13 +138,18 @@ class VBatchMagics(Magics):
 
     # Not silenced by a semicolon at the cell's end, which is the prompt's; the first line's counts.
     @no_var_expand
+    @needs_local_scope
     @cell_magic("vbatch")  # type: ignore[arg-type, untyped-decorator, unused-ignore]
     @_as_one_sentence
-    def cell(self, line: str, cell: str) -> Any:
+    def cell(self, line: str, cell: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Send a DataFrame through a batch."""
         self._in_files = None
-        value = self._run_cell(cell_parser().parse_args(words_of(line)), cell)
+        value = self._run_cell(cell_parser().parse_args(self._words(line, local_ns)), cell)
         return None if line.rstrip().endswith(";") else value
+
+    def _words(self, line: str, local_ns: Mapping[str, Any] | None) -> list[str]:
+        line, self.literals = expanded(line, {**self._user_ns(), **(local_ns or {})})
+        return words_of(line)
 
     def _run_cell(self, options: argparse.Namespace, cell: str) -> Any:
         if options.export is not None:

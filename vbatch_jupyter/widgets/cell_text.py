@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from vbatch_jupyter.frames.ask import Option, offered
 
 
 def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -> str:
-    r"""Write the ``%%vbatch`` cell, or Python if a text has several lines.
+    r"""Write the ``%%vbatch`` cell, or Python if a text has several lines or what a magic would fill.
 
     Parameters
     ----------
@@ -34,7 +35,8 @@ def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -
     out = df.vbatch.run('Say {{ n }}', system='Be brief.\nBe kind.', schema=Mood)
     """
     chosen = {name: options[name] for name in offered("flag") if options.get(name) is not None}
-    if any("\n" in str(value) for value in chosen.values()):
+    # A magic fills {name} and $name from the notebook's variables.
+    if any(re.search(r"[\n{$]", str(value)) for name, value in chosen.items() if name != "body"):
         body = chosen.pop("body", {})
         arguments = [f"{name}={_as_python(offered('flag')[name], value)}" for name, value in chosen.items()]
         arguments += [f"**{body!r}"] if body else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -194,9 +195,9 @@ def test_a_batch_that_has_ended_cannot_be_cancelled_and_one_without_failures_not
     assert err == f"UsageError: There is nothing to retry: every request of batch {record.id} has an answer.\n"
 
 
-def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(shell, session):
+def test_braces_and_quotes_of_a_cell_reach_the_prompt_whatever_variables_the_notebook_has(shell, session):
     shell.names["text"] = "a variable of the notebook"
-    cell = """%%vbatch df --sample 1 --system "Don't say {text} or $text"
+    cell = """%%vbatch df --sample 1 --system "Don't say {text} or $$text"
 {"answer": "{text} $text {{ text }}"}
 """
     _, _, value = shell.run(cell)
@@ -204,7 +205,8 @@ def test_braces_and_quotes_reach_the_prompt_whatever_variables_the_notebook_has(
     (record,) = session.batches()
     with session.manager.files.content(record.input_file_id) as lines:
         body = json.loads(lines.readline())["body"]
-    assert body["messages"][0]["content"] == "Don't say {text} or $text"
+    # The line is filled, as IPython fills it for other magics; the cell is not.
+    assert body["messages"][0]["content"] == "Don't say a variable of the notebook or $text"
 
 
 def test_the_flags_of_a_cell_go_into_every_request_and_a_schema_gives_its_columns(shell, session):
@@ -419,3 +421,55 @@ def test_a_check_prints_findings_for_a_target_and_a_summary(shell, tmp_path):
     ]
     _, err, _ = shell.run(f"%vbatch check {path} --target parasial")
     assert err.startswith("UsageError: There is no target 'parasial'. Did you mean parasail?")
+
+
+def test_variables_are_filled_in_the_line_and_never_in_the_cell(shell, session):
+    """As IPython 9.18.1 fills them for other magics; `text` is a variable here, and a column of the frame."""
+    shell.names.update(rows=1, tone="kind", where="labelled", frame="df", text="a variable", limits={"n": 7})
+    shell.run(
+        "%%vbatch $frame -o {where} -n {rows} -s \"Be {tone} to {{ name }}\" --max-tokens {limits['n']}\n"
+        "{text} {{ text }} $tone"
+    )
+    assert len(shell.names["labelled"]) == 1
+    with session.manager.files.content(next(session.batches()).input_file_id) as lines:
+        (body,) = (json.loads(line)["body"] for line in lines)
+    assert [message["content"] for message in body["messages"]] == ["Be kind to x", "{text} a $tone"]
+    assert body["max_tokens"] == 7
+
+
+def test_what_papermill_injects_arrives_in_a_line(shell, session, tmp_path):
+    # Papermill writes the parameters into a cell of their own, before the cells that use them.
+    shell.run(f"# Parameters\nmodel = 'echo'\npath = {str(tmp_path / 'in.jsonl')!r}\nprompt = 'Say {{{{ text }}}}'\n")
+    shell.run("%vbatch unload")
+    shell.run("%vbatch load $model")
+    assert session.served_model_names() == ("echo",)
+    out, _, _ = shell.run('%vbatch export df $path -p "$prompt"')
+    assert out.startswith(f"Wrote 2 requests to {tmp_path / 'in.jsonl'}.")
+    out, _, _ = shell.run("%vbatch run {path} -o answered")
+    assert shell.names["answered"]["response"].tolist()[0] == "Say a"
+
+
+def test_variables_of_a_function_are_filled_as_well(shell):
+    shell.run("def run(frame, most):\n    get_ipython().run_line_magic('vbatch', 'export $frame {most} -p x')")
+    _, err, _ = shell.run("run('nowhere', 'f.jsonl')")
+    assert "There is no variable 'nowhere' for the DataFrame." in err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%vbatch show $last", "'$last'"),
+        ("%%vbatch $frame\n{{ text }}", "The DataFrame must be the name of a variable, not '$frame'."),
+        ("%%vbatch df -n {rows}\n{{ text }}", "invalid int value: '{rows}'"),
+    ],
+)
+def test_a_literal_that_looks_like_a_variable_is_named_in_the_error(shell, line, message):
+    _, err, _ = shell.run(line)
+    assert message in err
+    (literal,) = re.findall(r"\$\w+|\{rows\}", line)
+    assert f"{literal} was taken as it is, because there is no such variable." in err
+
+
+def test_an_expression_in_place_of_a_frame_is_told_what_to_do(shell):
+    _, err, _ = shell.run("%%vbatch df.head(1)\n{{ text }}")
+    assert "must be the name of a variable, not 'df.head(1)'. Assign it to a variable first." in err

@@ -13,7 +13,7 @@ from traitlets.config import Config
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.magics import VBatchMagics
 from vbatch_jupyter.magics.defaults import Defaults
-from vbatch_jupyter.magics.grammar import cell_parser, verb_parsers
+from vbatch_jupyter.magics.grammar import cell_parser, expanded, verb_parsers
 
 
 @pytest.fixture
@@ -227,3 +227,26 @@ def test_the_fields_of_whole_rows_are_reordered_where_it_is_asked_for(shell, ses
     assert list(plain["response"]) == ['{"id": "x", "text": "the same"}', '{"id": "y", "text": "the same"}']
     assert list(out["response"]) == ['{"text": "the same", "id": "x"}', '{"text": "the same", "id": "y"}']
     assert list(out.columns) == ["id", "text", "response", "error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "filled", "literals"),
+    [
+        ("load $model --max-model-len {n * 2}", "load demo --max-model-len 6", []),
+        ("load {model!r} $model.upper", "load 'demo' <", []),
+        ("load $$model '$model' \"$model\"", "load $model '$model' \"demo\"", []),
+        ("-s '{{ n }} {% if n %} {# n #}'", "-s '{{ n }} {% if n %} {# n #}'", []),
+        ("""--body '{"top_k": 5, "x": {"n": [1]}}'""", """--body '{"top_k": 5, "x": {"n": [1]}}'""", []),
+        ("""--body '{"top_k": {n}}'""", """--body '{"top_k": 3}'""", []),
+        (
+            "-s 'one {list} of {other} at $5 or {1}'",
+            "-s 'one {list} of {other} at $5 or {1}'",
+            ["{list}", "{other}"],
+        ),
+        ("load $modle {missing[0]} {n / 0}", "load $modle {missing[0]} {n / 0}", ["$modle", "{missing[0]}", "{n / 0}"]),
+    ],
+)
+def test_a_line_is_filled_as_ipython_fills_others_but_for_jinja_and_json(line, filled, literals):
+    text, left = expanded(line, {"model": "demo", "n": 3})
+    assert text.partition("<built-in")[0] == filled.removesuffix("<")
+    assert left == literals
