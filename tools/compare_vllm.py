@@ -205,7 +205,8 @@ def new_keys(read: Read) -> Iterator[str]:
     """
     for path, (module, name) in REQUESTS.items():
         theirs, endpoint = body_keys(module, name, read), ENDPOINTS[path]
-        yield from (f"new key of {path}: {key}" for key in sorted(theirs - endpoint.openai_keys - endpoint.vllm_keys))
+        known = endpoint.known_keys | endpoint.newer_keys.keys()
+        yield from (f"new key of {path}: {key}" for key in sorted(theirs - known))
         yield from (f"key of {path} that is gone: {key}" for key in sorted(endpoint.vllm_keys - theirs))
 
 

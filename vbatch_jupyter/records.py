@@ -15,6 +15,25 @@ EngineState = Literal["loading", "ready", "dead", "unloaded"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What an engine can do at all, as far as it is known; None if it is not.
+
+    Parameters
+    ----------
+    max_model_len
+        The most tokens of a prompt and its answer together.
+    paths
+        The endpoints that its model serves.
+    takes_tools
+        Whether it has a tool parser.
+    """
+
+    max_model_len: int | None = None
+    paths: frozenset[str] | None = None
+    takes_tools: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """One moment of an engine, in vLLM's terms.
 

@@ -24,6 +24,7 @@ export function BatchDetails(props: {
   const facts: [string, string | null | undefined][] = [
     [trans.__('status'), statusName(batch.status, trans)],
     [trans.__('waiting'), view.waiting],
+    [trans.__('notes'), view.notes.length ? view.notes.join(' ') : null],
     [trans.__('time left'), seconds_left ? duration(seconds_left) : null],
     [trans.__('requests/s'), requests_per_second ? rate(requests_per_second) : null],
     [trans.__('model'), batch.model],

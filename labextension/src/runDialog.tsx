@@ -106,8 +106,7 @@ export class RunBody extends ReactWidget implements Dialog.IBodyWidget<IRunChoic
     this.node.dataset.wouldRun = '';
     let found: ICheck | Error;
     try {
-      // By default this server has OpenAI's limits.
-      found = await this._options.check(target === 'here' ? 'openai' : target);
+      found = await this._options.check(target);
     } catch (error) {
       found = error instanceof Error ? error : new Error(String(error));
     }
@@ -148,11 +147,16 @@ function Found(props: {
       </p>
     );
   }
+  const hasErrors = found.findings.some(finding => finding.severity === 'error');
   const left = found.left_out + Math.max(0, found.findings.length - LISTED);
   return (
     <>
       <p role="status" className={found.would_run ? 'vb-Fine' : 'vb-Refused'}>
-        {found.would_run ? trans.__('It would run.') : trans.__('It would be refused.')}
+        {!found.would_run
+          ? trans.__('It would be refused.')
+          : hasErrors
+            ? trans.__('It would run, with errors for some requests.')
+            : trans.__('It would run.')}
       </p>
       {found.findings.length > 0 && (
         <ul className="vb-Findings" tabIndex={0} aria-label={trans.__('Findings')}>
@@ -170,6 +174,7 @@ function FindingItem(props: { finding: IFinding; trans: TranslationBundle }): Re
   const { finding, trans } = props;
   const names = {
     refused: trans.__('refused'),
+    error: trans.__('error'),
     vllm_only: trans.__('vLLM only'),
     ignored: trans.__('ignored')
   };

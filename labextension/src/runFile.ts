@@ -56,7 +56,7 @@ export async function runFile(options: IRunFileOptions): Promise<string | null> 
       }
       return null;
     }
-    const endpoint = answer.value.endpoint ?? (await client.check(file.id, 'openai')).endpoint;
+    const endpoint = answer.value.endpoint ?? (await client.check(file.id, 'here')).endpoint;
     const batch = await client.create(file.id, endpoint);
     isKept = true;
     return batch.id;

@@ -60,6 +60,8 @@ export interface IBatchView {
   retry_label: string;
   /** Why it is not advancing, in a sentence. */
   waiting: string | null;
+  /** What its requests ask in vain, one sentence each. */
+  notes: string[];
   /** How fast it is and how long it will still take, where the server knows. */
   requests_per_second: number | null;
   seconds_left: number | null;
@@ -146,7 +148,7 @@ export interface ILinePage {
 
 /** One thing in a file that a batch service would refuse or ignore. */
 export interface IFinding {
-  severity: 'refused' | 'vllm_only' | 'ignored';
+  severity: 'refused' | 'error' | 'vllm_only' | 'ignored';
   code: string;
   message: string;
   param: string | null;

@@ -67,7 +67,7 @@ test('older batches are asked for when the end is near, and not when there are n
 
 test('why a batch waits, its rate and the time left are shown as the server says them', () => {
   const model = new BatchesModel();
-  const waits = { ...view('a', 2), waiting: "No engine holds the model 'm'." };
+  const waits = { ...view('a', 2), waiting: "No engine holds the model 'm'.", notes: ['A.'] };
   const runs = { ...view('b', 1), requests_per_second: 12.5, seconds_left: 75 };
   model.apply({ name: 'snapshot', data: { batches: [waits, runs], engines: [], problems: [] } });
   const texts = [...listOf(model).querySelectorAll('[role=option]')].map(row => row.textContent);
@@ -86,6 +86,8 @@ test('why a batch waits, its rate and the time left are shown as the server says
       ).querySelector('dl')?.textContent
   );
   expect(details[0]).toContain("waitingNo engine holds the model 'm'.");
+  expect(details[0]).toContain('notesA.');
+  expect(details[1]).not.toContain('notes');
   expect(details[1]).toContain('time left1 min 15 srequests/s13');
 });
 

@@ -30,6 +30,7 @@ export function view(id: string, created_at: number, status: Status = 'in_progre
     counts: '0 completed, 0 failed, 10 left',
     retry_label: 'Retry failed',
     waiting: null,
+    notes: [],
     requests_per_second: null,
     seconds_left: null,
     paused: false,

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from tests.kernels import PROGRAMS, Cell, NotebookKernel, is_alive, lines_of
+from tests.rules import EXAMPLES, body_of
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
+from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.ending import goes_on
 
 pytestmark = pytest.mark.timeout(900)
 
+CHAT = "/v1/chat/completions"
 PREPARE = f"{PROGRAMS}\nbefore = dict(os.environ)"
 
 
@@ -222,6 +225,35 @@ def test_ignore_eos_stop_and_min_tokens_beside_a_schema(session: Session) -> Non
     assert json.loads(whole)["n"] in {1, 2}
 
 
+def test_vllm_refuses_what_the_rules_say_and_answers_what_they_let_pass(session: Session) -> None:
+    """Each rule of policy.toml that names vLLM, by its own examples, without our own checks before the engine."""
+    rules = [(rule, example, breaks) for rule, example, breaks in EXAMPLES if "vllm" in rule.by]
+    rules += [(rule, example, False) for rule in policy.RULES if rule.ignored for example in rule.keeps]
+    assert len(rules) > 90
+    asked = [(rule.path or CHAT, body_of(rule.path or CHAT, example, "demo")) for rule, example, _ in rules]
+    answers = session.ask(f"show(unchecked(json.loads({json.dumps(asked)!r})))")
+    found = [(example, status == 400) for (_, example, _), (status, _) in zip(rules, answers, strict=True)]
+    assert found == [(example, breaks) for _, example, breaks in rules]
+    assert {status for status, _ in answers} == {200, 400}
+
+
+def test_vllm_answers_without_a_word_what_we_refuse_because_it_would_do_nothing(session: Session) -> None:
+    """VLLM 0.32.0: a removed constraint and a message without content are ignored."""
+    asked = [
+        (CHAT, body_of(CHAT, example, "demo"))
+        for example in ('{"guided_choice": ["yes"]}', '{"guided_json": {}}', '{"messages": [{"role": "user"}]}')
+    ]
+    answers = session.ask(f"show(unchecked(json.loads({json.dumps(asked)!r})))")
+    assert [status for status, _ in answers] == [200, 200, 200]
+    for _, body in asked:
+        status, answer = session.ask(f"show(ask({CHAT!r}, **{body!r}))")
+        assert (status, answer["error"]["code"]) == (400, "unsupported_value")
+
+
+def test_the_limits_of_the_engine_are_known(session: Session) -> None:
+    assert session.ask("show(limits())") == [1024, sorted([CHAT, "/v1/completions", "/v1/responses"]), True]
+
+
 def test_figures_move_and_rest(session: Session) -> None:
     figures = session.ask("show(figures_that_move_and_rest())")
     first, *again = figures["cached"]
@@ -423,6 +455,13 @@ def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vector
     lengths, is_alike, is_whole, (counted, reported) = session.ask("show(vectors())")
     assert (lengths, is_alike, is_whole) == ([384, 384, 384], True, True)
     assert counted == reported > 0
+    # An empty text has a vector in vLLM 0.32.0, which means nothing; we refuse it, as OpenAI does.
+    empty = [("/v1/embeddings", {"model": "demo-embeddings", "input": ""})]
+    assert session.ask("show(limits())") == [256, ["/v1/embeddings"], False]
+    ((status, _),) = session.ask(f"show(unchecked({empty!r}))")
+    assert status == 200
+    status, body = session.ask("show(ask('/v1/embeddings', model='demo-embeddings', input=''))")
+    assert (status, body["error"]["param"]) == (400, "input")
     # vLLM itself takes any name for embeddings.
     status, body = session.ask("show(ask('/v1/embeddings', model='gpt-9', input='a'))")
     assert (status, body["error"]["code"]) == (404, "model_not_found")

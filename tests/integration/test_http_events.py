@@ -66,6 +66,7 @@ def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http
             "counts": "0 completed, 0 failed, 0 left",
             "retry_label": "Retry failed",
             "waiting": None,
+            "notes": [],
             "requests_per_second": None,
             "seconds_left": None,
             "paused": False,

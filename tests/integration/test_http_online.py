@@ -107,6 +107,25 @@ def test_all_four_endpoints_answer(kernel, client):
     assert client.responses.create(model="echo", input="and so on").output_text == "and so on"
 
 
+def test_a_key_that_nobody_knows_is_answered_as_openai_does_and_one_that_does_nothing_is_named_in_a_header(
+    kernel, client
+):
+    chat: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Say hello."}]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**chat, extra_body={"temprature": 0})
+    assert caught.value.body == {
+        "message": "Unknown parameter: 'temprature'.",
+        "type": "invalid_request_error",
+        "param": "temprature",
+        "code": "unknown_parameter",
+    }
+    answer = client.chat.completions.with_raw_response.create(
+        **chat, functions=[{"name": "f"}], modalities=["text"], extra_body={"top_k": 3}
+    )
+    assert answer.headers["x-vbatch-ignored"] == "functions"
+    assert "x-vbatch-ignored" not in client.chat.completions.with_raw_response.create(**chat).headers
+
+
 def test_a_stream_comes_event_by_event(kernel, client):
     stream = client.chat.completions.create(model="echo", messages=saying("a b c d e f g h"), stream=True)
     assert [chunk.choices[0].delta.content for chunk in stream] == list("abcdefgh")

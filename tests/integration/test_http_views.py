@@ -39,6 +39,7 @@ def test_a_batch_says_which_notebook_made_it_and_why_it_waits(http, store):
         "counts": "0 completed, 0 failed, 0 left",
         "retry_label": "Retry failed",
         "waiting": None,
+        "notes": [],
         "requests_per_second": None,
         "seconds_left": None,
         "paused": False,

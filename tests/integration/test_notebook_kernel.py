@@ -75,7 +75,7 @@ def test_one_interrupt_cancels_and_the_frame_comes_back_with_what_is_finished(ke
 
 
 def test_two_interrupts_leave_the_batch_running(kernel, store):
-    kernel.run("session._GRACE_SECONDS = 3600").checked()
+    kernel.run("from vbatch_jupyter.widgets import frontend; frontend._GRACE_SECONDS = 3600").checked()
     sent = start_and_wait_for_answers(kernel, store)
     kernel.manager.interrupt_kernel()
     kernel.wait_for_output(sent, "interrupt again to leave it running")

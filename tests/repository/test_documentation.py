@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_document_on_requests_has_the_rules_that_they_are_held_to():
     text = (ROOT / "docs" / "policy.md").read_text()
-    rules = [f"| {', '.join(f'`{field}`' for field in rule.fields)} | {rule.sentence} |" for rule in policy.RULES]
-    table = "\n".join(["| Field | Rule |", "|---|---|", *rules]) + "\n"
+    rules = [f"| {fields_of(rule)} | {rule.sentence} | {servers_of(rule)} |" for rule in policy.RULES]
+    table = "\n".join(["| Field | Rule | By |", "|---|---|---|", *rules]) + "\n"
     assert text.partition("\n| ")[1] + text.partition("\n| ")[2] == "\n" + table
 
 
@@ -30,6 +30,17 @@ def test_each_row_of_the_document_on_behaviour_has_a_version_and_a_test_that_exi
     assert len(named) >= len(rows)
     functions = {path: functions_of(path) for path, _, _ in named}
     assert [f"{path}::{name}" for path, _, name in named if name not in functions[path]] == []
+
+
+def fields_of(rule: policy.Rule) -> str:
+    where = "" if rule.path is None else f" ({rule.path})"
+    return ", ".join(f"`{field}`" for field in rule.fields) + where
+
+
+def servers_of(rule: policy.Rule) -> str:
+    names = {"here": "this package", "vllm": "vLLM", "openai": "OpenAI"}
+    by = ", ".join(name for server, name in names.items() if server in rule.by)
+    return f"ignored by {by}" if rule.ignored else by
 
 
 def functions_of(path: str) -> set[str]:

@@ -51,7 +51,7 @@ def interrupt(*, when: Callable[[], object] = lambda: True, then: Callable[[], o
         wait_for(lambda: main_thread_is_in("wait"))
         os.kill(os.getpid(), signal.SIGINT)
         if then is not None:
-            wait_for(lambda: main_thread_is_in("_await_shutdown"))
+            wait_for(lambda: main_thread_is_in("await_shutdown"))
             then()
 
     threading.Thread(target=send, daemon=True).start()

@@ -19,7 +19,7 @@ from vbatch_jupyter.loop import Backoff, Loop
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.records import EngineState, EngineStats
+from vbatch_jupyter.records import EngineLimits, EngineState, EngineStats
 
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
@@ -86,6 +86,8 @@ class Engine(abc.ABC):
         started.
     grammar
         What holds its answers to a schema; one of `grammar_schema.GRAMMARS`, and known when it has started.
+    server, limits
+        Whose rules it has, and what it can do at all; known when it has started.
     loops
         The loops of the engine.
     notes
@@ -105,6 +107,8 @@ class Engine(abc.ABC):
     counts_tokens: bool = True
     has_reasoning: bool = False
     grammar: str = "vllm"
+    server: policy.Server = "local"
+    limits: EngineLimits = policy.NO_LIMITS
     loops: Sequence[Loop] = ()
     notes: Sequence[str] = ()
     retry: Backoff = Backoff(first=0.5, longest=30.0, attempts=3)
@@ -126,7 +130,14 @@ class Engine(abc.ABC):
         """
 
     async def request(
-        self, method: str, path: str, body: bytes, *, content: dict[str, Any] | None = None, priority: int = 0
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        content: dict[str, Any] | None = None,
+        priority: int = 0,
+        refuses_unknown: bool = False,
     ) -> EngineResponse:
         """Answer one OpenAI request; cancelling the call aborts the request in the engine.
 
@@ -143,6 +154,8 @@ class Engine(abc.ABC):
             what runs.
         priority
             Lower runs sooner.
+        refuses_unknown
+            Whether a key that neither OpenAI nor vLLM knows is an error, as at OpenAI; vLLM ignores it.
 
         Raises
         ------
@@ -155,7 +168,7 @@ class Engine(abc.ABC):
             return EngineResponse.of_json(_NOT_FOUND, body)
         try:
             content = policy.decode(body) if content is None else content
-            policy.check(path, content)
+            policy.check(path, content, refuses_unknown=refuses_unknown)
         except BadRequestError as error:
             return EngineResponse.of_json(400, error_body(error.message, param=error.param, code=error.code))
         return await self._answer(path, body, content, priority=priority)

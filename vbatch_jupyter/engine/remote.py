@@ -33,6 +33,7 @@ from vbatch_jupyter.errors import (
     RequestAbortedError,
 )
 from vbatch_jupyter.loop import Backoff, Loop
+from vbatch_jupyter.protocol.policy import Server
 from vbatch_jupyter.records import EngineState, EngineStats
 
 _MORE_CONNECTIONS = 128
@@ -96,6 +97,8 @@ class RemoteEngine(Engine):
         away_seconds: float = 300.0,
     ) -> None:
         self.url = flags.url
+        # What a server elsewhere refuses is not known.
+        self.server: Server = "here"
         self.served_model_names: Sequence[str] = flags.served_model_names or (flags.url,)
         self.max_num_seqs = flags.max_num_seqs
         self.counts_tokens = False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from vbatch_jupyter.errors import BadRequestError
@@ -15,6 +16,7 @@ from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import decode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.requests import quoted
 from vbatch_jupyter.protocol.validation import validate
 
 COUNTED_REQUESTS = 2_000
@@ -22,6 +24,8 @@ COUNTED_REQUESTS = 2_000
 
 _COMPARED_PAIRS = 5_000
 _SHOWN_REQUESTS = 3
+_NAMED = 3
+_LONGEST = 200
 
 
 def estimate(
@@ -33,6 +37,7 @@ def estimate(
     find_known: Callable[[LineIndex, Callable[[int], bytes], bytearray], int] = lambda *_: 0,
     count_tokens: Callable[[Sequence[bytes]], Sequence[int]] | None = None,
     measured: Sequence[Measured] = (),
+    max_model_len: int | None = None,
 ) -> DryRun:
     """Find out what a batch would do.
 
@@ -49,6 +54,8 @@ def estimate(
         Returns the prompt tokens of each of some bodies; None if no engine can.
     measured
         Batches that were measured, newest first.
+    max_model_len
+        The most tokens that the model takes; None if that is not known.
 
     Raises
     ------
@@ -57,7 +64,8 @@ def estimate(
     """
     with tempfile.TemporaryFile() as file:
         file.writelines(lines)
-        index = _index_of(file, endpoint)
+        index, found = _validated(file, endpoint)
+        notes = list(found)
 
         def read(position: int) -> bytes:
             return os.pread(file.fileno(), index.lengths[position], index.offsets[position])
@@ -75,6 +83,18 @@ def estimate(
         if count_tokens is not None:
             token_counts = count_tokens([served.countable(body(position)) for position in counted])
             tokens = round(sum(token_counts) * len(index) / len(counted))
+            if max_model_len is not None:
+                most = max_model_len - served.generates
+                known = dict(zip(counted, token_counts, strict=True))
+                longest = [position for position in _longest(index, max_model_len) if position not in known]
+                more = count_tokens([served.countable(body(position)) for position in longest])
+                known |= zip(longest, more, strict=True)
+                too_long = sorted(position for position, length in known.items() if length > most)
+                notes += _too_long(
+                    [decode_request_line(read(position)).custom_id for position in too_long[:_NAMED]],
+                    len(too_long),
+                    max_model_len,
+                )
         first = [decode_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
         bodies = {line.custom_id: line.body for line in first}
         return DryRun(
@@ -91,16 +111,31 @@ def estimate(
             counted=len(counted),
             max_output_tokens=next(filter(None, map(served.output_limit, bodies.values())), None),
             measured=measured,
+            notes=notes,
             price_list=prices.load(),
         )
 
 
-def _index_of(file: BinaryIO, endpoint: str) -> LineIndex:
+def _validated(file: BinaryIO, endpoint: str) -> tuple[LineIndex, Sequence[str]]:
     result = validate(file, endpoint=endpoint, profile=PROFILES["local"])
     if result.errors:
         error = result.errors[0]
         raise BadRequestError(f"Line {error.line}: {error.message}", param=error.param, code=error.code)
-    return result.index
+    return result.index, result.notes
+
+
+def _longest(index: LineIndex, max_model_len: int) -> Sequence[int]:
+    """Return the longest requests that may have more tokens than the model takes; a token has at least a byte."""
+    may_be = (position for position, size in enumerate(index.lengths) if size > max_model_len)
+    return heapq.nlargest(_LONGEST, may_be, key=lambda position: index.lengths[position])
+
+
+def _too_long(names: Sequence[str], count: int, max_model_len: int) -> Iterator[str]:
+    if count:
+        listed = ", ".join(map(quoted, names)) + (", …" if count > len(names) else "")
+        who = "1 request has" if count == 1 else f"{count:,} requests have"
+        message = f"{who} more tokens than the model takes ({max_model_len:,}) and would be answered with an error"
+        yield f"{message}: {listed}"
 
 
 def _spread(total: int, most: int) -> Sequence[int]:

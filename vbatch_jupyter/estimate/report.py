@@ -111,6 +111,8 @@ class DryRun:
         The limit for one answer, if the requests have one.
     measured
         The batches that were measured, newest first.
+    notes
+        What its requests ask in vain, and which are too long.
     price_list
         The prices of batch services.
     """
@@ -129,6 +131,7 @@ class DryRun:
     max_output_tokens: int | None
     measured: Sequence[Measured]
     price_list: Mapping[str, ServicePrices]
+    notes: Sequence[str] = ()
 
     @property
     def to_run(self) -> int:
@@ -219,6 +222,8 @@ def _html_row(cells: Iterable[str], *, heading: str = "") -> str:
 
 
 def _rows(dry_run: DryRun) -> Iterator[tuple[str, str]]:
+    if dry_run.notes:
+        yield "notes", "\n".join(dry_run.notes)
     yield "prompt tokens", _prompt_tokens(dry_run)
     if dry_run.output_tokens:
         yield "answer tokens", _answer_tokens(dry_run, dry_run.output_tokens)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from vbatch_jupyter.frames.field_order import Orders, field_orders
 from vbatch_jupyter.frames.frame import FrameDescription, Unrendered, describe, describe_row, names_of_rows, sampled
 from vbatch_jupyter.frames.schema import left_out, response_format, unheld_in_body
 from vbatch_jupyter.frames.template import Template
+from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
@@ -93,7 +95,14 @@ class Requests:
         return [f"{rows} cannot be rendered and will not be sent. The first is {where}: {first.error}"]
 
 
-def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False, grammar: str = "vllm") -> Requests:
+def requests_of(
+    df: pd.DataFrame,
+    ask: Ask,
+    by: policy.Answering = policy.LOCAL,
+    *,
+    reasons: bool = False,
+    grammar: str = "vllm",
+) -> Requests:
     r"""Check an ask, and make the requests of a frame's rows.
 
     Parameters
@@ -102,6 +111,8 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False, grammar: s
         The frame; it is not changed.
     ask
         What is asked; it names the model.
+    by
+        Who will answer.
     reasons
         As for `describe`.
     grammar
@@ -114,7 +125,7 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False, grammar: s
     FrameError
         Another argument does not fit the frame or the endpoint.
     BadRequestError
-        The endpoint or a key of the body is not known.
+        The endpoint or a key of the body is not known, or each request would be answered with an error.
 
     Examples
     --------
@@ -143,7 +154,7 @@ def requests_of(df: pd.DataFrame, ask: Ask, *, reasons: bool = False, grammar: s
         orders=_field_orders(df, prompt) if ask.reorder_fields else None,
         names=custom_ids(df, ask.custom_id),
         url=endpoint.path,
-        build=_body_builder(endpoint, ask, grammar),
+        build=_body_builder(endpoint, ask, by, grammar),
     )
     return Requests(
         df,
@@ -294,9 +305,8 @@ def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
     return field_orders([cells_of(df.iloc[:, at], df.columns[at]) for at in places], names) if names else None
 
 
-def _body_builder(endpoint: Endpoint, ask: Ask, grammar: str) -> Callable[[str], dict[str, Any]]:
+def _body_builder(endpoint: Endpoint, ask: Ask, by: policy.Answering, grammar: str) -> Callable[[str], dict[str, Any]]:
     """Return a function from a prompt to its request's body, after checking everything else in the body."""
-    endpoint.check_keys(ask.body)
     for taken in ("model", endpoint.prompt_key, "stream"):
         if taken in ask.body:
             reason = "a batch does not stream" if taken == "stream" else "it comes from the DataFrame and the arguments"
@@ -317,6 +327,7 @@ def _body_builder(endpoint: Endpoint, ask: Ask, grammar: str) -> Callable[[str],
         build("")
     except BadRequestError as error:
         raise FrameError(error.message, param=error.param) from error
+    policy.refuse(endpoint, build("a"), by)
     return build
 
 
@@ -337,7 +348,19 @@ def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
         raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
     # Equal requests must be equal bytes, so that they share their answers. Not deeper than this: what is in a tool or
     # a schema may be shown to the model as it is written.
+    for name, value in plain.items():
+        if not _is_finite(value):
+            # JSON has no such number: it would be sent as null, and the default apply.
+            raise FrameError(f"{name} has a number that is not finite (nan or inf), which cannot be sent.", param=name)
     return {name: _shortest(value) for name, value in plain.items()}
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list) or all(map(_is_finite, value))
 
 
 def _shortest(value: object) -> object:

@@ -41,6 +41,7 @@ from vbatch_jupyter.manager.waiting import models_for
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.protocol.endpoints import endpoint_of
+from vbatch_jupyter.protocol.policy import NO_LIMITS
 from vbatch_jupyter.session import session
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.targets.configuration import rules_of
@@ -122,7 +123,7 @@ class VBatchMagics(Magics):
             "engine": lambda _: _print_engine(self._session()),
             "build": self._build,
             "list": self._list,
-            "show": lambda options: _print_batch(self._batch(options)),
+            "show": lambda options: _print_batch(self._batch(options), self._session()),
             "attach": self._attach,
             "cancel": lambda options: self._batch(options).cancel(),
             "results": self._results,
@@ -199,10 +200,13 @@ class VBatchMagics(Magics):
 
     def _check(self, options: argparse.Namespace) -> None:
         rules, summary = rules_of(options.target), Summary(options.target)
-        models = models_for(options.target, self._session().store)
+        current = self._session()
+        models = models_for(options.target, current.store)
+        engine = current.engine if options.target == "local" else None
+        limits = NO_LIMITS if engine is None else engine.limits
         try:
             with Path(options.file).expanduser().open("rb") as file:
-                findings = summary.counted(check(file, rules, models=models))
+                findings = summary.counted(check(file, rules, models=models, limits=limits))
                 for finding in itertools.islice(findings, _FINDINGS):
                     print(finding)
                 if more := sum(1 for _ in findings):
@@ -344,11 +348,13 @@ def _print_engine(current: session.Session) -> None:
         print(f"{name:<22} {value}")
 
 
-def _print_batch(batch: Batch) -> None:
+def _print_batch(batch: Batch, current: session.Session) -> None:
     openai = batch.to_openai()
     print(openai.to_json(exclude_unset=False))
     if (waiting := batch.waiting) is not None:
         print(f"waiting: {waiting}")
+    for note in current.manager.batches.notes(current.manager.batches.retrieve(batch.id)):
+        print(f"note: {note}")
     if openai.error_file_id is None:
         return
     errors = batch.errors()

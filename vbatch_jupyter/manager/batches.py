@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vbatch_jupyter.errors import BadRequestError, StoreFullError
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.manager.checks import (
     check_choice,
     check_expiry,
@@ -123,6 +124,8 @@ class BatchesManager:
             There is no room for what the batch would write.
         """
         rules = PROFILES[profile or self._profile]
+        if target is None:
+            rules = rules.answered_here()
         check_required("input_file_id", input_file_id)
         check_choice("endpoint", endpoint, rules.endpoints)
         check_choice("completion_window", completion_window, rules.completion_windows)
@@ -168,6 +171,10 @@ class BatchesManager:
     def is_served(self, model: str | None) -> bool:
         """Return whether an engine on this store has a model, or would be started for it."""
         return model in held_models(self._store.engines.live(planned=True))
+
+    def notes(self, record: BatchRecord) -> Sequence[str]:
+        """Return what the requests of a batch ask in vain: keys that are ignored, and values that are refused."""
+        return lifecycle.notes_of(self._store, record.input_file_id).get(record.id, ())
 
     def misfits(self, record: BatchRecord) -> Mapping[str, str]:
         """Return what `keep_misfits` has kept."""

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
+
+import msgspec
 
 from vbatch_jupyter.errors import (
     ConflictError,
@@ -99,6 +101,7 @@ def validate(store: Store, lease: Lease) -> BatchRecord:
             return lease.update(status="failed", errors=result.errors)
         # Before the status: a batch in progress has its index.
         _save_index(lease, result.index)
+        _keep_notes(store, record, result.notes)
         counts = RequestCounts(total=len(result.index))
         return lease.update(status="in_progress", request_counts=counts, model=result.model, reason=None)
     except ConflictError:
@@ -130,8 +133,7 @@ def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validatio
         return record.status == "validating" and lease.refresh().status == "cancelling"
 
     profile = PROFILES[record.profile]
-    if record.target is not None:
-        profile = profile.without_limits_of_files()
+    profile = profile.answered_here() if record.target is None else profile.without_limits_of_files()
     with store.files.open(record.input_file_id) as input_file:
         return validation.validate(
             input_file,
@@ -140,6 +142,30 @@ def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validatio
             models=record.models,
             should_stop=has_changed,
         )
+
+
+def _keep_notes(store: Store, record: BatchRecord, notes: Sequence[str]) -> None:
+    # A service's findings were said before anything was sent to it; and a batch runs where there is no room for notes.
+    if notes and record.target is None:
+        with contextlib.suppress(StoreFullError):
+            kept = notes_of(store, record.input_file_id) | {record.id: list(notes)}
+            store.files.keep_sidecar(record.input_file_id, "notes", msgspec.json.encode(kept))
+
+
+def notes_of(store: Store, input_file_id: str) -> dict[str, list[str]]:
+    """Return what the requests of an input file ask in vain, by batch; nothing if nothing was found.
+
+    Parameters
+    ----------
+    store
+        Holds the file.
+    input_file_id
+        The file.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        kept = store.files.sidecar(input_file_id, "notes").read_bytes()
+        return msgspec.json.decode(kept, type=dict[str, list[str]])
+    return {}
 
 
 def _save_index(lease: Lease, index: LineIndex) -> None:

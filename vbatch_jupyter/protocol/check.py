@@ -1,27 +1,31 @@
 """What a batch service would make of an input file, line by line, before it is sent there.
 
-A finding is of one of three kinds: the service would **refuse** the file or the line, so that no request runs; the body
-has a key that **vLLM alone** understands; or it has a key that neither OpenAI nor vLLM knows, and that vLLM
-**ignores** without a word.
+A finding is of one of four kinds: the service would **refuse** the file, so that no request runs; it would answer the
+line with an **error**; the body has a key that **vLLM alone** understands; or it has a key that the service **ignores**
+without a word. What is an error or ignored is in the table of `policy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.keys import OTHER_ENDPOINTS, about, unknown_keys
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import decode_strictly, quoted
 from vbatch_jupyter.protocol.validation import input_lines, validate
+from vbatch_jupyter.records import EngineLimits
 
-Severity = Literal["refused", "vllm_only", "ignored"]
+Severity = Literal["refused", "error", "vllm_only", "ignored"]
 
-SEVERITIES: tuple[Severity, ...] = ("refused", "vllm_only", "ignored")
+SEVERITIES: tuple[Severity, ...] = ("refused", "error", "vllm_only", "ignored")
 """The kinds of findings, most severe first."""
 
 _FIRST_LINES = 100
@@ -33,8 +37,8 @@ class Finding(msgspec.Struct, frozen=True):
     Parameters
     ----------
     severity
-        ``"refused"``: the service would run none of the batch; ``"vllm_only"``: a key of vLLM's that is not one of
-        OpenAI's; ``"ignored"``: a key that neither knows.
+        ``"refused"``: the service would run none of the batch; ``"error"``: this line would be answered with an
+        error; ``"vllm_only"``: a key of vLLM's that is not one of OpenAI's; ``"ignored"``: a key that does nothing.
     code, message, param
         As in a batch's errors.
     line
@@ -57,7 +61,12 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def check(
-    input_file: BinaryIO, profile: Profile, *, endpoint: str | None = None, models: Collection[str] | None = None
+    input_file: BinaryIO,
+    profile: Profile,
+    *,
+    endpoint: str | None = None,
+    models: Collection[str] | None = None,
+    limits: EngineLimits = policy.NO_LIMITS,
 ) -> Iterator[Finding]:
     """Yield what a service would say about an input file: about the file, then by line. Holds one line in memory.
 
@@ -71,6 +80,8 @@ def check(
         The endpoint that the batch would be made for; by default the url of the first request.
     models
         The models that could answer; None if that is not known, as of a batch service.
+    limits
+        What is known of the engine that would answer it.
 
     Examples
     --------
@@ -81,6 +92,7 @@ def check(
     >>> for finding in check(io.BytesIO(line), PROFILES["parasail"]):
     ...     print(finding.line, finding.custom_id, finding.severity, finding.param)
     1 a refused body.stream
+    1 a error body.messages
     1 a vllm_only body.top_k
     1 a ignored body.temprature
     """
@@ -96,7 +108,8 @@ def check(
         name = custom_id if isinstance(custom_id, str) else None
         while errors and errors[-1].line == number:
             yield _refused(errors.pop(), name)
-        yield from _unknown_keys(request, endpoint, profile, number, name)
+        for severity, code, message, key in _of_body(request, endpoint, profile, limits):
+            yield Finding(severity, code, message, f"body.{key}", number, name)
     # How many more there are than are listed.
     for error in errors:
         yield _refused(error)
@@ -147,17 +160,22 @@ class Summary:
     --------
     >>> summary = Summary("openai")
     >>> list(summary.counted([])), summary.refuses, str(summary)
-    ([], False, 'openai would run it; nothing in it is ignored.')
+    ([], False, 'openai takes the file; nothing in it is known to fail or to be ignored.')
     """
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.counts: dict[Severity, int] = dict.fromkeys(SEVERITIES, 0)
+        self.lines_with_errors = 0
+        self._last_line: int | None = None
 
     def counted(self, findings: Iterator[Finding] | list[Finding]) -> Iterator[Finding]:
         """Pass findings on and count them."""
         for finding in findings:
             self.counts[finding.severity] += 1
+            if finding.severity == "error" and finding.line != self._last_line:
+                self.lines_with_errors += 1
+                self._last_line = finding.line
             yield finding
 
     @property
@@ -166,41 +184,64 @@ class Summary:
         return self.counts["refused"] > 0
 
     def __str__(self) -> str:
-        says = f"{self.target} would refuse it" if self.refuses else f"{self.target} would run it"
-        if not any(self.counts.values()):
-            return f"{says}; nothing in it is ignored."
         counts = ", ".join(f"{count:,} {severity}" for severity, count in self.counts.items() if count)
-        return f"{says}: {counts}."
+        if self.refuses:
+            return f"{self.target} would refuse it: {counts}."
+        if not counts:
+            return f"{self.target} takes the file; nothing in it is known to fail or to be ignored."
+        if not self.lines_with_errors:
+            return f"{self.target} takes the file: {counts}."
+        if not self.lines_with_errors:
+            return f"{self.target} takes the file: {counts}."
+        lines = "1 line" if self.lines_with_errors == 1 else f"{self.lines_with_errors:,} lines"
+        return f"{self.target} takes the file; {lines} would be answered with errors: {counts}."
 
 
 def _refused(error: BatchError, custom_id: str | None = None) -> Finding:
     return Finding("refused", error.code, error.message, error.param, error.line, custom_id)
 
 
-def _unknown_keys(
-    request: dict[str, Any], endpoint: str, profile: Profile, number: int, custom_id: str | None
-) -> Iterator[Finding]:
+def _of_body(
+    request: dict[str, Any], endpoint: str, profile: Profile, limits: EngineLimits
+) -> Iterator[tuple[Severity, str, str, str]]:
+    """Yield severity, code, message and key of what is found in a request's body."""
     url, body = request.get("url"), request.get("body")
-    # A line for another endpoint is refused as a whole if that is not allowed; its keys are checked for its endpoint.
-    of_line = ENDPOINTS.get(url) if isinstance(url, str) else None
-    of_keys = of_line or ENDPOINTS.get(endpoint)
-    if not isinstance(body, dict) or of_keys is None:
+    if not isinstance(body, dict):
         return
-    for key in body:
-        if key in of_keys.openai_keys:
+    # A line for another endpoint is refused as a whole if that is not allowed; its keys are checked for its endpoint.
+    path = url if isinstance(url, str) and (url in ENDPOINTS or url in OTHER_ENDPOINTS) else endpoint
+    model = body.get("model")
+    if profile.models is not None and isinstance(model, str) and not re.fullmatch(profile.models, model):
+        yield "refused", "model_not_found", f"{profile.name} has no model {quoted(model)}.", "model"
+    wrong = set()
+    for key, sentence in policy.broken(path, body, profile.server, limits):
+        wrong.add(key)
+        yield "error", "invalid_value", f"Invalid '{key}': {sentence}", key
+    yield from _unknown(path, [key for key in body if key not in wrong], profile)
+    for key, sentence in policy.ignored(path, body, profile.server):
+        yield "ignored", "unknown_parameter", f"vLLM ignores the key {quoted(key)}: {sentence}", key
+
+
+def _unknown(path: str, keys: Sequence[str], profile: Profile) -> Iterator[tuple[Severity, str, str, str]]:
+    of_path, other = ENDPOINTS.get(path), OTHER_ENDPOINTS.get(path)
+    if other is not None and other.keys:
+        for key in keys:
+            if key not in other.keys:
+                yield "error", "unknown_parameter", f"OpenAI does not know the key {quoted(key)} for {path}.", key
+    if of_path is None:
+        return
+    nobody_knows = unknown_keys(of_path, keys)
+    for key in keys:
+        if key in of_path.openai_keys:
             continue
-        if key in of_keys.vllm_keys:
-            severity: Severity = "vllm_only"
-            sentence = f"Only vLLM knows the key {quoted(key)}{_of_openai(profile)}"
-        else:
-            severity = "ignored"
-            sentence = f"Neither OpenAI nor vLLM knows the key {quoted(key)}; vLLM ignores it{_of_openai(profile)}"
-        yield Finding(severity, "unknown_parameter", f"{sentence}.", f"body.{key}", number, custom_id)
-
-
-def _of_openai(profile: Profile) -> str:
-    # OpenAI answers an unknown argument with an error, so the line gets an error.
-    return "; OpenAI answers such a request with an error" if profile.name == "openai" else ""
+        sentence = about(of_path, key) if key in nobody_knows else f"Only vLLM knows the key {quoted(key)}."
+        if profile.server == "openai" or (key in nobody_knows and profile.refuses_unknown):
+            sentence = f"{policy.unknown_parameter(key).message} {sentence}"
+            yield "error", "unknown_parameter", sentence, key
+        elif key in nobody_knows:
+            yield "ignored", "unknown_parameter", f"{sentence} It would be ignored.", key
+        elif profile.server != "local":
+            yield "vllm_only", "unknown_parameter", sentence, key
 
 
 def _request_of(line: bytes | None) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from vbatch_jupyter.errors import BadRequestError, did_you_mean
+from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.reading import Reading, read_line
 from vbatch_jupyter.protocol.shapes import (
     ChatBody,
@@ -49,8 +49,10 @@ class Endpoint:
         The key that holds the JSON schema of the answer; None if there is none.
     vllm_inputs
         The keys that vLLM also takes a prompt from.
-    openai_keys, vllm_keys
-        The keys that a body may have: those of OpenAI's API, and those that vLLM adds.
+    openai_keys, vllm_keys, known_keys
+        The keys that a body may have: those of OpenAI's API, those that vLLM adds, and both; see `keys`.
+    newer_keys
+        The keys that a newer vLLM adds, each with its version.
     limits
         The keys that limit how many tokens an answer may have.
     response
@@ -68,9 +70,15 @@ class Endpoint:
     vllm_inputs: tuple[str, ...] = ()
     openai_keys: frozenset[str]
     vllm_keys: frozenset[str] = frozenset()
+    known_keys: frozenset[str] = dataclasses.field(init=False)
+    newer_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limits: tuple[str, ...] = ()
     response: type[ResponseBody]
     generates: bool = True
+
+    def __post_init__(self) -> None:
+        """Join the keys once: each request asks for them."""
+        object.__setattr__(self, "known_keys", self.openai_keys | self.vllm_keys)
 
     @property
     def takes_system(self) -> bool:
@@ -243,38 +251,6 @@ class Endpoint:
                 return int(value)
         return None
 
-    def check_keys(self, keys: Iterable[str]) -> None:
-        """Raise an error for keys that neither OpenAI nor vLLM knows.
-
-        Parameters
-        ----------
-        keys
-            The body's keys.
-
-        Raises
-        ------
-        BadRequestError
-            Names every unknown key, and similar known keys.
-
-        Examples
-        --------
-        >>> CHAT.check_keys(["temperature", "top_k"])
-        >>> CHAT.check_keys(["temprature"])  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        vbatch_jupyter.errors.BadRequestError: Neither OpenAI nor vLLM knows the key 'temprature' ... 'temperature'?
-        """
-        unknown = [key for key in keys if key not in self.openai_keys and key not in self.vllm_keys]
-        if unknown:
-            raise BadRequestError(" ".join(map(self._unknown_key, unknown)), param=unknown[0])
-
-    def _unknown_key(self, key: str) -> str:
-        elsewhere = [other.path for other in ENDPOINTS.values() if key in other.openai_keys | other.vllm_keys]
-        message = f"Neither OpenAI nor vLLM knows the key '{key}' for {self.path}"
-        if elsewhere:
-            return f"{message}; it belongs to {' and '.join(elsewhere)}."
-        near = did_you_mean(key, sorted(self.openai_keys | self.vllm_keys), cutoff=0.7)
-        return f"{message}.{near}" if near else f"{message}; leave it out."
-
     # ----------------------------------------------------------------------------------------------------- responses
 
     def read(self, line: bytes, parse: Parse | None = None) -> Reading:
@@ -326,7 +302,9 @@ _KEYS = tomllib.loads(Path(__file__).with_name("endpoint_keys.toml").read_text(e
 
 
 def _keys(name: str) -> dict[str, Any]:
-    return {f"{whose}_keys": frozenset(keys[name].split()) for whose, keys in _KEYS.items()}
+    newer = {key: version for version, keys in _KEYS["newer"].items() for key in keys.get(name, "").split()}
+    known = {f"{whose}_keys": frozenset(_KEYS[whose][name].split()) for whose in ("openai", "vllm")}
+    return {**known, "newer_keys": newer}
 
 
 CHAT = Endpoint(

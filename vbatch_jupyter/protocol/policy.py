@@ -1,43 +1,49 @@
-"""What a request's body may not ask for: fields that would harm the engine, other requests, or this machine.
+"""What a request's body may not ask for, and what would do nothing: the one table of rules, `policy.toml`.
 
-vLLM accepts far more than OpenAI does, and trusts its callers. Here anyone with the server's key can send requests, and
-batches run unattended. So every request is checked against these rules before it reaches an engine, both lines of a
-batch and chats. What vLLM's own checks refuse is left to them. Values are read as leniently as vLLM reads them:
-``"n": "999"`` is a number.
+Some rules are ours: vLLM accepts far more than OpenAI does, and trusts its callers. Here anyone with the server's key
+can send requests, and batches run unattended. So every request is checked against these rules before it reaches an
+engine, both lines of a batch and chats (`check`). The others say what vLLM and OpenAI refuse or ignore, so that it can
+be said before anything runs (`broken`, `ignored`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
-from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol import conditions
+from vbatch_jupyter.protocol.conditions import CONDITIONS, LIMITS, MAX_PROMPTS, MAX_SEQUENCES, MAX_TOKENS, PROMPTS
+from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint
+from vbatch_jupyter.protocol.keys import check_keys, unknown_keys
+from vbatch_jupyter.records import EngineLimits
 
-MAX_SEQUENCES = 128
-"""The most answers to one prompt; OpenAI's own limit."""
+Server = Literal["here", "local", "openai", "compatible"]
+"""Who answers: ``here`` is only what is checked before an engine, ``local`` that and a vLLM engine. Of any other
+service that is compatible with OpenAI's API it is only known that it refuses what both OpenAI and vLLM refuse."""
 
-MAX_PROMPTS = 2048
-"""The most sequences of one request, prompts times answers; OpenAI's limit for the inputs of embeddings."""
+NO_LIMITS = EngineLimits()
+"""Nothing is known of the engine."""
 
-MAX_TOKENS = 1 << 20
-"""The most output tokens that a request may ask for; more than the context of any model."""
+_PLAIN_KEYS = ("content", "role")
+_MOST_MESSAGES = 1000
+_FIGURES = {
+    "MAX_SEQUENCES": MAX_SEQUENCES,
+    "MAX_PROMPTS": MAX_PROMPTS,
+    "MAX_TOKENS": MAX_TOKENS,
+    "LIMITS": " ".join(LIMITS),
+}
+_FIGURE = re.compile(r"\{(\w+)\}")
 
-_PROMPTS = ("messages", "input", "prompt", "previous_input_messages")
-_PLAIN_KEYS = frozenset({"content", "name", "role"})
-_FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-_TEMPLATE_ARGUMENTS = frozenset(_TABLE["template_arguments"].split())
 
-Broken = Callable[[Sequence[str], Mapping[str, Any], str], str | None]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rule:
     """One rule.
 
@@ -47,20 +53,65 @@ class Rule:
         The keys of the body that the rule is about.
     sentence
         What is refused, and why. It is used as the error message and in the documentation.
-    broken
-        Called with the fields, the body and the endpoint's path. Returns the offending field, or None if the rule is
-        kept.
+    by
+        Who refuses such a request, or ignores the key.
+    condition
+        Says of a value whether it breaks the rule.
     inside
-        Whether to look for the fields anywhere inside the messages, and not only among the keys of the body.
+        Finds what breaks the rule anywhere inside the messages, and returns its key; None for a rule about keys of the
+        body.
+    ignored
+        Whether it is not refused, but does nothing.
     path
         The endpoint of the rule; None if it is for all.
+    least, most, above, choices
+        For the condition.
+    breaks, keeps
+        Bodies that break the rule, and bodies that do not, as JSON; for tests.
+    source
+        Where it is written.
     """
 
     fields: tuple[str, ...]
     sentence: str
-    broken: Broken
-    inside: bool
-    path: str | None
+    by: frozenset[str]
+    condition: conditions.Condition
+    inside: Callable[[Mapping[str, Any]], str | None] | None = None
+    ignored: bool = False
+    path: str | None = None
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    choices: Sequence[str] = ()
+    breaks: Sequence[str] = ()
+    keeps: Sequence[str] = ()
+    source: str = ""
+
+
+class Breach(NamedTuple):
+    """A rule that a request breaks, or an ignored key.
+
+    Parameters
+    ----------
+    field
+        The key.
+    sentence
+        What is wrong, and what to do.
+    """
+
+    field: str
+    sentence: str
+
+
+class Answering(NamedTuple):
+    """Who answers requests, and what is known of that engine."""
+
+    server: Server = "local"
+    limits: EngineLimits = NO_LIMITS
+
+
+LOCAL = Answering()
+"""An engine of which nothing is known but that it is vLLM's."""
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -87,8 +138,8 @@ def decode(body: bytes) -> dict[str, Any]:
     return content
 
 
-def check(path: str, body: Mapping[str, Any]) -> None:
-    """Raise an error if a request breaks a rule.
+def check(path: str, body: Mapping[str, Any], *, refuses_unknown: bool = False) -> None:
+    """Raise an error if a request breaks one of our own rules.
 
     Parameters
     ----------
@@ -96,6 +147,8 @@ def check(path: str, body: Mapping[str, Any]) -> None:
         The endpoint's, such as ``"/v1/chat/completions"``.
     body
         The request's body, as `decode` reads it.
+    refuses_unknown
+        Whether a key that neither OpenAI nor vLLM knows is refused, as OpenAI does.
 
     Raises
     ------
@@ -109,149 +162,209 @@ def check(path: str, body: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     vbatch_jupyter.errors.BadRequestError: Invalid 'n': ...
     """
-    # Fast path: most bodies have none of these fields and only plain texts, and a batch may have a million bodies.
-    rules = [rule for field in body if (rule := _BY_FIELD.get(field)) is not None]
-    if not _is_plain(body):
-        rules += _INSIDE
-    for rule in rules:
-        if rule.path in (None, path) and (field := rule.broken(rule.fields, body, path)) is not None:
-            raise BadRequestError(f"Invalid '{field}': {rule.sentence}", param=field, code="unsupported_value")
+    for field, sentence in broken(path, body, "here"):
+        raise BadRequestError(f"Invalid '{field}': {sentence}", param=field, code="unsupported_value")
+    if refuses_unknown and (endpoint := ENDPOINTS.get(path)) is not None and (unknown := unknown_keys(endpoint, body)):
+        raise unknown_parameter(unknown[0])
 
 
-# ----------------------------------------------------------------------------------------------------- the checks
+def refuse(endpoint: Endpoint, body: Mapping[str, Any], by: Answering) -> None:
+    """Raise an error if all requests with these values would be answered with one, or have a key in vain.
+
+    Parameters
+    ----------
+    endpoint
+        Whose body it is.
+    body
+        A request's, with any prompt.
+    by
+        Who answers.
+
+    Raises
+    ------
+    BadRequestError
+        Names each key.
+
+    Examples
+    --------
+    >>> from vbatch_jupyter.protocol.endpoints import CHAT
+    >>> refuse(CHAT, {"temperature": 5, "n": 0}, Answering())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    vbatch_jupyter.errors.BadRequestError: Invalid 'temperature': it must be a number from 0 to 2. Invalid 'n': ...
+    """
+    if breaches := list(broken(endpoint.path, body, *by)):
+        message = " ".join(f"Invalid '{field}': {sentence}" for field, sentence in breaches)
+        raise BadRequestError(message, param=breaches[0].field, code="invalid_value")
+    check_keys(endpoint, body)
+    if by.server == "openai" and (unknown := [key for key in body if key not in endpoint.openai_keys]):
+        message = f"OpenAI does not know {', '.join(map(repr, unknown))} and answers each such request with an error."
+        raise BadRequestError(message, param=unknown[0], code="unknown_parameter")
 
 
-def _given(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    del path
-    return next((field for field in fields if body.get(field) is not None), None)
+def unknown_parameter(key: str) -> BadRequestError:
+    """Return OpenAI's error for a key that it does not know.
+
+    Examples
+    --------
+    >>> unknown_parameter("temprature").message
+    "Unknown parameter: 'temprature'."
+    """
+    return BadRequestError(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
 
 
-def _switched_on(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    del path
-    return next((field for field in fields if _is_on(body.get(field))), None)
+def broken(
+    path: str,
+    body: Mapping[str, Any],
+    server: Server,
+    limits: EngineLimits = NO_LIMITS,
+    *,
+    fields: Iterable[str] | None = None,
+) -> Iterator[Breach]:
+    """Yield the first rule that each key of a body breaks.
+
+    Parameters
+    ----------
+    path
+        The endpoint's.
+    body
+        The request's body.
+    server
+        Who answers it.
+    limits
+        What is known of the engine that answers it.
+    fields
+        The keys to look at; all by default.
+
+    Examples
+    --------
+    >>> body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "temperature": 0, "n": 3, "top_p": 5}
+    >>> [breach.field for breach in broken("/v1/chat/completions", body, "local")]
+    ['n', 'top_p']
+    >>> [breach.field for breach in broken("/v1/chat/completions", body, "openai")]
+    ['top_p']
+    """
+    by_field, inside = _rules_of(server, path)
+    # Most prompts are plain texts, which break no rule, and a batch may have a million.
+    if has_plain_prompt(body):
+        fields, inside = [field for field in fields or body if field not in PROMPTS], ()
+    asked = conditions.Asked(body, path, server != "openai", limits)
+    yield from _breaches(by_field, body if fields is None else fields, asked)
+    for rule in inside:
+        if rule.inside is not None and (field := rule.inside(body)) is not None:
+            yield Breach(field, rule.sentence)
 
 
-def _is_on(value: Any) -> bool:
-    return value.strip().lower() not in _FALSE if isinstance(value, str) else bool(value)
+def ignored(path: str, body: Mapping[str, Any], server: Server) -> Iterator[Breach]:
+    """Yield the keys of a body that its server ignores, though OpenAI knows them.
+
+    Parameters
+    ----------
+    path, body, server
+        As for `broken`.
+
+    Examples
+    --------
+    >>> [breach.field for breach in ignored("/v1/chat/completions", {"functions": []}, "local")]
+    ['functions']
+    """
+    return _breaches(_ignored_by(server, path), body, conditions.Asked(body, path, server != "openai", NO_LIMITS))
 
 
-def _number(value: Any) -> float | None:
-    """Read a number as vLLM's models do: a string with a number is accepted too."""
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+def has_ignored(path: str, keys: Iterable[str], server: Server) -> bool:
+    """Return whether some of the keys may be ignored; `ignored` looks at their values too."""
+    return not _ignored_by(server, path).keys().isdisjoint(keys)
 
 
-def _out_of(least: float, most: float) -> Broken:
-    def broken(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-        del path
-        for field in fields:
-            number = _number(body.get(field))
-            if number is not None and not least <= number <= most:
-                return field
-        return None
-
-    return broken
-
-
-def _too_many(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    del path
-    field = next((name for name in fields if isinstance(body.get(name), list)), None)
-    if field is None or all(isinstance(value, int) for value in body[field]):
-        return None  # one text, or one prompt as its tokens
-    answers = max(_number(body.get("n")) or 1, _number(body.get("best_of")) or 1)
-    return field if len(body[field]) * answers > MAX_PROMPTS else None
-
-
-def _endless(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    # Of the limits of another endpoint vLLM knows nothing.
-    limits = ENDPOINTS[path].limits if path in ENDPOINTS else ()
-    return None if any(body.get(name) for name in limits) else _switched_on(fields, body, path)
-
-
-def _template_arguments(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    del fields, path
-    arguments = body.get("chat_template_kwargs")
-    if not isinstance(arguments, dict):
-        return None
-    plain = all(isinstance(value, str | int | float | bool | None) for value in arguments.values())
-    return None if plain and not arguments.keys() & _TEMPLATE_ARGUMENTS else "chat_template_kwargs"
-
-
-def _members(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every key inside ``messages``, ``input`` and ``prompt``, with its value."""
-    left = [body.get(name) for name in _PROMPTS]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield from value.items()
-            left.extend(value.values())
-        elif isinstance(value, list):
-            left.extend(value)
-
-
-def _is_plain(body: Mapping[str, Any]) -> bool:
-    """Return whether the prompt is only texts, so that nothing can be inside it."""
-    for name in _PROMPTS:
-        value = body.get(name)
-        if value is None or isinstance(value, str):
+def _breaches(
+    by_field: Mapping[str, Sequence[Rule]], fields: Iterable[str], asked: conditions.Asked
+) -> Iterator[Breach]:
+    for field in fields:
+        rules = by_field.get(field)
+        if rules is None or (value := asked.body.get(field)) is None:
             continue
-        for item in value if isinstance(value, list) else (value,):
-            texts = item.items() if isinstance(item, dict) else (("content", item),)
-            if any(key not in _PLAIN_KEYS or not isinstance(text, str | int) for key, text in texts):
-                return False
+        for rule in rules:
+            asked.rule = rule
+            if rule.condition(value, asked):
+                figures = {"path": asked.path, "max_model_len": asked.limits.max_model_len}
+                yield Breach(field, _filled(rule.sentence, figures))
+                break
+
+
+def has_plain_prompt(body: Mapping[str, Any]) -> bool:
+    """Return whether a body's prompt is only texts that are not empty, so that it breaks no rule.
+
+    Examples
+    --------
+    >>> has_plain_prompt({"messages": [{"role": "user", "content": "Hello"}]}), has_plain_prompt({"input": ""})
+    (True, False)
+    """
+    for name in PROMPTS:
+        if name not in body:
+            continue
+        value = body[name]
+        if type(value) is list and 0 < len(value) <= _MOST_MESSAGES:
+            for item in value:
+                if (
+                    type(item) is not dict
+                    or len(item) != len(_PLAIN_KEYS)
+                    or type(item.get("content")) is not str
+                    or type(item.get("role")) is not str
+                ):
+                    return False
+        elif type(value) is not str or not value or name == "messages":
+            return False
     return True
 
 
-def _foreign_media(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    del fields, path
-    for key, value in _members(body):
-        if key.endswith("_url"):
-            url = value.get("url") if isinstance(value, dict) else value
-            if url is not None and not (isinstance(url, str) and url.startswith("data:")):
-                return key
-    return None
+def _filled(sentence: str, figures: Mapping[str, Any]) -> str:
+    def figure(match: re.Match[str]) -> str:
+        value = figures.get(match[1])
+        return f"{value:,}" if isinstance(value, int) else match[0] if value is None else str(value)
+
+    return _FIGURE.sub(figure, sentence) if "{" in sentence else sentence
 
 
-def _embedded(fields: Sequence[str], body: Mapping[str, Any], path: str) -> str | None:
-    del fields, path
-    for key, value in _members(body):
-        kind = value if key == "type" else key
-        if isinstance(kind, str) and kind.endswith(("_embeds", "_pil")) and value is not None:
-            return kind
-    return None
+def _rule(*, fields: str, sentence: str, by: str, condition: str, inside: bool = False, **rest: Any) -> Rule:
+    said = frozenset(by.split())
+    who = set(said)
+    if said & {"here", "vllm"}:
+        who.add("local")
+    if said >= {"openai", "vllm"}:
+        who.add("compatible")
+    rest |= {name: _FIGURES[rest[name].strip("{}")] for name in ("least", "most") if isinstance(rest.get(name), str)}
+    return Rule(
+        fields=tuple(_filled(fields, _FIGURES).split()),
+        sentence=_filled(sentence, _FIGURES | {"most": rest.get("most")}),
+        by=frozenset(who),
+        condition=CONDITIONS["given" if inside else condition],
+        inside=getattr(conditions, condition) if inside else None,
+        **rest,
+    )
 
 
-_CHECKS: dict[str, Broken] = {
-    "answers": _out_of(-1, MAX_SEQUENCES),
-    "embedded": _embedded,
-    "endless": _endless,
-    "foreign_media": _foreign_media,
-    "given": _given,
-    "logprobs": _out_of(0, MAX_TOKENS),
-    "sequences": _too_many,
-    "switched_on": _switched_on,
-    "template_arguments": _template_arguments,
-    "tokens": _out_of(-1, MAX_TOKENS),
-}
-_FIGURES = {
-    "MAX_SEQUENCES": MAX_SEQUENCES,
-    "MAX_PROMPTS": MAX_PROMPTS,
-    "MAX_TOKENS": MAX_TOKENS,
-    "LIMITS": " ".join(dict.fromkeys(key for endpoint in ENDPOINTS.values() for key in endpoint.limits)),
-}
-
-
-def _rule(*, fields: str, sentence: str, check: str, inside: bool = False, path: str | None = None) -> Rule:
-    words, sentence = fields.format_map(_FIGURES), sentence.format_map(_FIGURES)
-    return Rule(tuple(words.split()), sentence, _CHECKS[check], inside, path)
-
-
-RULES: tuple[Rule, ...] = tuple(_rule(**table) for table in _TABLE["rules"])
+RULES: tuple[Rule, ...] = tuple(
+    _rule(**table) for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["rules"]
+)
 """In the order in which they are checked."""
 
-_INSIDE = [rule for rule in RULES if rule.inside]
-_BY_FIELD = {field: rule for rule in RULES if not rule.inside for field in rule.fields}
+
+@functools.cache
+def _rules_of(server: Server, path: str) -> tuple[Mapping[str, Sequence[Rule]], Sequence[Rule]]:
+    """Return the rules of a server and an endpoint: those about keys, by the key, and those about what is inside."""
+    rules = [rule for rule in RULES if server in rule.by and rule.path in (None, path) and not rule.ignored]
+    return _by_field(rules, path), [rule for rule in rules if rule.inside is not None]
+
+
+@functools.cache
+def _ignored_by(server: Server, path: str) -> Mapping[str, Sequence[Rule]]:
+    return _by_field([rule for rule in RULES if server in rule.by and rule.path in (None, path) and rule.ignored], path)
+
+
+def _by_field(rules: Sequence[Rule], path: str) -> Mapping[str, Sequence[Rule]]:
+    endpoint, by_field = ENDPOINTS.get(path), dict[str, list[Rule]]()
+    for rule in rules:
+        for field in rule.fields if rule.inside is None else ():
+            # A key that the endpoint does not have has no wrong value; but ours are checked for every endpoint.
+            if "here" in rule.by or (endpoint is not None and field in endpoint.known_keys):
+                by_field.setdefault(field, []).append(rule)
+    return by_field

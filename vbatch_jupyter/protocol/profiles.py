@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.policy import Server
 
 _MIB = 1024 * 1024
 
@@ -42,6 +43,12 @@ class Profile:
     extra_inputs
         Whether the inputs that only vLLM knows (``prompt_embeds`` for completions, ``messages`` for embeddings) count
         as the request's input.
+    server
+        Who answers the requests, for the rules of `policy`.
+    refuses_unknown
+        Whether a request with a key that nobody knows is answered with an error.
+    models
+        A regular expression that the names of its models fit; None for any.
     file_seconds
         How long after its creation a file for a batch, or a batch's output or error file, expires if its client does
         not say; None keeps it until it is deleted.
@@ -60,8 +67,23 @@ class Profile:
     single_model: bool = True
     completion_windows: Sequence[str] = ("24h",)
     extra_inputs: bool = False
+    server: Server = "local"
+    refuses_unknown: bool = False
+    models: str | None = None
     file_seconds: int | None = None
     grammar: str = "vllm"
+
+    def answered_here(self) -> Profile:
+        """Return the rules for a batch that an engine here answers.
+
+        Examples
+        --------
+        >>> sorted(set(PROFILES["openai"].endpoints) - set(PROFILES["openai"].answered_here().endpoints))
+        ['/v1/images/edits', '/v1/images/generations', '/v1/moderations', '/v1/videos']
+        """
+        # Where urls may differ, what the engine cannot answer becomes an error line. A whole batch of it would not do.
+        endpoints = ENDPOINTS.keys() if self.match_endpoint else self.endpoints
+        return dataclasses.replace(self, server="local", models=None, endpoints=endpoints)
 
     def without_limits_of_files(self) -> Profile:
         """Return the rules for a file that will be divided into several.

@@ -10,6 +10,7 @@ import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint
+from vbatch_jupyter.protocol.keys import OTHER_ENDPOINTS
 from vbatch_jupyter.protocol.profiles import Profile
 
 MAX_DEPTH = 200
@@ -25,6 +26,8 @@ NO_SEED = -1
 """The seed that vLLM takes for none (vllm/sampling_params.py)."""
 
 _QUOTED = 64
+# Characters of a custom_id that are within the limit of bytes of every profile.
+_SHORT = 64
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -75,6 +78,38 @@ def decode_strictly(line: bytes) -> dict[str, Any]:
     return value
 
 
+def document_hint(head: bytes) -> str:
+    r"""Return what to do with a file that is one JSON document and not one on each line; nothing if it is not.
+
+    Parameters
+    ----------
+    head
+        The file's beginning.
+
+    Examples
+    --------
+    >>> document_hint(b'[\n  {"custom_id": "a"}')
+    'The file is one JSON array. Write each of its elements on a line of its own.'
+    >>> document_hint(b'{"custom_id": "a"}\n')
+    ''
+    """
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    first, _, rest = text.partition(b"\n")
+    if text.startswith(b"[") and text[1:].lstrip().startswith(b"{") and not (_is_json(first) and rest.strip()):
+        return "The file is one JSON array. Write each of its elements on a line of its own."
+    if first.rstrip() == b"{" and rest.lstrip().startswith(b'"'):
+        return "The file is one JSON document over several lines. Write each request on one line."
+    return ""
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def check_request(request: Mapping[str, Any], *, endpoint: str, profile: Profile) -> Iterator[Problem]:
     """Yield everything that is wrong with a single request.
 
@@ -109,6 +144,31 @@ def check_request(request: Mapping[str, Any], *, endpoint: str, profile: Profile
         yield from _check_body(body, url if isinstance(url, str) else endpoint, profile)
     elif body is not None:
         yield _wrong_type("body", "an object", body)
+
+
+def is_faultless(request: Mapping[str, Any], *, endpoint: str) -> bool:
+    """Return whether `check_request` certainly finds nothing; most requests need no closer look.
+
+    Examples
+    --------
+    >>> request = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "a"}}
+    >>> is_faultless(request, endpoint="/v1/embeddings"), is_faultless(request, endpoint="/v1/completions")
+    (True, False)
+    """
+    custom_id, body = request.get("custom_id"), request.get("body")
+    if type(custom_id) is not str or type(body) is not dict or request.get("method") != "POST":
+        return False
+    model, known = body.get("model"), ENDPOINTS.get(endpoint)
+    return (
+        0 < len(custom_id) <= _SHORT
+        and request.get("url") == endpoint
+        and known is not None
+        and type(model) is str
+        and model != ""
+        and body.get(known.prompt_key) is not None
+        and "stream" not in body
+        and "background" not in body
+    )
 
 
 def embedding_inputs(body: Mapping[str, Any]) -> int:
@@ -189,10 +249,14 @@ def _check_url(url: object, endpoint: str, profile: Profile) -> Iterator[Problem
 
 
 def _check_body(body: Mapping[str, Any], url: str, profile: Profile) -> Iterator[Problem]:
-    model = body.get("model")
-    if model is None or model == "":
+    model, other = body.get("model"), OTHER_ENDPOINTS.get(url)
+    if other is not None:
+        if body.get(other.required) is None:
+            message = f"{other.required.capitalize()} parameter is required."
+            yield Problem("invalid_request", message, f"body.{other.required}")
+    elif model is None or model == "":
         yield Problem("invalid_request", "Model parameter is required.", "body.model")
-    elif not isinstance(model, str):
+    if model is not None and not isinstance(model, str):
         yield _wrong_type("body.model", "a string", model)
     endpoint = ENDPOINTS.get(url)
     title = "Requests" if endpoint is None else endpoint.title
@@ -204,7 +268,8 @@ def _check_body(body: Mapping[str, Any], url: str, profile: Profile) -> Iterator
     if body.get("stream") not in (None, False):
         message = f"{title}: Streaming is not supported in the Batch API."
         yield Problem("streaming_unsupported", message, "body.stream")
-    if body.get("background") not in (None, False):
+    # A picture's background is something else.
+    if other is None and body.get("background") not in (None, False):
         # Its answer would only be a receipt for a response that nobody fetches.
         message = f"{title}: Running in the background is not supported in the Batch API."
         yield Problem("invalid_request", message, "body.background")

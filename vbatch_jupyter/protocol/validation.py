@@ -35,19 +35,23 @@ from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.index import UNLIMITED, LineIndex, beginning, hash_of, prefix_key, prefix_lengths, repeated
+from vbatch_jupyter.protocol.notes import Notes
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import (
     NOT_JSON,
     check_request,
     decode_strictly,
+    document_hint,
     embedding_inputs,
     is_deterministic,
+    is_faultless,
     quoted,
 )
 
 MAX_ERRORS = 1000
 """Errors that one validation lists; a last entry says how many more there are."""
 
+_HEAD = 64 * 1024
 _STOP_EVERY = 4 * 1024 * 1024
 _SKIP = 1024 * 1024
 _COMPARED_BODIES = 64
@@ -68,6 +72,8 @@ class Validation:
         Its requests; complete only if there are no errors.
     model
         The model that all requests name; None if they name several.
+    notes
+        What the requests ask in vain, as `notes.Notes` says.
     stopped
         Whether ``should_stop`` ended the pass, so that the rest says nothing about the whole file.
     """
@@ -75,6 +81,7 @@ class Validation:
     errors: tuple[BatchError, ...]
     index: LineIndex
     model: str | None
+    notes: tuple[str, ...] = ()
     stopped: bool = False
 
 
@@ -111,19 +118,23 @@ def validate(
     """
     size = input_file.seek(0, 2)
     input_file.seek(0)
-    beginning = input_file.read(4)
+    head = input_file.read(_HEAD)
     input_file.seek(0)
     if profile.max_bytes is not None and size > profile.max_bytes:
         message = f"The input file has {size:,} bytes; at most {profile.max_bytes:,} are allowed. {_SPLIT}"
         return Validation((BatchError("invalid_request", message, "input_file_id"),), LineIndex(), None)
-    if beginning.startswith(_NOT_TEXT):
-        message = f"{NOT_JSON} The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."
+    hint = document_hint(head)
+    if head.startswith(_NOT_TEXT):
+        hint = "The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."
+    if hint:
+        message = f"{NOT_JSON} {hint}"
         return Validation((BatchError("invalid_json_line", message, None, 1),), LineIndex(), None)
     validator = _Validator(input_file, endpoint=endpoint, profile=profile, models=models)
     stopped = not validator.read(should_stop)
     if not stopped:
         validator.compare()
-    return Validation(validator.errors.listed(), validator.index, validator.model, stopped)
+    notes = validator.notes.sentences()
+    return Validation(validator.errors.listed(), validator.index, validator.model, notes, stopped)
 
 
 class InputLine(NamedTuple):
@@ -268,6 +279,7 @@ class _Validator:
     ) -> None:
         self.errors = _Errors()
         self.index = LineIndex()
+        self.notes = Notes(profile)
         self._file = input_file
         self._endpoint = endpoint
         self._profile = profile
@@ -338,9 +350,10 @@ class _Validator:
 
     def _check(self, line: InputLine, request: dict[str, Any]) -> None:
         number, nameless = line.number, False
-        for problem in check_request(request, endpoint=self._endpoint, profile=self._profile):
-            self.errors.add(*problem, line=number)
-            nameless = nameless or problem.param == "custom_id"
+        if not is_faultless(request, endpoint=self._endpoint):
+            for problem in check_request(request, endpoint=self._endpoint, profile=self._profile):
+                self.errors.add(*problem, line=number)
+                nameless = nameless or problem.param == "custom_id"
         body, url = request.get("body"), request.get("url")
         if not isinstance(body, dict) or not isinstance(url, str):
             body, url = {}, self._endpoint
@@ -351,6 +364,7 @@ class _Validator:
         if not nameless and line.line is not None:
             lengths = self._prefix_lengths
             text = "" if endpoint is None else beginning(endpoint.turns(body), lengths[-1])
+            self.notes.see(url, body, request["custom_id"])
             limit = None if endpoint is None else endpoint.output_limit(body)
             self.index.append(
                 offset=line.offset,

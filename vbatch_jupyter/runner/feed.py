@@ -26,6 +26,7 @@ from vbatch_jupyter.protocol.lines import (
     output_line,
     sentence_in,
 )
+from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.reading import usage_in
 from vbatch_jupyter.runner.collector import Collector, Latest
 from vbatch_jupyter.runner.window import Window
@@ -88,6 +89,7 @@ class Feed:
         self._store = store
         self._lease = lease
         self._record = record
+        self._refuses_unknown = PROFILES[record.profile].refuses_unknown
         self._index = index
         self._order = order
         self._followers = followers
@@ -239,7 +241,12 @@ class Feed:
             asked = None
             try:
                 response = await self._engine.request(
-                    request.method, request.url, body, content=request.body, priority=BATCH_PRIORITY
+                    request.method,
+                    request.url,
+                    body,
+                    content=request.body,
+                    priority=BATCH_PRIORITY,
+                    refuses_unknown=self._refuses_unknown,
                 )
                 answer = _answer_of(request.custom_id, response.status, await response.read())
                 if response.status not in BUSY_STATUSES:

@@ -12,6 +12,7 @@ from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Loop
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.manager.waiting import held_models
+from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server.sockets import Sockets
 from vbatch_jupyter.store import EngineRecord, Store
 
@@ -56,6 +57,8 @@ class Backend:
         The store, and OpenAI's verbs over it; they block, and are called through `call`.
     sockets
         The connections to the kernels.
+    profile
+        The limits for batches over HTTP.
     strict_models, max_file_bytes, idle_seconds, max_request_bytes
         As above.
     loops
@@ -87,6 +90,7 @@ class Backend:
         self.idle_seconds = idle_seconds
         self.max_request_bytes = max_request_bytes
         self.sockets = Sockets()
+        self.profile = PROFILES[profile]
         self.manager = Manager(store, profile=profile, wake=self._committed)
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._say = say

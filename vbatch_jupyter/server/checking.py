@@ -20,6 +20,9 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_FINDINGS = 1000
 """Findings in one answer; the counts are of all of them."""
 
+_HERE = "here"
+"""The target of a batch that is made on this server."""
+
 _FILES_OF_LINES = ("application/jsonl", "application/x-ndjson", "application/octet-stream")
 
 
@@ -57,8 +60,12 @@ class CheckHandler(VBatchHandler):
             return self._report(content, asked.target)
 
     def _report(self, content: Any, target: str) -> dict[str, Any]:
-        summary, profile = Summary(target), PROFILES[target]
-        endpoint, models = first_url(content, profile), models_for(target, self.backend.store)
+        summary = Summary(target)
+        # Here, batches over HTTP have the limits of a service, and an engine answers them.
+        profile = self.backend.profile.answered_here() if target == _HERE else PROFILES[target]
+        endpoint = first_url(content, profile)
+        # A batch waits for its model here, so that is only said of a check for what can run now.
+        models = models_for(target, self.backend.store)
         findings = summary.counted(check(content, profile, endpoint=endpoint, models=models))
         listed: list[Finding] = list(itertools.islice(findings, MAX_FINDINGS))
         left_out = sum(1 for _ in findings)
@@ -75,8 +82,8 @@ class CheckHandler(VBatchHandler):
         }
 
     def _refuse_unknown(self, target: str) -> None:
-        if target not in PROFILES:
-            message = f"Invalid value: '{target}'. Supported values are: {', '.join(map(repr, PROFILES))}."
+        if target not in (known := [_HERE, *PROFILES]):
+            message = f"Invalid value: '{target}'. Supported values are: {', '.join(map(repr, known))}."
             raise RefusedError(400, message, param="target", code="invalid_value")
 
 

@@ -15,7 +15,9 @@ import msgspec
 from tornado import web
 from tornado.iostream import StreamClosedError
 
+from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.keys import unknown_keys
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 from vbatch_jupyter.store import EngineRecord
 
@@ -24,6 +26,11 @@ _STATES = ("ready", "loading", "dead")
 
 _RETRY_AFTER_SECONDS = 5
 _JSON = "application/json"
+_NAMED = 20
+_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+IGNORED_HEADER = "x-vbatch-ignored"
+"""Names the keys of a request that its engine ignores; OpenAI's objects have no place for that."""
 
 
 class _Request(msgspec.Struct):
@@ -50,9 +57,23 @@ class OnlineHandler(VBatchHandler):
             raise RefusedError(
                 400, "you must provide a model parameter", param="model", code="missing_required_parameter"
             )
+        self._look_at_keys(path)
         self._forwarding = asyncio.ensure_future(self._answer(model, path))
         with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
             await self._forwarding
+
+    def _look_at_keys(self, path: str) -> None:
+        """Refuse keys that nobody knows, as OpenAI does, and name those that do nothing in a header."""
+        keys = _KEYS.decode(bytes(self._body))
+        unknown = unknown_keys(ENDPOINTS[path], keys)
+        if unknown and self.backend.profile.refuses_unknown:
+            error = policy.unknown_parameter(unknown[0])
+            raise RefusedError(400, error.message, param=error.param, code=error.code)
+        if unknown or policy.has_ignored(path, keys, "local"):
+            ignored = policy.ignored(path, msgspec.json.decode(bytes(self._body)), "local")
+            names = [*unknown, *(breach.field for breach in ignored)][:_NAMED]
+            # A header holds no line breaks and only ASCII.
+            self.set_header(IGNORED_HEADER, ", ".join(ascii(name)[1:-1] for name in names))
 
     def on_connection_close(self) -> None:
         """Abort the engine's work for a client that has left."""

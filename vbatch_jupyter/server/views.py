@@ -34,6 +34,8 @@ class BatchView:
         Why it does not advance.
     has_unanswered
         Whether a retry would run a request again.
+    notes
+        What its requests ask in vain.
     requests_per_second, seconds_left
         How fast it is and how long it will still take, if known; the time in whole seconds.
     """
@@ -41,6 +43,7 @@ class BatchView:
     record: BatchRecord
     waiting: str | None
     has_unanswered: bool
+    notes: Sequence[str] = ()
     requests_per_second: float | None = None
     seconds_left: int | None = None
 
@@ -52,6 +55,7 @@ class BatchView:
             "counts": counts_text(self.record),
             "retry_label": retry_label(self.record),
             "waiting": self.waiting,
+            "notes": self.notes,
             "requests_per_second": self.requests_per_second,
             "seconds_left": self.seconds_left,
             "paused": self.record.paused,
@@ -81,12 +85,13 @@ class BatchWatch:
         """Return a batch's view, with the pace when it was last read."""
         waiting = why_waiting(record, self._watch.rows)
         unanswered = has_unanswered(self._manager, record)
+        notes = self._manager.batches.notes(record)
         pace = self._paces.get(record.id)
         if pace is None or record.status != "in_progress" or waiting is not None:
-            return BatchView(record, waiting, unanswered)
+            return BatchView(record, waiting, unanswered, notes)
         rate, seconds = pace.requests_per_second, pace.seconds_left
         seconds_left = None if seconds is None else math.ceil(seconds)
-        return BatchView(record, waiting, unanswered, rate and round(rate, 1), seconds_left)
+        return BatchView(record, waiting, unanswered, notes, rate and round(rate, 1), seconds_left)
 
     def look(self, records: Sequence[BatchRecord], engines: Sequence[EngineView]) -> list[BatchView]:
         """Read all batches that are shown, and return their views."""

@@ -61,6 +61,7 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
         if (engine or (ask.target and session.engine)) and session.counts_tokens
         else None,
         measured=measured_batches(session, model, requests.description.endpoint),
+        max_model_len=None if engine is None else engine.limits.max_model_len,
     )
 
 

@@ -36,13 +36,13 @@ from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.session.batch import Batch
-from vbatch_jupyter.session.loader import Loader
+from vbatch_jupyter.session.loader import Loader, answering
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target, rules_of, targets
 from vbatch_jupyter.targets.submission import check_for_target, reachable_target
 from vbatch_jupyter.targets.target_runner import TargetRunner
-from vbatch_jupyter.widgets.frontend import ProgressStyle, draws_widgets, is_shutting_down
+from vbatch_jupyter.widgets.frontend import ProgressStyle, await_shutdown, draws_widgets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS = 20.0
 _TOKENIZE_SECONDS = 5.0
-_GRACE_SECONDS = 0.5
-"""How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
 
 
 class Session:
@@ -87,6 +85,7 @@ class Session:
         self._thread = EngineThread()
         self.progress: ProgressStyle = "auto"
         self._notices: collections.deque[str] = collections.deque()
+        self._noted = set[str]()
         # ipykernel shows what a thread prints under the cell that started it, so the main thread prints the notices.
         self._say = say or self._notices.append
         self._runner = Runner(store, on_notice=self._say)
@@ -235,17 +234,17 @@ class Session:
                 return
             after = page.data[-1].id
 
-    def requests_of(self, df: pd.DataFrame, ask: Ask) -> Requests:
+    def requests_of(self, df: pd.DataFrame, ask: Ask, *, tells: bool = True) -> Requests:
         """Check an ask and make its requests; the engine's model answers if the ask has no model."""
         from vbatch_jupyter.frames.render import requests_of
 
         ask = dataclasses.replace(ask, model=ask.model or self._default_model(ask.target))
         # Of another engine it is not known.
-        is_here = ask.target is None and ask.model in self.served_model_names()
-        reasons = is_here and self.engine is not None and self.engine.has_reasoning
-        grammar = self.engine.grammar if is_here and self.engine else rules_of(ask.target or "local").grammar
-        requests = requests_of(df, ask, reasons=reasons, grammar=grammar)
-        self._tell(*requests.notes)
+        here = self.engine if ask.target is None and ask.model in self.served_model_names() else None
+        grammar = rules_of(ask.target or "local").grammar if here is None else here.grammar
+        reasons, by = here is not None and here.has_reasoning, answering(ask.target, here)
+        requests = requests_of(df, ask, by, reasons=reasons, grammar=grammar)
+        self._tell(*(requests.notes if tells else ()))
         return requests
 
     def _tell(self, *notes: str) -> None:
@@ -365,6 +364,10 @@ class Session:
         progress = Progress(batch.snapshot()) if live is None and self.progress != "none" else None
 
         def show(now: BatchRecord) -> None:
+            if now.status != "validating" and batch.id not in self._noted:
+                self._noted.add(batch.id)
+                for note in self.manager.batches.notes(now):
+                    self._say(f"{batch.id}: {note}")
             self._say_notices(line)
             if progress is not None:
                 line().draw(progress.see(batch.snapshot(now)).line(with_engine=True))
@@ -377,7 +380,7 @@ class Session:
                 return batch
             # Jupyter interrupts before it restarts or shuts a kernel down, and that is not a cancel.
             line().end(f"{batch.id}: interrupted, cancelling (interrupt again to leave it running)")
-            _await_shutdown()
+            await_shutdown()
             with contextlib.suppress(ConflictError):  # it has ended meanwhile
                 batch.cancel()
             batch.wait(show=show)
@@ -415,11 +418,3 @@ def current() -> Session:
     session = Session(Store())
     atexit.register(session.close)
     return session
-
-
-def _await_shutdown() -> None:
-    until = time.monotonic() + _GRACE_SECONDS
-    while time.monotonic() < until:
-        time.sleep(0.02)
-        if is_shutting_down():
-            raise KeyboardInterrupt

@@ -20,12 +20,12 @@ from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptErro
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
 from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
-from vbatch_jupyter.store.disk import MIB, Incoming, Space
+from vbatch_jupyter.store.disk import MIB, Incoming, NewFile, Space
 from vbatch_jupyter.store.sweep import ids_with_rows
 
 _LOST = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
-Sidecar = Literal["answers", "misfits", "timings"]
+Sidecar = Literal["answers", "misfits", "notes", "timings"]
 SIDECARS: tuple[Sidecar, ...] = get_args(Sidecar)
 """The kinds of files that can be next to an output file, each under its name and its kind: ``file-….answers``."""
 
@@ -208,6 +208,22 @@ class Files:
     def sidecar(self, id: str, kind: Sidecar) -> Path:  # noqa: A002
         """Return the path of a sidecar of a file."""
         return self.directory / f"{id}.{kind}"
+
+    def keep_sidecar(self, id: str, kind: Sidecar, content: bytes) -> None:  # noqa: A002
+        """Write a sidecar of a file, and replace an earlier one.
+
+        Raises
+        ------
+        StoreFullError
+            There is no room.
+        """
+        path = self.sidecar(id, kind)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        with NewFile(temporary) as new:
+            new.write(content)
+            new.seal()
+            new.place(path)
 
     def open(self, id: str) -> BinaryIO:  # noqa: A002
         """Open a file's content for reading; deleting the file meanwhile does not disturb the reader.

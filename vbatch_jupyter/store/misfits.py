@@ -7,13 +7,11 @@ that a Jupyter server's retry runs them again too.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 
 import msgspec
 
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.store.disk import NewFile
 from vbatch_jupyter.store.files import Files
 
 
@@ -36,13 +34,7 @@ def keep(files: Files, record: BatchRecord, misfits: Mapping[str, str]) -> None:
     """
     if record.output_file_id is None or find(files, record) == misfits:
         return
-    path = files.sidecar(record.output_file_id, "misfits")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    with NewFile(temporary) as new:
-        new.write(msgspec.json.encode(misfits))
-        new.seal()
-        new.place(path)
+    files.keep_sidecar(record.output_file_id, "misfits", msgspec.json.encode(misfits))
 
 
 def find(files: Files, record: BatchRecord) -> dict[str, str]:

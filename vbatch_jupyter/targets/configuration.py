@@ -62,6 +62,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         (10, 209715200)
         """
         profile = PROFILES[self.profile]
+        if self.base_url != BUILT_IN[self.profile].base_url:
+            # Another service with the same limits for files; who answers there is not known.
+            profile = dataclasses.replace(profile, server="compatible", refuses_unknown=False, models=None)
         return dataclasses.replace(
             profile,
             max_lines=_least(profile.max_lines, self.max_lines),

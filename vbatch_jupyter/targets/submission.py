@@ -32,7 +32,7 @@ def reachable_target(name: str) -> Target:
 
 
 def check_for_target(input_file: BinaryIO, target: Target, endpoint: str) -> str | None:
-    """Check an input file before it is sent; return a sentence about keys that the service may ignore.
+    """Check an input file before it is sent; return a sentence about what it would refuse or ignore.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ def check_for_target(input_file: BinaryIO, target: Target, endpoint: str) -> str
     """
     rules = target.rules()
     refused: list[str] = []
+    failing: dict[int | None, str] = {}
     others: dict[str, None] = {}
     if endpoint not in rules.endpoints:
         message = f"{target.name} does not have the endpoint {endpoint!r}, only {', '.join(rules.endpoints)}."
@@ -59,6 +60,8 @@ def check_for_target(input_file: BinaryIO, target: Target, endpoint: str) -> str
     for finding in itertools.takewhile(lambda _: len(refused) < _COUNTED, findings):
         if finding.severity == "refused":
             refused.append(str(finding) if len(refused) < _SHOWN else "")
+        elif finding.severity == "error":
+            failing.setdefault(finding.line, str(finding))
         elif finding.param is not None:
             others.setdefault(finding.param.removeprefix("body."))
     if max_bytes := rules.max_bytes:
@@ -68,9 +71,13 @@ def check_for_target(input_file: BinaryIO, target: Target, endpoint: str) -> str
         listed = "\n".join(filter(None, refused))
         message = f"{target.name} would refuse this batch, so nothing was sent:\n{listed}{more}"
         raise BadRequestError(message, param="target")
+    notes = []
+    if failing:
+        lines = "1 line" if len(failing) == 1 else f"{len(failing):,} lines"
+        notes.append(f"{target.name} would answer {lines} with errors; the first: {next(iter(failing.values()))}")
     if others:
-        return f"{target.name} may not know these keys of the requests: {', '.join(others)}."
-    return None
+        notes.append(f"{target.name} may not know these keys of the requests: {', '.join(others)}.")
+    return "\n".join(notes) or None
 
 
 def _too_long_for_a_file(input_file: BinaryIO, max_bytes: int) -> list[str]:

@@ -23,6 +23,8 @@ from vbatch_jupyter.widgets.live import Live, display_with_hint, html, left_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vbatch_jupyter.frames.render import Requests
+
 _HERE = "the engine here"
 _FIRST = ("target", "model", "endpoint")
 _ROWS_SEEN = 3
@@ -46,6 +48,7 @@ class _Session(Protocol):
     def submit(self, df: pd.DataFrame, ask: Ask) -> _Batch: ...
     def served_model_names(self) -> Sequence[str]: ...
     def target_names(self) -> Sequence[str]: ...
+    def requests_of(self, df: pd.DataFrame, ask: Ask, *, tells: bool) -> Requests: ...
     def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None: ...
 
 
@@ -199,10 +202,10 @@ class Builder:
         self._sample.disabled = self._all.disabled = not is_ready
 
     def _rendered(self, ask: Ask) -> str:
-        from vbatch_jupyter.frames.render import requests_of
         from vbatch_jupyter.protocol.lines import decode_request_line
 
-        requests = requests_of(self._df, dataclasses.replace(ask, model=ask.model or ""))
+        ask = dataclasses.replace(ask, model=ask.model or "model")
+        requests = self._session.requests_of(self._df, ask, tells=False)
         parts = [*map(drawing.faint, requests.notes)]
         for line in requests.lines:
             request = decode_request_line(line.rstrip(b"\n"))

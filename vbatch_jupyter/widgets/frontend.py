@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Literal, get_args
 
 ProgressStyle = Literal["auto", "widget", "text", "none"]
 """How a batch is shown while a cell waits for it; ``"auto"`` is a widget if possible, else a line of text."""
+
+_GRACE_SECONDS = 0.5
+"""How long an interrupt waits for a second one, or for the kernel's shutdown, before it cancels."""
 
 PROGRESS_STYLES: tuple[str, ...] = get_args(ProgressStyle)
 
@@ -35,8 +39,16 @@ def cell_number() -> int | None:
     return None if shell is None else int(shell.execution_count)
 
 
-def is_shutting_down() -> bool:
-    """Return whether the kernel is about to end."""
+def await_shutdown() -> None:
+    """Wait for a moment, and raise KeyboardInterrupt if the kernel is about to end meanwhile."""
+    until = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        if _is_shutting_down():
+            raise KeyboardInterrupt
+
+
+def _is_shutting_down() -> bool:
     # ipykernel has no public word for it; it sets this before it leaves its loops.
     kernel = getattr(_kernel_shell(), "kernel", None)
     return getattr(kernel, "_shutdown_message", None) is not None

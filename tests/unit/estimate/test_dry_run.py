@@ -12,6 +12,7 @@ from vbatch_jupyter.estimate import measure as preview
 from vbatch_jupyter.estimate.report import Measured
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager.time_left import Work
+from vbatch_jupyter.records import EngineLimits
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ def test_duplicates_known_answers_and_shared_prefixes_are_what_the_run_then_save
     before = session.engine.requests
     session.run(df, Ask.of(template, temperature=0))
     assert session.engine.requests - before == dry.to_run
+
+
+def test_a_dry_run_names_the_rows_that_are_too_long_and_what_is_asked_in_vain(session):
+    session.engine.limits = EngineLimits(max_model_len=8)
+    df = pd.DataFrame({"text": ["a", "b " * 8, "c " * 9, "d " * 7, *["e " * 20] * 3]})
+    dry = vb.dry_run(df, "{{ text }}", verbosity="low")
+    too_long = "5 requests have more tokens than the model takes (8) and would be answered with an error"
+    assert dry.notes == [
+        "All 7 requests have a key that is ignored: 'verbosity': leave it out.",
+        f"{too_long}: 'row-1', 'row-2', 'row-4', …",
+    ]
+    assert "notes" in repr(dry)
+    assert vb.dry_run(df.iloc[:1], "{{ text }}").notes == []
 
 
 def test_a_dry_run_says_which_answers_are_samples_and_what_holds_for_the_others(session):

@@ -407,7 +407,7 @@ def test_a_file_is_run_and_its_answers_come_in_its_order_unless_it_would_wait_fo
 
 
 def test_a_check_prints_findings_for_a_target_and_a_summary(shell, tmp_path):
-    body = {"model": "m", "messages": [], "top_k": 1}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "top_k": 1}
     line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
     path = tmp_path / "in.jsonl"
     path.write_text("\n".join(json.dumps({**line, "custom_id": f"r{number}"}) for number in range(120)))
@@ -417,7 +417,7 @@ def test_a_check_prints_findings_for_a_target_and_a_summary(shell, tmp_path):
     assert lines[0] == "line 1 ('r0'): vllm_only: unknown_parameter: Only vLLM knows the key 'top_k'."
     assert lines[100:] == [
         "… and 20 more: `python -m vbatch_jupyter check` lists them all",
-        "parasail would run it: 120 vllm_only.",
+        "parasail takes the file: 120 vllm_only.",
     ]
     _, err, _ = shell.run(f"%vbatch check {path} --target parasial")
     assert err.startswith("UsageError: There is no target 'parasial'. Did you mean parasail?")

@@ -3,12 +3,19 @@ from __future__ import annotations
 import typing
 
 import pytest
-from openai.types import completion_create_params, embedding_create_params
+from openai.types import (
+    completion_create_params,
+    embedding_create_params,
+    image_generate_params,
+    moderation_create_params,
+    video_create_params,
+)
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, endpoint_of
+from vbatch_jupyter.protocol.keys import OTHER_ENDPOINTS, check_keys
 
 PARAMS = {
     "/v1/chat/completions": (
@@ -55,12 +62,12 @@ def test_the_registry_has_openais_four_endpoints_whose_objects_do_not_contradict
     ],
 )
 def test_keys_of_openai_and_of_vllm_pass(endpoint, keys):
-    endpoint_of(endpoint).check_keys(keys)
+    check_keys(endpoint_of(endpoint), keys)
 
 
 def test_a_misspelt_key_is_refused_with_its_near_misses():
     with pytest.raises(BadRequestError) as caught:
-        CHAT.check_keys(["model", "temprature", "max_token"])
+        check_keys(CHAT, ["model", "temprature", "max_token"])
 
     assert caught.value.param == "temprature"
     first, second = caught.value.message.split("? ")
@@ -74,7 +81,7 @@ def test_a_misspelt_key_is_refused_with_its_near_misses():
 
 def test_a_key_of_another_endpoint_is_refused_with_that_endpoint():
     with pytest.raises(BadRequestError) as caught:
-        CHAT.check_keys(["instructions"])
+        check_keys(CHAT, ["instructions"])
 
     assert caught.value.message == (
         "Neither OpenAI nor vLLM knows the key 'instructions' for /v1/chat/completions; it belongs to /v1/responses."
@@ -83,7 +90,7 @@ def test_a_key_of_another_endpoint_is_refused_with_that_endpoint():
 
 def test_a_key_that_is_like_no_other_is_refused():
     with pytest.raises(BadRequestError) as caught:
-        EMBEDDINGS.check_keys(["qqqq"])
+        check_keys(EMBEDDINGS, ["qqqq"])
 
     assert caught.value.message == "Neither OpenAI nor vLLM knows the key 'qqqq' for /v1/embeddings; leave it out."
 
@@ -103,3 +110,24 @@ def test_an_unknown_endpoint_is_refused_with_those_there_are(name):
         f"Invalid value: '{name}'. Supported values are: 'chat', 'completions', 'embeddings', 'responses', "
         "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', '/v1/responses'."
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("/v1/moderations", (moderation_create_params.ModerationCreateParams,)),
+        (
+            "/v1/images/generations",
+            (
+                image_generate_params.ImageGenerateParamsNonStreaming,
+                image_generate_params.ImageGenerateParamsStreaming,
+            ),
+        ),
+        ("/v1/videos", (video_create_params.VideoCreateParams,)),
+    ],
+)
+def test_the_table_has_the_keys_of_the_endpoints_that_only_services_answer(path, params):
+    theirs = set().union(*(typing.get_type_hints(one) for one in params))
+
+    assert theirs == OTHER_ENDPOINTS[path].keys
+    assert OTHER_ENDPOINTS[path].required in theirs

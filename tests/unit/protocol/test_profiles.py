@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import typing
+
+from openai.types.batch_create_params import BatchCreateParams
+
 from vbatch_jupyter.protocol.profiles import PROFILES
 
 
@@ -8,7 +12,11 @@ def test_the_openai_profile_has_openais_documented_limits():
 
     assert (profile.max_lines, profile.max_bytes, profile.max_embedding_inputs) == (50_000, 200 * 1024 * 1024, 50_000)
     assert (profile.match_endpoint, profile.single_model, profile.completion_windows) == (True, True, ("24h",))
-    assert list(profile.endpoints) == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+    four = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+    # openai 3.57.0, types/batch_create_params.py: all eight of OpenAI's.
+    assert sorted(profile.endpoints) == sorted(typing.get_args(typing.get_type_hints(BatchCreateParams)["endpoint"]))
+    # An engine here has no pictures.
+    assert list(profile.answered_here().endpoints) == four
 
 
 def test_the_parasail_profile_takes_what_parasails_client_sends():

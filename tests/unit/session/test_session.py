@@ -289,7 +289,7 @@ def test_one_interrupt_cancels_and_keeps_what_is_finished(tmp_path, capsys):
 
 
 def test_a_second_interrupt_leaves_the_batch_running(tmp_path, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.session.session._GRACE_SECONDS", 3600)
+    monkeypatch.setattr("vbatch_jupyter.widgets.frontend._GRACE_SECONDS", 3600)
     session = open_session(tmp_path, answers=1000)
     interrupt(when=lambda: has_answers(session), then=lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -308,7 +308,7 @@ def test_a_batch_that_ends_while_a_second_interrupt_is_waited_for_gives_its_resu
         hurry(session)
         next(session.attach(record.id) for record in session.batches()).wait(60)
 
-    monkeypatch.setattr("vbatch_jupyter.session.session._await_shutdown", end)
+    monkeypatch.setattr("vbatch_jupyter.session.session.await_shutdown", end)
     interrupt(when=lambda: is_running(session))
     out = session.run(pd.DataFrame({"text": ["a", "b"]}), Ask.of("{{ text }}"))
     assert next(session.batches()).status == "completed"

@@ -22,7 +22,7 @@ from vbatch_jupyter.engine.vllm.contract import ABORTED
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
 from vbatch_jupyter.loop import in_thread
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.records import EngineState, EngineStats
+from vbatch_jupyter.records import EngineLimits, EngineState, EngineStats
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -100,9 +100,9 @@ class VllmEngine(Engine):
                 raise
         finally:
             self._starting = False
-        self._routes = vllm_process.routes_of(self._app)
+        routes = vllm_process.routes_of(self._app)
         vllm_process.keep_memory()
-        self._llm, self._counters = built.llm, built.counters
+        self._llm, self._counters, self._routes = built.llm, built.counters, routes
         self.served_model_names = tuple(built.arguments.served_model_name)
         scheduling = built.llm.vllm_config.scheduler_config
         self.max_num_seqs = scheduling.max_num_active_seqs or scheduling.max_num_seqs
@@ -110,6 +110,11 @@ class VllmEngine(Engine):
         self.has_reasoning = bool(getattr(built.arguments, "reasoning_parser", None))
         library = getattr(getattr(built.arguments, "structured_outputs_config", None), "backend", None)
         self.grammar = "xgrammar" if library == "xgrammar" else "vllm"
+        self.limits = EngineLimits(
+            max_model_len=built.llm.model_config.max_model_len,
+            paths=None if routes is None else routes.paths,
+            takes_tools=built.arguments.tool_call_parser is not None,
+        )
 
     async def _build(self) -> vllm_process.Built:
         building = asyncio.get_running_loop().run_in_executor(

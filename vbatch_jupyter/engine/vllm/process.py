@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from vbatch_jupyter.engine.vllm import contract, installed
 from vbatch_jupyter.engine.vllm.child import LOG_VARIABLE
 from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
-from vbatch_jupyter.protocol import policy
+from vbatch_jupyter.protocol.conditions import MAX_SEQUENCES
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _LRU_CACHE = type(functools.cache(len))
 
-_LIMITS = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0, "VLLM_MAX_N_SEQUENCES": policy.MAX_SEQUENCES}
+_LIMITS = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0, "VLLM_MAX_N_SEQUENCES": MAX_SEQUENCES}
 """vLLM's own limits, as a second line of defence behind `protocol.policy`."""
 
 _FEW_CORES = 4

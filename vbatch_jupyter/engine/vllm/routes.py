@@ -73,6 +73,10 @@ class Routes:
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self.paths = frozenset(
+            route.path for route in app.routes if getattr(route, "path", None) in ENDPOINTS and "POST" in route.methods
+        )
+        """The endpoints that the model serves."""
         self._functions: dict[str, tuple[pydantic.TypeAdapter[Any], _Function]] = {}
         # A middleware that the user has configured must see every request.
         if getattr(app.state.args, "middleware", None):
