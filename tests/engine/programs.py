@@ -6,12 +6,15 @@ Imported into the kernel's namespace whole, so it also brings the names that sho
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -29,6 +32,7 @@ from vbatch_jupyter.session.session import current
 
 __all__ = [
     "HELLO",
+    "TOOL",
     "Batch",
     "arguments_of",
     "ask",
@@ -41,6 +45,7 @@ __all__ = [
     "count_of_engines",
     "counts_of_newest",
     "current",
+    "cut",
     "dry_run_and_run",
     "end_the_engine",
     "errors_and_retry",
@@ -63,6 +68,7 @@ __all__ = [
     "unchecked",
     "vb",
     "vectors",
+    "vectors_as_asked",
     "wait_until_loading",
 ]
 
@@ -391,6 +397,57 @@ def samples_of_equal_rows() -> dict[str, Any]:
         full = batch.results(full=True)
         answers[name], asked[name] = full["response"].tolist(), int((~full["reused"]).sum())
     return {"answers": answers, "asked": asked}
+
+
+def vectors_as_asked() -> list[Any]:
+    """Return how far vectors in base64 are from the same in numbers, in a frame and in a file, and their counts."""
+    df = pd.DataFrame({"text": ["a cat"]})
+    (plain,) = vb.run(df, "{{ text }}", endpoint="embeddings")["response"]
+    furthest = {}
+    for dtype in ("float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"):
+        asked = {"encoding_format": "base64", "embed_dtype": dtype, "endianness": "big"}
+        (found,) = vb.run(df, "{{ text }}", endpoint="embeddings", **asked)["response"]
+        furthest[dtype] = [len(found), float(np.abs(found - plain).max())]
+    request = {"custom_id": "both", "method": "POST", "url": "/v1/embeddings"}
+    body = {
+        "model": "demo-embeddings",
+        "input": ["a cat", "tax law"],
+        "encoding_format": "base64",
+        "embed_dtype": "float16",
+    }
+    path = Path(tempfile.mkdtemp()) / "in.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + json.dumps({**request, "body": body}).encode())
+    out = current().follow(current().submit_file(path)).results()
+    (both,) = out["response"]
+    return [furthest, out["custom_id"].tolist(), [len(one) for one in both], float(np.abs(both[0] - plain).max())]
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "count", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}},
+}
+
+
+def cut(**asked: Any) -> dict[str, Any]:
+    """Ask what is cut off after a few tokens; return the plain result, the failures, and what a retry would run."""
+    batch = vb.submit(pd.DataFrame({"text": ["a", "b"]}), "Say {{ text }}", fresh=True, **asked).wait()
+    out = batch.results()
+    return {
+        "columns": list(out.columns),
+        "has_answer": out["response"].notna().tolist(),
+        "errors": sorted(set(out["error"].dropna())),
+        "failed": batch.errors()["custom_id"].tolist(),
+        "reasoning": batch.results(full=True)["reasoning"].notna().tolist(),
+        "retried": batch.retry().wait().request_counts.total,
+        "nulls": [name for usage in usages_of(batch) for name, value in usage.items() if value is None],
+    }
+
+
+def usages_of(batch: Batch) -> list[dict[str, Any]]:
+    """Return the usage in each line of a batch, details too."""
+    with current().manager.files.content(batch.to_openai().output_file_id) as lines:
+        usages = [json.loads(line)["response"]["body"]["usage"] for line in lines]
+    return [*usages, *(details for usage in usages for details in usage.values() if isinstance(details, dict))]
 
 
 # ----------------------------------------------------------------------------------------------------------- test_traps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -437,6 +438,23 @@ def test_a_stop_token_is_counted_but_not_in_the_text(session: Session) -> None:
     assert body["choices"][0]["stop_reason"] == tokens[2]
 
 
+def test_a_tool_call_that_had_to_be_made_and_was_cut_off_is_a_failed_row(session: Session) -> None:
+    """VLLM 0.32.0 with the hermes parser (measured): the content is the beginning of the call."""
+    seen = session.ask("show(cut(tools=[TOOL], tool_choice='required', temperature=0, max_tokens=3))")
+    (error,) = seen["errors"]
+    assert error.startswith("The answer was cut off after 3 tokens. Raise max_tokens, or the engine's max_model_len")
+    assert "It is not the tool call that tool_choice asks for: '<" in error
+    assert seen == {
+        "columns": ["text", "response", "tool_calls", "error"],
+        "has_answer": [False, False],
+        "errors": [error],
+        "failed": ["row-0", "row-1"],
+        "reasoning": [False, False],
+        "retried": 2,
+        "nulls": [],
+    }
+
+
 def test_an_unload_ends_the_processes_and_nothing_of_the_engine_was_ever_printed(session: Session) -> None:
     processes = session.kernel.engine_processes()
     assert len(processes) == 2
@@ -482,3 +500,48 @@ def test_words_that_the_vocabulary_of_an_embedding_model_lacks_have_one_vector(s
     assert you == pytest.approx(plural, abs=1e-2)
     assert you != pytest.approx(english, abs=1e-2)
     assert body["usage"]["prompt_tokens"] == 9
+
+
+def test_vectors_in_base64_are_read_as_they_were_asked_and_a_list_of_inputs_keeps_all(session: Session) -> None:
+    """VLLM 0.32.0, vllm/utils/serial_utils.py: the response does not say which numbers it has."""
+    furthest, custom_ids, lengths, distance = session.ask("show(vectors_as_asked())")
+    precision = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3, "fp8_e4m3": 0.02, "fp8_e5m2": 0.04}
+    assert {dtype: length for dtype, (length, _) in furthest.items()} == dict.fromkeys(precision, 384)
+    assert [dtype for dtype, (_, most) in furthest.items() if most > precision[dtype]] == []
+    assert (custom_ids, lengths) == (["both"], [384, 384])
+    assert distance < precision["float16"]
+
+
+def test_an_answer_cut_off_inside_its_reasoning_is_a_failed_row(
+    session: Session, tiny_model: Path, tmp_path: Path
+) -> None:
+    """VLLM 0.32.0 with --reasoning-parser deepseek_r1 (measured): content null, finish_reason length, status 200."""
+    thinker = tmp_path / "thinker"
+    shutil.copytree(tiny_model, thinker)
+    for path in thinker.glob("*.json"):
+        # The parser needs two tokens that mark what is thought.
+        text = (
+            path.read_text(encoding="utf-8").replace("<issue_start>", "<think>").replace("<issue_closed>", "</think>")
+        )
+        path.write_text(text, encoding="utf-8")
+    load = f"%vbatch load {thinker} --served-model-name thinker --max-model-len 512 --reasoning-parser deepseek_r1"
+    assert lines_of(session.kernel.run(load, timeout=200).checked().stdout)[-1].startswith("thinker: ready in ")
+    # Always the same token, so that no answer ends its reasoning by chance.
+    for asked, key in (
+        ("max_tokens=5, logit_bias={'1000': 100}", "max_tokens"),
+        ("endpoint='responses', max_output_tokens=5, logit_bias={'1000': 100}", "max_output_tokens"),
+    ):
+        assert session.ask(f"show(cut({asked}))") == {
+            "columns": ["text", "response", "reasoning", "error"],
+            "has_answer": [False, False],
+            "errors": [
+                (
+                    "There is no answer: the model was still reasoning and was cut off after 5 tokens. "
+                    f"Raise {key}, or the engine's max_model_len if {key} is not set."
+                )
+            ],
+            "failed": ["row-0", "row-1"],
+            "reasoning": [True, True],
+            "retried": 2,
+            "nulls": [],
+        }
