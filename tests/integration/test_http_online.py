@@ -101,6 +101,9 @@ def test_all_four_endpoints_answer(kernel, client):
     chat = client.chat.completions.create(model="echo", messages=saying("hello there"))
     assert chat.choices[0].message.content == "hello there"
     assert chat.usage is not None
+    # OpenAI always has these details; the engine has sent none.
+    assert chat.usage.completion_tokens_details is not None
+    assert chat.usage.completion_tokens_details.reasoning_tokens == 0
     assert client.completions.create(model="org/echo", prompt="once more").choices[0].text == "once more"
     embedding = client.embeddings.create(model="echo", input="four", encoding_format="float")
     assert embedding.data[0].embedding == [4.0, 0.0]

@@ -260,8 +260,8 @@ def decode_response(custom_id: str, status_code: int, body: bytes) -> Any:
 def count_all(body: bytes) -> bytes:
     r"""Return a response with whole numbers in its ``usage``, as OpenAI's have, where vLLM writes null.
 
-    Details that are null become zeros if tokens were generated, and other nulls are left out: a client adds the counts
-    of many responses.
+    Details that are null become zeros if tokens were generated, also where those of the completion are missing, and
+    other nulls are left out: a client adds the counts of many responses.
 
     Parameters
     ----------
@@ -276,25 +276,29 @@ def count_all(body: bytes) -> bytes:
     # Inside a text of the response the quotes would be escaped.
     at = body.rfind(b'"usage"')
     found = _USAGE.match(body, at) if at >= 0 else None
-    if found is None or b"null" not in (usage := found[1]):
+    if found is None or (b"null" not in (usage := found[1]) and b"completion_tokens_details" in usage):
         return body
-    counted = _encode(_counted(msgspec.json.decode(usage)))
-    return b"%b%b%b" % (body[: found.start(1)], counted, body[found.end(1) :])
+    # As text: to decode it would take longer, for each response.
+    if _GENERATED.search(usage):
+        usage = _NULL_DETAILS.sub(_zeros, usage)
+        if b"completion_tokens_details" not in usage:
+            usage = b'%b,"completion_tokens_details":{"reasoning_tokens":0}}' % usage[:-1]
+    usage = _LATER_NULL.sub(b"", usage)
+    if b"null" in usage:
+        usage = _FIRST_NULL.sub(b"", usage)
+    return b"%b%b%b" % (body[: found.start(1)], usage, body[found.end(1) :])
 
 
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})')
-_ZEROS = {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0}}
+_GENERATED = re.compile(rb'"completion_tokens"\s*:\s*[1-9]')
+_NULL_DETAILS = re.compile(rb'"(prompt|completion)_tokens_details"\s*:\s*null')
+_LATER_NULL = re.compile(rb',\s*"\w+"\s*:\s*null')
+_FIRST_NULL = re.compile(rb'"\w+"\s*:\s*null\s*,?')
 
 
-def _counted(usage: dict[str, Any]) -> dict[str, Any]:
-    # OpenAI's embeddings have no details.
-    zeros = _ZEROS if usage.get("completion_tokens") else {}
-    counted = {}
-    for name, value in usage.items():
-        number = zeros.get(name) if value is None else _counted(value) if value.__class__ is dict else value
-        if number is not None:
-            counted[name] = number
-    return counted
+def _zeros(details: re.Match[bytes]) -> bytes:
+    counted = b"cached" if details[1] == b"prompt" else b"reasoning"
+    return b'"%b_tokens_details":{"%b_tokens":0}' % (details[1], counted)
 
 
 # `id` is the key's name in the line.

@@ -31,6 +31,12 @@ COUNTED = {
         (COUNTED, COUNTED),
         ({**OF_VLLM, "prompt_tokens_details": None}, {**COUNTED, "prompt_tokens_details": {"cached_tokens": 0}}),
         (
+            {"prompt_tokens": 1, "total_tokens": 3, "completion_tokens": 2},
+            {"prompt_tokens": 1, "total_tokens": 3, "completion_tokens": 2}
+            | {"completion_tokens_details": {"reasoning_tokens": 0}},
+        ),
+        ({"input_tokens": 1, "output_tokens": 2}, {"input_tokens": 1, "output_tokens": 2}),
+        (
             {"prompt_tokens": 7, "total_tokens": 7, "completion_tokens": 0, "prompt_tokens_details": None},
             {"prompt_tokens": 7, "total_tokens": 7, "completion_tokens": 0},
         ),
