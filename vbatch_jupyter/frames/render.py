@@ -324,10 +324,10 @@ def _body_builder(endpoint: Endpoint, ask: Ask, by: policy.Answering, grammar: s
         rest=_plain_body(ask.body),
     )
     try:
-        build("")
+        body = build("a")
     except BadRequestError as error:
         raise FrameError(error.message, param=error.param) from error
-    policy.refuse(endpoint, build("a"), by)
+    policy.refuse(endpoint, body, by)
     return build
 
 

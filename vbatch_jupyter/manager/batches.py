@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vbatch_jupyter.errors import BadRequestError, StoreFullError
-from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.manager.checks import (
     check_choice,
     check_expiry,
@@ -19,7 +18,7 @@ from vbatch_jupyter.manager.checks import (
 from vbatch_jupyter.manager.waiting import held_models, needs_engine, why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
-from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.profiles import HERE, PROFILES
 from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import Page, Store, misfits
 from vbatch_jupyter.store.sidecars import timings_of
@@ -123,9 +122,7 @@ class BatchesManager:
         StoreFullError
             There is no room for what the batch would write.
         """
-        rules = PROFILES[profile or self._profile]
-        if target is None:
-            rules = rules.answered_here()
+        rules = (HERE if target is None else PROFILES)[profile or self._profile]
         check_required("input_file_id", input_file_id)
         check_choice("endpoint", endpoint, rules.endpoints)
         check_choice("completion_window", completion_window, rules.completion_windows)
@@ -174,7 +171,7 @@ class BatchesManager:
 
     def notes(self, record: BatchRecord) -> Sequence[str]:
         """Return what the requests of a batch ask in vain: keys that are ignored, and values that are refused."""
-        return lifecycle.notes_of(self._store, record.input_file_id).get(record.id, ())
+        return self._store.files.notes(record.input_file_id).get(record.id, ())
 
     def misfits(self, record: BatchRecord) -> Mapping[str, str]:
         """Return what `keep_misfits` has kept."""

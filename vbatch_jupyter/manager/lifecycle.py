@@ -28,7 +28,7 @@ from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
-from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.profiles import HERE, PROFILES
 from vbatch_jupyter.protocol.reading import usage_of
 from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 from vbatch_jupyter.store.files import Sidecar
@@ -132,8 +132,7 @@ def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validatio
     def has_changed() -> bool:
         return record.status == "validating" and lease.refresh().status == "cancelling"
 
-    profile = PROFILES[record.profile]
-    profile = profile.answered_here() if record.target is None else profile.without_limits_of_files()
+    profile = HERE[record.profile] if record.target is None else PROFILES[record.profile].without_limits_of_files()
     with store.files.open(record.input_file_id) as input_file:
         return validation.validate(
             input_file,
@@ -148,24 +147,8 @@ def _keep_notes(store: Store, record: BatchRecord, notes: Sequence[str]) -> None
     # A service's findings were said before anything was sent to it; and a batch runs where there is no room for notes.
     if notes and record.target is None:
         with contextlib.suppress(StoreFullError):
-            kept = notes_of(store, record.input_file_id) | {record.id: list(notes)}
+            kept = store.files.notes(record.input_file_id) | {record.id: list(notes)}
             store.files.keep_sidecar(record.input_file_id, "notes", msgspec.json.encode(kept))
-
-
-def notes_of(store: Store, input_file_id: str) -> dict[str, list[str]]:
-    """Return what the requests of an input file ask in vain, by batch; nothing if nothing was found.
-
-    Parameters
-    ----------
-    store
-        Holds the file.
-    input_file_id
-        The file.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        kept = store.files.sidecar(input_file_id, "notes").read_bytes()
-        return msgspec.json.decode(kept, type=dict[str, list[str]])
-    return {}
 
 
 def _save_index(lease: Lease, index: LineIndex) -> None:

@@ -269,6 +269,10 @@ def _no_tool_parser(_value: Any, asked: Asked) -> bool:
     return asked.limits.takes_tools is False and asked.body.get("tool_choice") != "none"
 
 
+OF_LIMITS = (_beyond_context, _not_served, _no_tool_parser)
+"""The conditions that need the limits of an engine."""
+
+
 # ------------------------------------------------------------------------------------------------- prompts
 
 

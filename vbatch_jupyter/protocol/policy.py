@@ -195,7 +195,8 @@ def refuse(endpoint: Endpoint, body: Mapping[str, Any], by: Answering) -> None:
     if breaches := list(broken(endpoint.path, body, *by)):
         message = " ".join(f"Invalid '{field}': {sentence}" for field, sentence in breaches)
         raise BadRequestError(message, param=breaches[0].field, code="invalid_value")
-    check_keys(endpoint, body)
+    if not endpoint.known_keys.issuperset(body):
+        check_keys(endpoint, body)
     if by.server == "openai" and (unknown := [key for key in body if key not in endpoint.openai_keys]):
         message = f"OpenAI does not know {', '.join(map(repr, unknown))} and answers each such request with an error."
         raise BadRequestError(message, param=unknown[0], code="unknown_parameter")
@@ -243,7 +244,7 @@ def broken(
     >>> [breach.field for breach in broken("/v1/chat/completions", body, "openai")]
     ['top_p']
     """
-    by_field, inside = _rules_of(server, path)
+    by_field, inside = _rules_of(server, path, knows_limits=limits is not NO_LIMITS)
     # Most prompts are plain texts, which break no rule, and a batch may have a million.
     if has_plain_prompt(body):
         fields, inside = [field for field in fields or body if field not in PROMPTS], ()
@@ -349,9 +350,11 @@ RULES: tuple[Rule, ...] = tuple(
 
 
 @functools.cache
-def _rules_of(server: Server, path: str) -> tuple[Mapping[str, Sequence[Rule]], Sequence[Rule]]:
+def _rules_of(server: Server, path: str, *, knows_limits: bool) -> tuple[Mapping[str, Sequence[Rule]], Sequence[Rule]]:
     """Return the rules of a server and an endpoint: those about keys, by the key, and those about what is inside."""
     rules = [rule for rule in RULES if server in rule.by and rule.path in (None, path) and not rule.ignored]
+    if not knows_limits:
+        rules = [rule for rule in rules if rule.condition not in conditions.OF_LIMITS]
     return _by_field(rules, path), [rule for rule in rules if rule.inside is not None]
 
 

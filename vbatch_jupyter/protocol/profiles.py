@@ -100,3 +100,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
     {name: Profile(name=name, **limits) for name, limits in _TABLE.items()}
 )
 """The profiles by name."""
+
+HERE: Mapping[str, Profile] = MappingProxyType({name: profile.answered_here() for name, profile in PROFILES.items()})
+"""The same for batches that an engine here answers."""

@@ -16,31 +16,14 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import ConflictError, EngineLoadError
-from vbatch_jupyter.protocol.policy import Answering
 from vbatch_jupyter.records import EngineState, EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
-from vbatch_jupyter.targets.configuration import rules_of
 
 DEMO_MODELS = ("demo", "demo-embeddings")
 """Names that `Loader.load` takes for the models that come as packages."""
 
 _RESUME_SECONDS = 2.0
-
-
-def answering(target: str | None, engine: Engine | None) -> Answering:
-    """Return who answers requests, as far as it is known.
-
-    Parameters
-    ----------
-    target
-        The batch service; None for an engine.
-    engine
-        The engine, if it is in this process.
-    """
-    if target is not None:
-        return Answering(rules_of(target).server)
-    return Answering() if engine is None else Answering(engine.server, engine.limits)
 
 
 class Loader:

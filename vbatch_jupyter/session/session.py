@@ -32,11 +32,12 @@ from vbatch_jupyter.manager.waiting import refuse_to_wait
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.check import first_model, first_url
 from vbatch_jupyter.protocol.endpoints import Endpoint
+from vbatch_jupyter.protocol.policy import Answering
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.session.batch import Batch
-from vbatch_jupyter.session.loader import Loader, answering
+from vbatch_jupyter.session.loader import Loader
 from vbatch_jupyter.session.presence import Presence
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.targets.configuration import Target, rules_of, targets
@@ -239,11 +240,10 @@ class Session:
         from vbatch_jupyter.frames.render import requests_of
 
         ask = dataclasses.replace(ask, model=ask.model or self._default_model(ask.target))
-        # Of another engine it is not known.
         here = self.engine if ask.target is None and ask.model in self.served_model_names() else None
-        grammar = rules_of(ask.target or "local").grammar if here is None else here.grammar
-        reasons, by = here is not None and here.has_reasoning, answering(ask.target, here)
-        requests = requests_of(df, ask, by, reasons=reasons, grammar=grammar)
+        known = rules_of(ask.target or "local") if here is None else here
+        by = Answering(known.server) if here is None else Answering(here.server, here.limits)
+        requests = requests_of(df, ask, by, reasons=here is not None and here.has_reasoning, grammar=known.grammar)
         self._tell(*(requests.notes if tells else ()))
         return requests
 

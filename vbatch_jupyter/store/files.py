@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
+import msgspec
+
 from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
@@ -224,6 +226,12 @@ class Files:
             new.write(content)
             new.seal()
             new.place(path)
+
+    def notes(self, id: str) -> dict[str, builtins.list[str]]:  # noqa: A002
+        """Return what the requests of an input file ask in vain, by batch; nothing if nothing was found."""
+        with contextlib.suppress(OSError, ValueError):
+            return msgspec.json.decode(self.sidecar(id, "notes").read_bytes(), type=dict[str, builtins.list[str]])
+        return {}
 
     def open(self, id: str) -> BinaryIO:  # noqa: A002
         """Open a file's content for reading; deleting the file meanwhile does not disturb the reader.
