@@ -208,6 +208,12 @@ FEATURES: Mapping[str, Feature] = {
     "a default": held(of("string", default="a"), ["a"], [1]),
 }  # fmt: skip
 
+NARROW: Mapping[str, Feature] = {
+    "maxLength": held(constr(max_length=9), ['a"b', "a\nb"]),
+    "a dot": held(constr(pattern="^.+$"), ['a"b']),
+}
+"""What llguidance lets a model write, and xgrammar does not."""
+
 
 def sent(feature: Feature) -> dict[str, Any]:
     schema: dict[str, Any] = response_format(feature.schema)["json_schema"]["schema"]
@@ -266,7 +272,7 @@ def main() -> None:
     """Print for each feature and library which of the values it lets a model write."""
     answers = {}
     for library, takes in libraries().items():
-        for name, feature in FEATURES.items():
+        for name, feature in {**FEATURES, **NARROW}.items():
             schema = sent(feature)
             answers[f"{name}, {library}"] = [
                 [takes(schema, json.dumps({"x": value}, ensure_ascii=False)) for value in values]

@@ -103,7 +103,7 @@ def test_a_notebook_that_makes_warnings_errors_can_load_an_engine(kernel: Notebo
 
 
 def test_an_engine_refuses_nothing_of_what_is_sent_of_a_schema(kernel: NotebookKernel) -> None:
-    """In vLLM 0.32.0, which answers 30 of these features with 400 or 500 if they are sent as pydantic writes them."""
+    """In vLLM 0.32.0, which answers two dozen of these features with 400 or 500 if they are sent unchanged."""
     asked = shown(kernel.run("show(features_asked())").checked().stdout)
     assert asked == {"refused": {}, "asked": len(FEATURES)}
 
