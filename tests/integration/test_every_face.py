@@ -300,7 +300,7 @@ def test_an_engine_of_a_kernel_is_unloaded_and_loaded_over_http(session, http):
         said = assert_envelope(refused, 400, param="model", code="missing_required_parameter")
         assert said.startswith("Name the model for this kernel in the body")
     assert http.post(f"vbatch/engines/{engine['id']}/load", json={"model": "echo"}).json()["state"] == "ready"
-    assert session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}")).wait(20).request_counts.completed == 1
+    assert session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}")).wait(60).request_counts.completed == 1
 
 
 def test_with_strict_models_a_batch_for_a_model_that_no_engine_holds_fails_over_http_and_waits_elsewhere(tmp_path):

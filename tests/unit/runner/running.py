@@ -83,6 +83,7 @@ class WitnessEngine(EchoEngine):
         self._faults = faults or {}
         self._dies_at = list(dies_at)
         self._in_steps = in_steps
+        self._step: asyncio.Future[None] | None = None
         self._left_to_live: int | None = None
 
     async def start(self) -> None:
@@ -117,14 +118,19 @@ class WitnessEngine(EchoEngine):
     async def _work(self, body: bytes) -> None:
         death = self._death
         if self._in_steps and (self._killer is None or self._killer not in body):
-            asked = -1
-            while asked != len(self.asked):
-                asked = len(self.asked)
-                for _ in range(_QUIET_TURNS):
-                    await asyncio.sleep(0)
+            if self._step is None or self._step.done():
+                self._step = asyncio.ensure_future(self._until_no_more_is_asked())
+            await asyncio.shield(self._step)
             if death.is_set():
                 raise EngineDiedError("The engine died under the request.")
         await super()._work(body)
+
+    async def _until_no_more_is_asked(self) -> None:
+        asked = -1
+        while asked != len(self.asked):
+            asked = len(self.asked)
+            for _ in range(_QUIET_TURNS):
+                await asyncio.sleep(0)
 
     @property
     def times_asked(self) -> Counter[str]:
