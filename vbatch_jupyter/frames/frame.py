@@ -345,8 +345,10 @@ def _hashes(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return pd.util.hash_array(texts, categorize=False)
 
 
-def _stable_text(value: object) -> str:
+def _stable_text(value: object) -> str:  # noqa: PLR0911 - one for each kind of cell
     """Return the text of a cell, the same for equal cells in every process."""
+    if type(value) is str:
+        return f"str:{value!a}"
     if isinstance(value, np.ndarray):
         # repr() leaves the middle of a long array out.
         return f"array{_stable_text(value.tolist())}"

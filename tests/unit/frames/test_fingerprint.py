@@ -16,7 +16,7 @@ df = pd.DataFrame({
     "text": ["a", None], "n": [1, 2], "f": [0.5, np.nan], "list": [["x"], []], "set": [{"a", "b", "c"}, set()],
     "dict": [{"k": [1, None]}, {}], "array": [np.arange(3), np.arange(2000)], "mixed": [1, "1"],
     "c": pd.Categorical(["u", "v"]), "t": pd.to_datetime(["2024", None]), "i": pd.array([1, None], dtype="Int64"),
-    "lone": pd.Series(["\\ud800", "x"], dtype=object),
+    "lone": pd.Series(["\\ud800 at 0x1", "x"], dtype=object),
 }, index=[("a", 1), ("a", 1)])
 """
 
@@ -48,6 +48,7 @@ CHANGES = {
     "the middle of an array": lambda df: df.assign(
         array=[np.arange(3), np.where(np.arange(2000) == 1000, 0, np.arange(2000))]
     ),
+    "an address in a text": lambda df: df.assign(lone=pd.Series(["\ud800 at 0x2", "x"], dtype=object, index=df.index)),
     "a type": lambda df: df.assign(mixed=["1", "1"]),
     "a date": lambda df: df.assign(t=pd.to_datetime(["2025", "NaT"])),
     "a category": lambda df: df.assign(c=pd.Categorical(["u", "u"], categories=["u", "v"])),

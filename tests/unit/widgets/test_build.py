@@ -140,7 +140,8 @@ def test_the_written_cell_does_what_was_chosen(session, names):
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     shell.user_ns["df"] = names["df"]
-    systems = ('It\'s "brief" {text} $HOME', "Two\nlines")
+    # A magic would fill what is in braces.
+    systems = ('It\'s "brief"', 'It\'s "brief" {text} $HOME')
     for place, system in enumerate(systems):
         options = {"system": system, "max_tokens": 5, "temperature": 0.5, "seed": None}
         cell = cell_text("df", "Say {{ text }}\nnow", options, out=f"out{place}")
