@@ -16,19 +16,6 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _OwnLoop(asyncio.SelectorEventLoop):
-    """An event loop that stays as it is when a notebook calls ``nest_asyncio.apply()``.
-
-    That replaces the methods of the class of the notebook's loop. With its ``run_forever`` a stream that is left early
-    is not closed, because no generator is (nest-asyncio 1.6.0).
-    """
-
-    run_forever = asyncio.BaseEventLoop.run_forever
-    run_until_complete = asyncio.BaseEventLoop.run_until_complete
-    _run_once = asyncio.BaseEventLoop._run_once  # type: ignore[attr-defined]  # noqa: SLF001 - they are what it replaces
-    _check_running = asyncio.BaseEventLoop._check_running  # type: ignore[attr-defined]  # noqa: SLF001 - they are what it replaces
-
-
 class EngineThread:
     """A daemon thread that runs one event loop until it is stopped.
 
@@ -41,7 +28,7 @@ class EngineThread:
     """
 
     def __init__(self) -> None:
-        self.loop = _OwnLoop()
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="vbatch-engine", daemon=True)
         self._thread.start()
 
