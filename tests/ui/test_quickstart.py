@@ -95,7 +95,7 @@ def cancel_in_a_blocked_cell(notebook: LabNotebook, server: JupyterServer, figur
         completed = watcher.newest.request_counts.completed
         assert watcher.newest.status == "cancelled"
     assert 0 < completed < ALL
-    expect(notebook.output(asked)).to_contain_text(f"cancelled demo {watcher.newest.id}")
+    expect(notebook.output(asked)).to_contain_text(f"{ALL - completed:,} not run demo {watcher.newest.id}")
     expect(notebook.output(asked)).to_contain_text(f"{completed:,} completed")
     expect(notebook.run(counted)).to_contain_text(f"({ALL - completed}, {completed})")
 
