@@ -131,24 +131,22 @@ def test_an_engine_that_is_unloaded_while_it_is_rebuilt_does_not_come_back(
     assert shown(kernel.run(code, timeout=600).checked().stdout) == ["completed", 150, 1]
 
 
-def test_tools_need_a_tool_parser_and_a_row_that_is_too_long_is_told_by_a_dry_run(kernel: NotebookKernel) -> None:
-    """VLLM 0.32.0 refuses tools without a parser for each request; the prompt may not fill the context."""
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "max_tokens": 1}
-    answers = shown(kernel.run(f"show(unchecked([('/v1/chat/completions', {body!r})]))").checked().stdout)
+def test_tools_need_a_tool_parser(kernel: NotebookKernel) -> None:
+    """VLLM 0.32.0 refuses tools of a chat without a parser, and answers a response without them."""
+    function = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    asked = [
+        ("/v1/chat/completions", {**chat, "tools": [{"type": "function", "function": function}]}),
+        (
+            "/v1/responses",
+            {"model": "tiny", "input": "Hi", "max_output_tokens": 1, "tools": [{"type": "function", **function}]},
+        ),
+    ]
+    answers = shown(kernel.run(f"show([*unchecked({asked!r}), limits()[2]])").checked().stdout)
     assert isinstance(answers, list)
-    ((status, answer),) = answers
-    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
-    response = {"model": "tiny", "input": "Hi", "tools": [tool], "max_output_tokens": 1}
-    ignored = shown(kernel.run(f"show(unchecked([('/v1/responses', {response!r})])[0][0])").checked().stdout)
-    assert ignored == 200
-    assert (status, "requires --enable-auto-tool-choice and --tool-call-parser" in answer) == (400, True)
-    run = kernel.run(f"vb.run(pd.DataFrame({{'t': ['a']}}), '{{{{ t }}}}', tools={tools!r})")
-    assert "the engine has no tool parser" in run.error
-    dry = "vb.dry_run(pd.DataFrame({'t': ['a', 'word ' * 3000, 'b']}), '{{ t }}', max_tokens=4).notes"
-    notes = shown(kernel.run(f"show(list({dry}))").checked().stdout)
-    assert isinstance(notes, list)
-    assert [note.rpartition("would be answered with an error: ")[2] for note in notes] == ["'row-1'"]
+    (refused, reason), (answered, _), takes_tools = answers
+    assert (refused, answered, takes_tools) == (400, 200, False)
+    assert "requires --enable-auto-tool-choice and --tool-call-parser" in reason
 
 
 def test_a_failing_stats_logger_cannot_kill_the_engine(kernel: NotebookKernel) -> None:
