@@ -249,17 +249,13 @@ class _Rows:
 
     def _line(self, position: int, cells: Sequence[Any], system: Sequence[Any] | None) -> bytes | None:
         """Render one row; None if it cannot be rendered."""
-        named = functools.partial(describe_row, self.df, position)
-        must_render = self.ask.on_error == "raise"
         try:
             # Without the row's name equal reasons are equal texts.
-            return self._rendered(position, cells, system, named if must_render else lambda: "this row")
-        except FrameError:
-            # Not the row but the template is wrong, so nothing runs.
-            return self._rendered(position, cells, system, named)
-        except TemplateError as error:
-            if must_render:
-                raise
+            return self._rendered(position, cells, system, _this_row)
+        except (FrameError, TemplateError) as error:
+            if isinstance(error, FrameError) or self.ask.on_error == "raise":
+                # Nothing runs, so the same error again, now with the row's name.
+                return self._rendered(position, cells, system, functools.partial(describe_row, self.df, position))
             self.unrendered.append(Unrendered(position, self.names[position], error.message))
             return None
 
@@ -294,6 +290,10 @@ class _Rows:
         ]
         # zip of no columns would give no row, but a template that uses none still has one prompt a row.
         return zip(*cells, strict=True) if cells else itertools.repeat((), stop - start)
+
+
+def _this_row() -> str:
+    return "this row"
 
 
 def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
