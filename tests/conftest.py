@@ -105,6 +105,8 @@ def behind(
     if not (loads or notebooks):
         yield {}
         return
+    from jupyter_core.utils import ensure_event_loop
+
     from tests.kernels import CORES, NotebookKernel
     from tests.notebooks.running import run
     from vbatch_jupyter.engine.demo_model import demo_model_path
@@ -128,6 +130,8 @@ def behind(
         finally:
             kernels.remove(kernel)
             kernel.close()
+            # The client has made a loop for this thread, and would leave it open.
+            ensure_event_loop().close()
 
     def run_notebook(name: str, folder: Path) -> object:
         demo_model_path()  # or two of them would wait for each other

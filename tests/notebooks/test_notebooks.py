@@ -127,7 +127,10 @@ def test_from_here_to_parasail(shown):
     mistakes = shown.text("mistakes")
     assert re.search(r"^line 2 .*top_k", mistakes, re.MULTILINE)
     assert re.search(r"^line 4 .*refused: .*custom_id", mistakes, re.MULTILINE)
-    assert "refused" not in shown.text("check").partition("\n")[0]
+    assert shown.text("check").splitlines() == [
+        *(f"line {n} ('row-{n - 1}'): refused: model_not_found: parasail has no model 'demo'." for n in range(1, 5)),
+        "parasail would refuse it: 4 refused.",
+    ]
     here = shown.text("here").splitlines()
     assert here[1] == "completed BatchRequestCounts(completed=4, failed=0, total=4)"
     assert sorted(line.split(" ", 1)[0] for line in here[2:] if line.startswith("row-")) == [

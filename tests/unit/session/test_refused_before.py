@@ -59,7 +59,7 @@ def test_values_that_no_row_could_be_answered_with_are_an_error_before_anything_
 def test_a_key_that_the_installed_vllm_is_too_old_for_is_known_to_a_newer_one(session, monkeypatch):
     # The wheel's tests run without vLLM, where no version is too old.
     monkeypatch.setattr("vbatch_jupyter.protocol.keys.installed_vllm", lambda: (0, 32))
-    with pytest.raises(BadRequestError, match="needs vLLM 0.33 or newer"):
+    with pytest.raises(BadRequestError, match=r"needs vLLM 0\.33 or newer"):
         vb.run(DF, "{{ text }}", return_weight_versions=True)
     monkeypatch.setattr("vbatch_jupyter.protocol.keys.installed_vllm", lambda: (0, 33))
     assert vb.run(DF, "{{ text }}", return_weight_versions=True)["response"].tolist() == ["a", "b", "c"]
