@@ -90,5 +90,7 @@ def test_its_unit_tests_pass_without_an_engine(version, wheel):
     printed = wheel.unit_tests[version].result()
 
     assert missing == "None None\n"
-    assert " passed in " in printed
-    assert "failed" not in printed
+    lines = printed.splitlines()
+    assert re.match(r"\d+ passed(, \d+ skipped)? in ", lines[-1])
+    # pyarrow is there where the repository is tested, and not here: each of the two is tested once.
+    assert [line for line in lines if line.startswith("SKIPPED") and "pyarrow" not in line] == []
