@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engine.breaking import breaks
+from tests.engine.scripts import ROOT, json_of
 from tests.kernels import NotebookKernel
 from tools.compare_vllm import missing
 from vbatch_jupyter.engine.vllm import installed
@@ -23,8 +21,6 @@ from vbatch_jupyter.engine.vllm.contract import CONTRACT, CORE_FAILED, ELSEWHERE
 
 pytestmark = pytest.mark.timeout(900)
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 BREAKS = [(use, touch, name) for use, value in CONTRACT.items() for touch in value.touches for name, _ in breaks(touch)]
 NAMES = [
     name
@@ -33,20 +29,6 @@ NAMES = [
     if name.startswith(("Scheduler.", "Request.")) and name != "Scheduler.schedule()"
 ]
 OPTIONAL = [name for name, use in CONTRACT.items() if use.without is not None]
-
-
-def json_of(script: str, *arguments: str) -> Any:
-    """Run a script in a process of its own: the import of vLLM warns, and a warning is an error here."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / script), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.rpartition("JSON")[2])
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.engine import schema_features
 from tests.engine.schema_features import FEATURES, NARROW, problems
-
-ROOT = Path(__file__).parents[2]
+from tests.engine.scripts import json_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -21,16 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def written() -> dict[str, list[list[bool]]]:
     """Return which values of each feature each library lets a model write."""
-    done = subprocess.run(
-        [sys.executable, schema_features.__file__],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    answers: dict[str, list[list[bool]]] = json.loads(done.stdout.rpartition("JSON")[2])
+    answers: dict[str, list[list[bool]]] = json_of("schema_features.py")
     return answers
 
 
