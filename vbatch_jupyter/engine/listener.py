@@ -11,8 +11,11 @@ import asyncio
 import contextlib
 import dataclasses
 import hmac
+import os
 import shutil
+import socket
 import tempfile
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import msgspec
 import prometheus_client
 from tornado import web
 from tornado.httpserver import HTTPServer
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_unix_socket
 
 from vbatch_jupyter.engine.base import Engine
@@ -113,14 +116,35 @@ class Listener:
         ]
         # What tornado logs would be printed under the user's cells.
         application = web.Application(routes, log_function=lambda _: None)
-        self._server = HTTPServer(application, max_body_size=_MAX_BODY_BYTES, max_buffer_size=_MAX_BODY_BYTES)
-        self._server.add_socket(bind_unix_socket(str(path), mode=0o600))
+        self._server = _Server(application, max_body_size=_MAX_BODY_BYTES, max_buffer_size=_MAX_BODY_BYTES)
+        listening = bind_unix_socket(str(path), mode=0o600)
+        _sockets.add(listening)
+        self._server.add_socket(listening)
 
     async def close(self) -> None:
         """End what runs, and remove the socket."""
         self._server.stop()
         await self._server.close_all_connections()
         await in_thread(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+
+
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+class _Server(HTTPServer):
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        _sockets.add(stream.socket)
+        super().handle_stream(stream, address)
+
+
+def _close_in_child() -> None:
+    # A child that this process has forked would keep connections open after its end, and their clients would wait.
+    # Not through tornado, which would tell the event loop, and that is the parent's too.
+    for each in _sockets:
+        each.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class _Handler(web.RequestHandler):

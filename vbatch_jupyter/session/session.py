@@ -52,8 +52,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.frames.render import Requests
     from vbatch_jupyter.frames.schema import Schema
 
-_CLOSE_SECONDS = 20.0
-_TOKENIZE_SECONDS = 5.0
+_CLOSE_SECONDS, _TOKENIZE_SECONDS = 20.0, 5.0
 
 
 class Session:
@@ -417,4 +416,5 @@ def current() -> Session:
     """Return the session of this process; the first call opens the store."""
     session = Session(Store())
     atexit.register(session.close)
+    os.register_at_fork(after_in_child=lambda: atexit.unregister(session.close))  # a child's end is not this one's
     return session

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self, TypeVar
@@ -95,8 +96,11 @@ class FileLock:
 
     def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
         self._path = path
-        # O_CLOEXEC: a child that inherited the descriptor would keep the lock after our death.
-        self.descriptor: int | None = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # A child that inherited the descriptor would keep the lock after our death. O_CLOEXEC is for those that run
+        # another program; those that do not, such as multiprocessing's, close it in `_close_in_child`.
+        with _FORKING:
+            self.descriptor: int | None = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            _OPEN.add(self)
 
     @classmethod
     def make(cls, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Self:
@@ -140,6 +144,7 @@ class FileLock:
     def release(self) -> None:
         """Release the lock. A second call does nothing."""
         if self.descriptor is not None:
+            _OPEN.discard(self)
             os.close(self.descriptor)
             self.descriptor = None
 
@@ -148,6 +153,21 @@ class FileLock:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+_OPEN: set[FileLock] = set()
+_FORKING = threading.RLock()
+"""Held while a lock's file is opened, and by a fork, so that a child knows of every open lock."""
+
+
+def _close_in_child() -> None:
+    # Closing leaves the parent's locks as they are; unlocking would release them.
+    for lock in list(_OPEN):
+        lock.release()
+    _FORKING.release()
+
+
+os.register_at_fork(before=_FORKING.acquire, after_in_parent=_FORKING.release, after_in_child=_close_in_child)
 
 
 class NewFile:

@@ -6,6 +6,7 @@ nothing in processes that `vllm_engine` did not start.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -45,7 +46,19 @@ def _redirect_output(log_path: str) -> None:
 def _end_with(parent: BaseProcess) -> None:
     # vLLM's engine core does not notice that its parent was killed and would keep the device's memory. A death signal
     # (PR_SET_PDEATHSIG) does not help: it is tied to the thread that started us, not to the process.
-    connection.wait([parent.sentinel])
+    _await_end(parent)
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _await_end(parent: BaseProcess) -> None:
+    # The sentinel is a pipe, whose other end is open as long as a child lives that the kernel has forked, such as a
+    # worker of a multiprocessing.Pool. The process itself is waited for, where Linux can (5.3, and not forbidden).
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(parent.pid or 0)
+        # If the parent has ended already, its number may be another process's by now.
+        if os.getppid() == parent.pid:
+            connection.wait([process])
+            return
+    connection.wait([parent.sentinel])
