@@ -7,18 +7,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ("3.11", "3.12", "3.13")
 
 
-def call(*command: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
+# No PYTHONPATH, and nothing of the environment that runs this test: only the wheel may answer. As it was in the
+# beginning, for what a test changes is not for the programs that run meanwhile.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def call(*command: object, cwd: Path | None = None, environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Run a program, and return what it has printed."""
-    # No PYTHONPATH, and nothing of the environment that runs this test: only the wheel may answer.
-    if environment is None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -47,12 +50,14 @@ def interpreter(version: str) -> Path | None:
 
 
 class Wheel:
-    """The wheel, its environments and the unit tests in them: started at once, during other tests that mostly wait.
+    """The wheel, its environments and the unit tests in them, made during other tests that mostly wait.
 
     Parameters
     ----------
     new_folder
         Makes an empty folder of a name.
+    pool
+        Runs the parts in the order in which they come; the later ones wait for the earlier ones.
 
     Attributes
     ----------
@@ -65,14 +70,13 @@ class Wheel:
         By version, what the unit tests have printed.
     """
 
-    def __init__(self, new_folder: Callable[[str], Path]) -> None:
+    def __init__(self, new_folder: Callable[[str], Path], pool: ThreadPoolExecutor) -> None:
         self._new_folder = new_folder
-        self._threads = ThreadPoolExecutor(1 + 2 * len(VERSIONS))
-        self.file = self._threads.submit(self._build)
+        self.file = pool.submit(self._build)
         found = [version for version in VERSIONS if interpreter(version)]
-        self.pythons = {version: self._threads.submit(self._install, version) for version in found}
+        self.pythons = {version: pool.submit(self._install, version) for version in found}
         self.unit_tests: dict[str, Future[str]] = {
-            version: self._threads.submit(self._run_unit_tests, version) for version in found
+            version: pool.submit(self._run_unit_tests, version) for version in found
         }
 
     def _build(self) -> Path:
@@ -101,8 +105,11 @@ class Wheel:
         return call(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", cwd=folder)
 
     def close(self) -> None:
-        """Wait for what has begun, and remove the environments; a second call does nothing."""
-        self._threads.shutdown(cancel_futures=True)
+        """Begin with nothing more, wait for what has begun, and remove the environments; a second call does nothing."""
+        parts: list[Future[Any]] = [self.file, *self.pythons.values(), *self.unit_tests.values()]
+        for part in parts:
+            part.cancel()
+        wait(parts)
         for inside in self.pythons.values():
             if not inside.cancelled() and inside.exception() is None:
                 shutil.rmtree(inside.result().parent.parent, ignore_errors=True)

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +17,9 @@ from tests.engine.schema_features import FEATURES
 from tests.kernels import PROGRAMS, NotebookKernel, is_alive, lines_of
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.store.fsck import check
+
+if TYPE_CHECKING:
+    from tests.behind import Behind
 
 StartKernel = Callable[[Path], NotebookKernel]
 
@@ -243,8 +245,8 @@ def test_loading_works_from_a_program(programs: dict[str, tuple[subprocess.Popen
         assert answers == [f"ANSWERED [True, True] __main__ {file}"]
 
 
-def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(behind: dict[str, Future[str]]) -> None:
-    figures = shown(behind["ten loads"].result())
+def test_ten_loads_and_unloads_end_their_processes_and_do_not_pile_up(behind: Behind) -> None:
+    figures = shown(behind.ten_loads.result())
     assert isinstance(figures, list)
     # The engine core and its worker.
     assert [started for started, _, _ in figures] == [2] * 10

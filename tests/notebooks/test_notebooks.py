@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from concurrent.futures import Future
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 
 from tests.notebooks.running import CELL_SECONDS, Executed
+
+if TYPE_CHECKING:
+    from tests.behind import Behind
 
 CAPITALS = ["Peru", "Kenya", "Norway", "Japan", "Chile"]
 
@@ -23,10 +25,9 @@ pytestmark = pytest.mark.timeout(5 * CELL_SECONDS)
 
 
 @pytest.fixture
-def shown(request: pytest.FixtureRequest, behind: dict[str, Future[Any]]) -> Executed:
+def shown(request: pytest.FixtureRequest, behind: Behind) -> Executed:
     """Return what the cells of a notebook show."""
-    executed: Executed = behind[request.param].result()
-    return executed
+    return behind.notebooks[request.param].result()
 
 
 @pytest.mark.parametrize("shown", ["01_quickstart.ipynb"], indirect=True)
