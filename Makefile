@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab panel test lint bench figures vllm-next wheel clean
+.PHONY: help demo lab panel test lint faults soak bench figures vllm-next wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,8 @@ help:
 	@echo "make panel   set up, build the JupyterLab panel"
 	@echo "make test    set up, run every test"
 	@echo "make lint    set up, run ruff, mypy, import-linter, the checks of rooms and words, and tsc, eslint and prettier on the panel"
+	@echo "make faults  set up, let one error fall on each file system call of a batch's life, about half an hour"
+	@echo "make soak MINUTES=60   set up, kill, fail and stop what runs on one store for that long"
 	@echo "make bench   set up, compare with LLM.chat, run-batch, a loop of AsyncOpenAI and llama.cpp; BENCH=a,b picks workloads"
 	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, a chat beside a batch, a busy cell"
 	@echo "make vllm-next VERSION=0.33.0   set up, download that vLLM, say what is not in it that we need; nothing of it is run"
@@ -61,6 +63,12 @@ lint: $(READY)
 	@$(BIN)/python tools/check_rooms.py
 	@echo "== tsc, eslint, prettier"
 	@$(BIN)/python tools/build_panel.py lint
+
+faults: $(READY)
+	@$(BIN)/python -m tests.acceptance.fault_matrix
+
+soak: $(READY)
+	@$(BIN)/python -m tests.acceptance.soak $(or $(MINUTES),60)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/bench.py
