@@ -16,8 +16,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, field
+from numbers import Integral
 from typing import Any, Literal, Self, TypeAlias
 
+from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.schema import Schema
 
 ON_ERROR = ("row", "raise")
@@ -135,6 +137,15 @@ class Ask:
         absent={"keyword": "each key of the body is a keyword"},
     )
 
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            kind, value = _KINDS.get(str(one.type).removesuffix(" | None")), getattr(self, one.name)
+            if kind is None or (value is None and one.default is None):
+                continue
+            # True is an integer to Python, and numpy's integers are not ints.
+            if not isinstance(value, kind) or (kind is Integral and isinstance(value, bool)):
+                raise FrameError(f"{one.name}= must be {_WORDS[kind]}, not {value!r:.50}.", param=one.name)
+
     @classmethod
     def of(cls, template: str, **options: Any) -> Self:
         """Sort options into the fields and the body.
@@ -150,6 +161,8 @@ class Ask:
         return cls(template=template, body=options, **fields)
 
 
+_KINDS: Mapping[str, type] = {"str": str, "int": Integral, "bool": bool}
+_WORDS: Mapping[type, str] = {str: "a text", Integral: "a whole number", bool: "True or False"}
 _FIELD_OPTIONS: Mapping[str, Option] = {field.name: field.metadata["option"] for field in dataclasses.fields(Ask)}
 _BODY_OPTIONS: Mapping[str, Option] = {
     name: Option(

@@ -343,7 +343,7 @@ def _notes(endpoint: Endpoint, ask: Ask, grammar: str) -> Iterator[str]:
 
 def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        plain: dict[str, Any] = msgspec.to_builtins(dict(body), enc_hook=_plain_value)
+        plain: dict[str, Any] = msgspec.to_builtins(dict(body), str_keys=True, enc_hook=_plain_value)
     except (TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
     # Equal requests must be equal bytes, so that they share their answers. Not deeper than this: what is in a tool or

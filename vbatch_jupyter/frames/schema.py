@@ -181,8 +181,10 @@ def left_out(schema: Schema, grammar: str = "vllm") -> str | None:
     if not parts:
         return None
     listed = "; ".join(f"{place} ({what})" for place, what in parts.items())
-    formats = "" if is_model(schema) or "format " not in listed else ", but a format is checked by nobody"
-    return f"The engine does not hold answers to all of schema=: {listed}. A row that breaks it gets an error{formats}."
+    # A class checks all of it.
+    unchecked = [] if is_model(schema) else [name for word, name in _UNCHECKED.items() if word in listed]
+    but = f", but {' and '.join(unchecked)} is checked by nobody" if unchecked else ""
+    return f"The engine does not hold answers to all of schema=: {listed}. A row that breaks it gets an error{but}."
 
 
 def _check_patterns(node: Any, _name: str = "") -> None:
@@ -217,6 +219,9 @@ def unheld_in_body(schema: JsonSchema, grammar: str = "vllm") -> str | None:
     message = "The response format is sent as it is, and the engine refuses or ignores parts of it"
     return f"{message}: {listed}. Use schema=, which leaves them out and checks the answers." if found else None
 
+
+_UNCHECKED = {"format ": "a format", "minContains": "minContains", "maxContains": "maxContains"}
+"""What `answer_schema.checker` does not check, by how it is named in what was left out."""
 
 _TAKEN_ANYWAY = frozenset({"uniqueItems", "format binary", "format json-string", "format password", "format path"})
 

@@ -79,6 +79,9 @@ def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
     return read
 
 
+_NEXT_TO_REF = frozenset("$ref $defs definitions $id $schema title description default examples".split())  # noqa: SIM905
+
+
 def _as_of_draft_7(node: Any, _name: str = "") -> Any:
     """Write what later drafts call otherwise as draft 7 does, which is what fastjsonschema knows."""
     if not isinstance(node, Mapping):
@@ -97,6 +100,9 @@ def _as_of_draft_7(node: Any, _name: str = "") -> Any:
         old.pop("contains", None)
     if "pattern" in old and not _is_readable(old["pattern"]):
         del old["pattern"]
+    if "$ref" in old and (beside := {key: old.pop(key) for key in [*old] if key not in _NEXT_TO_REF}):
+        # Draft 7 ignores what is next to a $ref.
+        old["allOf"] = [{"$ref": old.pop("$ref")}, beside]
     return changed(old, _as_of_draft_7)
 
 

@@ -191,8 +191,6 @@ class Summary:
             return f"{self.target} takes the file; nothing in it is known to fail or to be ignored."
         if not self.lines_with_errors:
             return f"{self.target} takes the file: {counts}."
-        if not self.lines_with_errors:
-            return f"{self.target} takes the file: {counts}."
         lines = "1 line" if self.lines_with_errors == 1 else f"{self.lines_with_errors:,} lines"
         return f"{self.target} takes the file; {lines} would be answered with errors: {counts}."
 

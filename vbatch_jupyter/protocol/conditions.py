@@ -191,6 +191,12 @@ def _format(value: Any, asked: Asked) -> bool:
 
 
 @_condition
+def _nameless(value: Any, _asked: Asked) -> bool:
+    schema = value.get("json_schema") if isinstance(value, dict) else None
+    return isinstance(schema, dict) and not isinstance(schema.get("name"), str)
+
+
+@_condition
 def _not_one_constraint(value: Any, _asked: Asked) -> bool:
     return not isinstance(value, dict) or sum(value.get(key) is not None for key in _CONSTRAINTS) != 1
 
@@ -300,6 +306,11 @@ def _no_content(value: Any, _asked: Asked) -> bool:
         isinstance(message, dict) and "content" not in message and message.get("role") in ("user", "system")
         for message in value
     )
+
+
+@_condition
+def _unknown_role(value: Any, asked: Asked) -> bool:
+    return any(message["role"] not in asked.rule.choices for message in value)
 
 
 @_condition

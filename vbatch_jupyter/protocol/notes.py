@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.conditions import PROMPTS
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
@@ -38,7 +40,7 @@ class _Shape:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.values: Callable[[Mapping[str, Any]], Any] = operator.itemgetter(*names) if names else len
-        self.found: dict[Any, Found] = {}
+        self.found: dict[bytes, Found] = {}
 
 
 class Notes:
@@ -80,15 +82,12 @@ class Notes:
             shape = _Shape(tuple(key for key in body if key not in PROMPTS))
             if len(self._shapes) < _REMEMBERED:
                 self._shapes[keys] = shape
-        try:
-            found = shape.found.get(values := shape.values(body))
-            if found is None:
-                found = found_in(path, body, self._profile, shape.names)
-                if len(shape.found) < _REMEMBERED:
-                    shape.found[values] = found
-        except TypeError:
-            # A list or an object among the values.
+        # As JSON: to Python true and 1 are equal, and a list cannot be a key.
+        found = shape.found.get(values := msgspec.json.encode(shape.values(body)))
+        if found is None:
             found = found_in(path, body, self._profile, shape.names)
+            if len(shape.found) < _REMEMBERED:
+                shape.found[values] = found
         if not policy.has_plain_prompt(body):
             found += tuple(_errors(policy.broken(path, body, self._profile.server, fields=PROMPTS)))
         for kind in found:

@@ -33,6 +33,7 @@ NO_LIMITS = EngineLimits()
 """Nothing is known of the engine."""
 
 _PLAIN_KEYS = ("content", "role")
+_PLAIN_ROLES = frozenset({"assistant", "system", "user"})
 _MOST_MESSAGES = 1000
 _FIGURES = {
     "MAX_SEQUENCES": MAX_SEQUENCES,
@@ -292,7 +293,7 @@ def _breaches(
 
 
 def has_plain_prompt(body: Mapping[str, Any]) -> bool:
-    """Return whether a body's prompt is only texts that are not empty, so that it breaks no rule.
+    """Return whether a body's prompt is only texts in roles that all know, none empty, so that it breaks no rule.
 
     Examples
     --------
@@ -309,7 +310,8 @@ def has_plain_prompt(body: Mapping[str, Any]) -> bool:
                     type(item) is not dict
                     or len(item) != len(_PLAIN_KEYS)
                     or type(item.get("content")) is not str
-                    or type(item.get("role")) is not str
+                    or type(role := item.get("role")) is not str
+                    or role not in _PLAIN_ROLES
                 ):
                     return False
         elif type(value) is not str or not value or name == "messages":

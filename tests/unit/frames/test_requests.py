@@ -79,6 +79,10 @@ IN_BODY = {"type": "json_schema", "json_schema": {"name": "made", "schema": UNIQ
         ({"body": {"response_format": {"type": "json_object"}}}, []),
         ({"schema": UNIQUE}, ["The engine does not hold answers to all of schema=: tags (uniqueItems)"]),
         (
+            {"schema": {"type": "object", "properties": {"l": {"contains": {"const": 1}, "minContains": 2}}}},
+            ["The engine does not hold answers to all of schema=: l (contains, minContains)."],
+        ),
+        (
             {"body": {"response_format": IN_BODY}},
             ["The response format is sent as it is, and the engine refuses or ignores parts of it: tags (uniqueItems)"],
         ),
@@ -89,6 +93,7 @@ def test_what_an_engine_does_not_hold_of_a_schema_is_a_note(fields, notes):
     requests = requests_of(pd.DataFrame({"text": ["hi"]}), Ask(template="{{ text }}", model="m", **fields))
     assert len(requests.notes) == len(notes)
     assert all(note.startswith(expected) for note, expected in zip(requests.notes, notes, strict=True))
+    assert ("but minContains is checked by nobody" in "".join(requests.notes)) == ("minContains" in "".join(notes))
     (line,) = requests.lines
     if "response_format" in fields.get("body", {}):
         assert json.loads(line)["body"]["response_format"] == fields["body"]["response_format"]
@@ -223,6 +228,25 @@ def test_a_column_that_cannot_name_the_requests_is_refused_before_the_first_line
     assert caught.value.param == "custom_id"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": None}, "template= must be a text, not None."),
+        ({"sample": 2.5}, "sample= must be a whole number, not 2.5."),
+        ({"sample": "5"}, "sample= must be a whole number, not '5'."),
+        ({"sample": True}, "sample= must be a whole number, not True."),
+        ({"fresh": "no"}, "fresh= must be True or False, not 'no'."),
+        ({"output": 5}, "output= must be a text, not 5."),
+        ({"system": ["s"]}, "system= must be a text, not ['s']."),
+    ],
+)
+def test_an_option_of_another_kind_is_one_sentence(options, message):
+    with pytest.raises(FrameError) as caught:
+        Ask(**{"template": "{{ text }}", **options})
+    assert (caught.value.message, caught.value.param) == (message, *options)
+    assert Ask.of("{{ text }}", sample=np.int64(1), custom_id=3).sample == 1
+
+
 def test_an_unknown_custom_id_column_names_near_misses():
     df = pd.DataFrame({"ticket": [1], "x": [2], 3: [4]})
     with pytest.raises(FrameError, match=r"^Unknown column 'tickt' in custom_id=\. Did you mean 'ticket'\?$"):
@@ -275,9 +299,10 @@ def test_a_body_key_that_nobody_knows_is_refused_before_the_first_line():
 
 
 def test_numbers_of_numpy_are_numbers_in_the_body_and_the_body_is_not_changed():
-    body = {"seed": np.int64(3), "stop": np.array(["x"]), "logit_bias": {"1": 2}}
+    body = {"seed": np.int64(3), "stop": np.array(["x"]), "logit_bias": {1: 2}}
     before = dict(body)
-    assert lines(pd.DataFrame({"text": ["a"]}), body=body)[0]["body"]["seed"] == 3
+    made = lines(pd.DataFrame({"text": ["a"]}), body=body)[0]["body"]
+    assert (made["seed"], made["logit_bias"]) == (3, {"1": 2})
     assert body.keys() == before.keys()
 
 

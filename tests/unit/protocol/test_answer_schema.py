@@ -30,11 +30,13 @@ def test_what_a_schema_refers_to_in_itself_is_found():
         ({"dependentRequired": {"a": ["b"]}}, '{"b": 1}', '{"a": 1}'),
         ({"dependentSchemas": {"a": {"required": ["b"]}}}, '{"a": 1, "b": 2}', '{"a": 1}'),
         ({"properties": {"a": {}}, "unevaluatedProperties": False}, '{"a": 1}', '{"b": 1}'),
+        ({"$ref": "#/$defs/count", "minimum": 5, "title": "five or more"}, "5", "4"),
+        ({"$ref": "#/$defs/count", "minimum": 5}, "5", '"a"'),
     ],
 )
 def test_keywords_of_later_drafts_are_checked(schema, fits, breaks):
     """In fastjsonschema 2.22.3, which knows drafts up to 7, and ignores or misreads what came later."""
-    check = checker({"type": "object", "properties": {"x": schema}})
+    check = checker({"type": "object", "properties": {"x": schema}, "$defs": {"count": {"type": "integer"}}})
     assert check(f'{{"x": {fits}}}')
     with pytest.raises(ValueError, match="does not fit the schema"):
         check(f'{{"x": {breaks}}}')

@@ -42,6 +42,8 @@ def test_each_rule_finds_its_examples_and_nothing_in_what_keeps_it(rule, example
         (EMBEDDINGS, {"temperature": 5}, [], [], []),
         (CHAT, {"guided_json": {}}, ["guided_json"], [], []),
         (CHAT, {"messages": [{"role": "user"}]}, ["messages"], ["messages"], []),
+        (CHAT, {"messages": [{"role": "human", "content": "a"}]}, [], ["messages"], []),
+        (CHAT, {"messages": [{"role": "developer", "content": "a"}]}, [], [], []),
         ("/v1/responses", {"max_output_tokens": 8}, [], ["max_output_tokens"], []),
     ],
 )
