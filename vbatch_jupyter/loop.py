@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from vbatch_jupyter.errors import VBatchError
 
@@ -72,6 +73,112 @@ class Backoff:
         if asked is not None and asked.isdecimal():
             return min(float(asked), self.longest)
         return self.pause(failures)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """What has failed, each time that it was tried.
+
+    Parameters
+    ----------
+    times
+        How many times in a row.
+    since
+        When it failed first, in monotonic seconds.
+    again_at
+        When it may be tried again.
+    reason
+        What was last written down about it; None if nothing could be written.
+    """
+
+    times: int
+    since: float
+    again_at: float
+    reason: str | None = None
+
+
+class Attempts:
+    """When to try again what has failed, by its name; safe from any thread.
+
+    Parameters
+    ----------
+    backoff
+        The pauses between two attempts.
+    stays_after_seconds
+        A failure that has come back for so long is one that stays.
+    clock
+        Monotonic seconds.
+
+    Examples
+    --------
+    >>> attempts = Attempts(stays_after_seconds=60, clock=iter([0, 0.05, 0.1, 100]).__next__)
+    >>> attempts.failed("a").times, attempts.is_due("a", None), attempts.is_due("a", None), attempts.failed("a").times
+    (1, False, True, 2)
+    """
+
+    def __init__(
+        self,
+        backoff: Backoff = Backoff(first=0.1, longest=300.0),
+        *,
+        stays_after_seconds: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backoff = backoff
+        self._stays_after_seconds = stays_after_seconds
+        self._clock = clock
+        self._failures: dict[str, Failure] = {}
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return what a kernel uses: a Jupyter server's settings are in the environment of the kernels it starts."""
+        longest = float(os.environ.get("VBATCH_RETRY_LONGEST_SECONDS", "300"))
+        stays_after = float(os.environ.get("VBATCH_PAUSE_AFTER_SECONDS", "3600"))
+        return cls(Backoff(first=0.1, longest=longest), stays_after_seconds=stays_after)
+
+    def failed(self, name: str) -> Failure:
+        """Count a failure, and return all of the row."""
+        now, before = self._clock(), self._failures.get(name)
+        times = before.times + 1 if before else 1
+        failure = Failure(times, before.since if before else now, now + self._backoff.pause(times))
+        self._failures[name] = failure
+        return failure
+
+    def noted(self, name: str, reason: str | None) -> None:
+        """Remember what is written down about a failure: who removes it wants the next attempt at once."""
+        if (failure := self._failures.get(name)) is not None:
+            self._failures[name] = dataclasses.replace(failure, reason=reason)
+
+    def is_due(self, name: str, reason: str | None) -> bool:
+        """Return whether something may be tried: it has not failed, its pause is over, or its reason was removed.
+
+        With the reason all its failures are forgotten.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        reason
+            What is written down about it now.
+        """
+        failure = self._failures.get(name)
+        if failure is not None and failure.reason is not None and reason is None:
+            self.forget(name)
+            return True
+        return failure is None or self._clock() >= failure.again_at
+
+    def pause(self, name: str) -> float:
+        """Return the seconds until the next attempt."""
+        failure = self._failures.get(name)
+        return 0.0 if failure is None else max(failure.again_at - self._clock(), 0.0)
+
+    def stays(self, name: str) -> bool:
+        """Return whether a failure has come back for so long that it will not go away by itself."""
+        failure = self._failures.get(name)
+        return failure is not None and self._clock() - failure.since >= self._stays_after_seconds
+
+    def forget(self, name: str) -> None:
+        """Something has succeeded."""
+        self._failures.pop(name, None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -296,6 +403,7 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
     except RuntimeError as error:
         # The interpreter is going down and takes no more threads; what is finished must still reach the disk, and the
         # engine must end. It says "after interpreter shutdown", and "after shutdown" once the pool has lost a thread.
-        if "cannot schedule new futures after" not in str(error):
+        # Or the operating system has no thread for us now.
+        if not str(error).startswith(("cannot schedule new futures after", "can't start new thread")):
             raise
         return function(*arguments)

@@ -10,7 +10,7 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import MAX_METADATA_PAIRS
 from vbatch_jupyter.protocol.requests import document_hint
-from vbatch_jupyter.store.disk import HEAD_BYTES
+from vbatch_jupyter.store.files import HEAD_BYTES
 
 _EXPIRY_SECONDS = (3600, 2_592_000)
 _METADATA_KEY, _METADATA_VALUE = 64, 512

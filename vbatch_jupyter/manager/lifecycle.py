@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,8 +21,11 @@ from vbatch_jupyter.errors import (
     NotFoundError,
     StoreBusyError,
     StoreCorruptError,
+    StoreError,
     StoreFullError,
 )
+from vbatch_jupyter.loop import Attempts
+from vbatch_jupyter.manager.waiting import postpone
 from vbatch_jupyter.protocol import validation
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
@@ -81,7 +84,7 @@ def validate(store: Store, lease: Lease) -> BatchRecord:
     Raises
     ------
     StoreFullError
-        There is no room for the index; the batch stays as it is, and says so.
+        There is no room for the index; the batch stays as it is.
     FencedError
         Another owner has taken the batch over.
     """
@@ -100,7 +103,7 @@ def validate(store: Store, lease: Lease) -> BatchRecord:
         if result.errors:
             return lease.update(status="failed", errors=result.errors)
         # Before the status: a batch in progress has its index.
-        _save_index(lease, result.index)
+        lease.save_index(result.index)
         _keep_notes(store, record, result.notes)
         counts = RequestCounts(total=len(result.index))
         return lease.update(status="in_progress", request_counts=counts, model=result.model, reason=None)
@@ -124,7 +127,7 @@ def load_index(store: Store, lease: Lease) -> LineIndex:
         result = _validation_of(store, lease, dataclasses.replace(record, status="validating"))
         if result.errors or len(result.index) != record.request_counts.total:
             raise
-        _save_index(lease, result.index)
+        lease.save_index(result.index)
         return result.index
 
 
@@ -146,17 +149,9 @@ def _validation_of(store: Store, lease: Lease, record: BatchRecord) -> validatio
 def _keep_notes(store: Store, record: BatchRecord, notes: Sequence[str]) -> None:
     # A service's findings were said before anything was sent to it; and a batch runs where there is no room for notes.
     if notes and record.target is None:
-        with contextlib.suppress(StoreFullError):
+        with contextlib.suppress(StoreError, OSError):
             kept = store.files.notes(record.input_file_id) | {record.id: list(notes)}
             store.files.keep_sidecar(record.input_file_id, "notes", msgspec.json.encode(kept))
-
-
-def _save_index(lease: Lease, index: LineIndex) -> None:
-    try:
-        lease.save_index(index)
-    except StoreFullError:
-        lease.note_disk_full()
-        raise
 
 
 def finish(store: Store, lease: Lease) -> BatchRecord:
@@ -177,7 +172,7 @@ def finish(store: Store, lease: Lease) -> BatchRecord:
     ConflictError
         The batch is not ready: requests have no line yet, and it has neither expired nor been cancelled.
     StoreFullError
-        There is no room for the files; the batch says so, and is finished when there is.
+        There is no room for the files; the batch stays as it is.
     StoreCorruptError
         A request would be missing from the files.
     FencedError
@@ -191,9 +186,6 @@ def finish(store: Store, lease: Lease) -> BatchRecord:
             # Cancelled since its status was read: then it ends as cancelled.
             if lease.refresh().status == record.status:
                 raise
-        except StoreFullError:
-            lease.note_disk_full()
-            raise
 
 
 def _end(store: Store, lease: Lease, record: BatchRecord) -> BatchRecord:
@@ -241,7 +233,7 @@ def _publish(
             sidecars["timings"] = pack_timings(finished_at, latencies)
         if record.answers_key and output.bytes:
             # A batch ends also where there is no room for this.
-            with contextlib.suppress(StoreFullError):
+            with contextlib.suppress(StoreFullError, OSError):
                 sidecars["answers"] = pack_answers(load_index(store, lease), output_offsets)
         return lease.publish(
             status, output=output, error=error, sidecars=sidecars, counts=recovered.counts, usage=usage
@@ -277,7 +269,13 @@ def _check_once(record: BatchRecord, written: bytearray) -> None:
         raise StoreCorruptError(message)
 
 
-def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
+def tend(
+    store: Store,
+    *,
+    sweep_seconds: float = SWEEP_SECONDS,
+    attempts: Attempts | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> list[str]:
     """Do what needs no engine for every batch without an owner; return the ids of the batches that advanced.
 
     It validates new batches and ends those that were cancelled, have expired, or have all their lines. A problem with
@@ -289,29 +287,51 @@ def tend(store: Store, *, sweep_seconds: float = SWEEP_SECONDS) -> list[str]:
         The store to tend; kernels and Jupyter servers do it repeatedly.
     sweep_seconds
         How long ago this process must have swept it to sweep it again.
+    attempts
+        Which batches have failed here, and when to try them again.
+    say
+        Called with a sentence when a batch has to wait or is paused.
     """
-    store.sweep(at_most_every_seconds=sweep_seconds)
-    advanced = []
+    attempts = attempts or Attempts()
+    advanced: list[str] = []
     problem: Exception | None = None
+    try:
+        store.sweep(at_most_every_seconds=sweep_seconds)
+    except (StoreError, OSError) as error:
+        problem = error
     for record in store.batches.unfinished():
-        if record.target is not None or _waits_for_engine(store, record) or _is_stuck(store, record):
-            # What runs at a batch service is advanced by the kernels that have its key.
-            continue
         try:
-            lease = store.batches.acquire(record.id)
-            if lease is None:
-                continue
-            with lease:
-                if _advance(store, lease) != record.status:
-                    advanced.append(record.id)
+            # What runs at a batch service is advanced by the kernels that have its key.
+            if record.target is None and not _must_wait(store, record, attempts):
+                _tend_one(store, record, attempts, advanced, say)
         except (FencedError, StoreBusyError, StoreFullError):
-            # Another owner advances it, or the next round tries again; the batch's reason reports a full disk.
+            # Another owner advances it, or the next round tries again.
             continue
         except Exception as error:  # noqa: BLE001 - raised when the others have had their turn
             problem = error
     if problem is not None:
         raise problem
     return advanced
+
+
+def _must_wait(store: Store, record: BatchRecord, attempts: Attempts) -> bool:
+    return not attempts.is_due(record.id, record.reason) or _waits_for_engine(store, record) or _is_stuck(store, record)
+
+
+def _tend_one(
+    store: Store, record: BatchRecord, attempts: Attempts, advanced: list[str], say: Callable[[str], object]
+) -> None:
+    lease = store.batches.acquire(record.id)
+    if lease is None:
+        return
+    with lease:
+        try:
+            if _advance(store, lease) != record.status:
+                advanced.append(record.id)
+            attempts.forget(record.id)
+        except Exception as error:  # noqa: BLE001 - the batch says it
+            if (said := postpone(lease, error, attempts)) is not None:
+                say(said)
 
 
 def _waits_for_engine(store: Store, record: BatchRecord) -> bool:
@@ -325,21 +345,18 @@ def _waits_for_engine(store: Store, record: BatchRecord) -> bool:
 
 
 def _is_stuck(store: Store, record: BatchRecord) -> bool:
-    """Return whether the batch cannot be finished (damage, or a full disk) and trying again would not help."""
-    if record.status == "finalizing" and record.paused:
-        return True
+    """Return whether trying again would not help: the batch is paused, or its disk is still full."""
+    if record.paused:
+        return not is_expired(record, store.clock())
     return record.reason == DISK_FULL_REASON and not store.batches.has_room_to_finish(record.id)
 
 
 def _advance(store: Store, lease: Lease) -> str:
-    try:
-        record = validate(store, lease)
-        if (
-            record.status in {"cancelling", "finalizing"}
-            or is_expired(record, store.clock())
-            or (record.status == "in_progress" and not lease.recover().counts.left)
-        ):
-            record = finish(store, lease)
-    except StoreCorruptError as error:
-        return lease.update(paused=True, reason=str(error)).status
+    record = validate(store, lease)
+    if (
+        record.status in {"cancelling", "finalizing"}
+        or is_expired(record, store.clock())
+        or (record.status == "in_progress" and not lease.recover().counts.left)
+    ):
+        record = finish(store, lease)
     return record.status

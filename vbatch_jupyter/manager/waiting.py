@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from vbatch_jupyter.errors import EngineNotLoadedError
+from vbatch_jupyter.errors import (
+    BadRequestError,
+    ConflictError,
+    EngineNotLoadedError,
+    FencedError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreVersionError,
+    VBatchError,
+)
+from vbatch_jupyter.loop import Attempts
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.records import EngineState
-from vbatch_jupyter.store import Store
+from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 
 
 class Holder(Protocol):
@@ -108,6 +120,74 @@ def why_waiting(record: BatchRecord, engines: Iterable[Holder]) -> str | None:
     problem = f"The engine with {model} has died." if "dead" in states else f"No engine has {model} loaded."
     advice = f"{problem} Load it in a notebook with %vbatch load."
     return next((engine.note for engine in holders if engine.note is not None), advice)
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return an error as a sentence; what is not ours with its type."""
+    said = str(error) if isinstance(error, VBatchError) and not isinstance(error, BadRequestError) else ""
+    return said or f"{type(error).__name__}: {error}."
+
+
+def why_again(error: BaseException) -> str:
+    """Return the reason of a batch that waits because of an error of a moment."""
+    return DISK_FULL_REASON if isinstance(error, StoreFullError) else f"{sentence_of(error)} It is tried again."
+
+
+def why_paused(batch_id: str, error: BaseException) -> str:
+    """Return the reason of a batch that is paused because of an error that stays."""
+    return f"{sentence_of(error)} When the cause is gone, resume the batch: %vbatch resume {batch_id}"
+
+
+def lasts(error: BaseException, batch_id: str, attempts: Attempts) -> bool:
+    """Return whether it is of no use to try a batch again.
+
+    An error of the store or of the operating system may be one of a moment. It lasts if it has come back for an hour
+    (`Attempts`), except where the disk is full or another process holds the store: these are tried until they work.
+    Damage, and any error that we do not know, lasts.
+
+    Parameters
+    ----------
+    error
+        What ended the last attempt.
+    batch_id
+        The batch.
+    attempts
+        Those of this process.
+
+    Examples
+    --------
+    >>> [lasts(error, "batch_0", Attempts()) for error in (OSError(24, "Too many files"), StoreCorruptError("lost"))]
+    [False, True]
+    """
+    if isinstance(error, StoreFullError | StoreBusyError):
+        return False
+    if isinstance(error, FencedError | StoreCorruptError | StoreVersionError):
+        return True
+    return not isinstance(error, StoreError | OSError | MemoryError) or attempts.stays(batch_id)
+
+
+def postpone(lease: Lease, error: Exception, attempts: Attempts) -> str | None:
+    """Let a batch wait for the next attempt, or pause it if its error lasts; return what has not been said before.
+
+    Parameters
+    ----------
+    lease
+        On the batch.
+    error
+        What ended the attempt.
+    attempts
+        Those of this process.
+    """
+    if isinstance(error, FencedError | ConflictError):
+        # Another owner has it, or it was cancelled meanwhile: the next look finds out.
+        return None
+    failure, is_paused = attempts.failed(lease.id), lasts(error, lease.id, attempts)
+    reason = why_paused(lease.id, error) if is_paused else why_again(error)
+    is_new = lease.reason != reason if is_paused else failure.times == 1
+    # A pause that cannot be written is none, and the next attempt comes here again.
+    if lease.note_waiting(reason, paused=is_paused):
+        attempts.noted(lease.id, reason)
+    return f"Batch {lease.id} {'is paused' if is_paused else 'waits'}: {reason}" if is_new else None
 
 
 def status_text(record: BatchRecord) -> str:

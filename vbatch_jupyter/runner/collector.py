@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vbatch_jupyter.engine.base import Engine
-from vbatch_jupyter.errors import StoreBusyError, StoreFullError
-from vbatch_jupyter.loop import Backoff, in_thread
+from vbatch_jupyter.loop import Attempts, in_thread
 from vbatch_jupyter.manager.error_groups import ErrorGroups
+from vbatch_jupyter.manager.waiting import lasts, postpone
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.protocol.ids import request_id
@@ -32,8 +32,6 @@ _KNOWN_LINES = 4096
 _KNOWN_BYTES = 8 * 1024 * 1024
 """Groups of known answers are large because each waits for the disk; losing one costs only another lookup."""
 
-_BACKOFF = Backoff(first=1.0, longest=5.0)
-
 _ANSWERS = 5
 
 SEVERAL_ENGINES = ""
@@ -49,17 +47,31 @@ class Collector:
         On the batch.
     latest
         Takes what has reached the spool.
+    attempts
+        When to try again what the disk has not taken.
+    say
+        Called with a sentence when lines have to wait.
     """
 
-    def __init__(self, lease: Lease, latest: Latest | None = None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        latest: Latest | None = None,
+        *,
+        attempts: Attempts | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._lease = lease
+        self._attempts = attempts or Attempts()
+        self._say = say
         self._latest = latest or Latest()
         self._waiting: list[SpoolRecord] = []
         self._group_is_full = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._ending = False
-        self._given_up = asyncio.Event()
+        self._has_given_up = False
+        self._again = asyncio.Event()
         self._task = asyncio.create_task(self._write())
         self.lines = 0
         """How many lines have reached the spool."""
@@ -85,8 +97,13 @@ class Collector:
             self._has_room.clear()
 
     def give_up(self) -> None:
-        """Wait for room no longer: lines that the disk does not take are dropped, and their requests run again."""
-        self._given_up.set()
+        """Wait no longer: lines that the disk does not take are dropped, and their requests run again."""
+        self._has_given_up = True
+        self._again.set()
+
+    def try_again(self) -> None:
+        """Try again at once to write what waits."""
+        self._again.set()
 
     async def end(self) -> None:
         """Write what is left and stop.
@@ -95,8 +112,8 @@ class Collector:
         ------
         FencedError
             Another owner has taken the batch over.
-        StoreFullError, StoreBusyError
-            The collector was told to give up, and the disk took no more.
+        StoreError, OSError
+            The disk took no more, and the collector was told to give up, or the error stays.
         """
         self._ending = True
         self._group_is_full.set()
@@ -116,20 +133,26 @@ class Collector:
             self._has_room.set()
 
     async def _append(self, group: list[SpoolRecord]) -> None:
-        failures = 0
         while True:
             try:
                 await in_thread(self._lease.append, group)
-            except (StoreFullError, StoreBusyError):
-                # Full: the batch's row says so. The group is kept here, and the feed stops behind `put` meanwhile.
-                if self._given_up.is_set():
+            except Exception as error:
+                # The group is kept here, and the feed stops behind `put` meanwhile.
+                if self._has_given_up or lasts(error, self._lease.id, self._attempts):
                     raise
                 self._has_room.clear()
-                failures += 1
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._given_up.wait(), _BACKOFF.pause(failures))
+                await self._wait_after(error)
             else:
+                self._attempts.forget(self._lease.id)
                 return
+
+    async def _wait_after(self, error: Exception) -> None:
+        self._again.clear()
+        if (said := await in_thread(postpone, self._lease, error, self._attempts)) is not None:
+            self._say(said)
+        pause = self._attempts.pause(self._lease.id)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._again.wait(), pause)
 
 
 class Latest:

@@ -6,14 +6,14 @@ import asyncio
 import os
 import time
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, BUSY_STATUSES, Engine
 from vbatch_jupyter.errors import EngineDiedError, EngineError, RequestAbortedError
-from vbatch_jupyter.loop import in_thread
+from vbatch_jupyter.loop import Attempts, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord, Usage
 from vbatch_jupyter.protocol.ids import request_id
@@ -71,6 +71,8 @@ class Feed:
         Admits requests; shared by all feeds of the engine, and fair between them.
     latest
         Takes what has reached the spool.
+    attempts, say
+        As for a `Collector`.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class Feed:
         engine: Engine,
         window: Window,
         latest: Latest | None = None,
+        attempts: Attempts | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -96,7 +100,7 @@ class Feed:
         self._apart = array("I")
         self._engine = engine
         self._window = window
-        self._collector = Collector(lease, latest)
+        self._collector = Collector(lease, latest, attempts=attempts, say=say)
         self._in_flight: dict[asyncio.Task[None], int] = {}
         self._one_finished = asyncio.Event()
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
@@ -124,6 +128,9 @@ class Feed:
             or lifecycle.is_expired(record, self._store.clock())
         ):
             self._conclude("ending")
+        elif record.reason is None and self._lease.reason is not None:
+            # Resumed.
+            self._collector.try_again()
 
     def stop(self) -> None:
         """Abort what runs, and do not wait for disk space; requests without a line stay unfinished."""
@@ -138,15 +145,17 @@ class Feed:
         FencedError
             Another owner has taken the batch over.
         """
-        with self._store.files.open(self._record.input_file_id) as input_file:
-            feeding = asyncio.create_task(self._feed(input_file.fileno()))
-            first: list[asyncio.Future[Any]] = [feeding, self._end]
-            try:
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                await _abort([feeding])
-                await _abort(list(self._in_flight))
-        await self._collector.end()
+        try:
+            with self._store.files.open(self._record.input_file_id) as input_file:
+                feeding = asyncio.create_task(self._feed(input_file.fileno()))
+                first: list[asyncio.Future[Any]] = [feeding, self._end]
+                try:
+                    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    await _abort([feeding])
+                    await _abort(list(self._in_flight))
+        finally:
+            await self._collector.end()
         if self._failure is not None:
             raise self._failure
         if not self._end.done():

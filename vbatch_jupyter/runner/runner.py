@@ -4,45 +4,37 @@ What it promises about an engine that dies: no request that was with it counts a
 the batch continues. Deaths are counted until an answer arrives. After two, the requests that were with the
 engine run one at a time, and no other batch runs with them; the one that runs when the engine dies again gets a line in
 the error file, and the others go on together. A batch whose engine dies a third time with no request to blame, cannot
-be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded again.
+be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded again or it is
+resumed. An error of the store is no end either: `manager.waiting.lasts` says which errors pause a batch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from array import array
 from collections.abc import Callable
 
 from vbatch_jupyter.engine.base import Engine
-from vbatch_jupyter.errors import (
-    ConflictError,
-    EngineError,
-    FencedError,
-    StoreBusyError,
-    StoreCorruptError,
-    StoreError,
-    StoreFullError,
-)
-from vbatch_jupyter.loop import Loop, each_of, in_thread
+from vbatch_jupyter.errors import EngineError, StoreBusyError
+from vbatch_jupyter.loop import Attempts, Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
+from vbatch_jupyter.manager.waiting import postpone
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.runner.collector import Latest, take_answers
 from vbatch_jupyter.runner.feed import End, Feed
 from vbatch_jupyter.runner.window import Window
-from vbatch_jupyter.store import Lease, Store
+from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 
 POLL_SECONDS = 0.2
 """How often the store is looked at; a batch of another process is found within it, and so is its cancel."""
 
 _TEND_SECONDS = 1.0
 _STOP_SECONDS = 60.0
-_AGAIN_SECONDS = 1.0
 _CAREFUL_AFTER_DEATHS = 2
 _PAUSED_AFTER_DEATHS = 3
 _FEEDS_AT_ONCE = 8
-_ADVICE = "Load an engine again to continue. The engine's log says why it died."
+_ADVICE = "Load an engine again, or resume the batch, to continue. The engine's log says why it died."
 
 
 class Runner:
@@ -55,12 +47,21 @@ class Runner:
     store
         Where the batches are.
     on_notice
-        Called with one sentence when a batch is resumed or paused.
+        Called with one sentence when a batch is resumed, has to wait, or is paused.
+    attempts
+        When a batch that has met an error is tried again.
     """
 
-    def __init__(self, store: Store, *, on_notice: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_notice: Callable[[str], None] = lambda _: None,
+        attempts: Attempts | None = None,
+    ) -> None:
         self._store = store
         self._on_notice = on_notice
+        self._attempts = attempts or Attempts()
         self._engine: Engine | None = None
         self._window = Window(0)
         self._feeds: dict[str, asyncio.Task[None]] = {}
@@ -70,12 +71,13 @@ class Runner:
         """Ids of the batches that the current engine has started."""
         self._careful: set[str] = set()
         self._suspects: dict[str, frozenset[int]] = {}
-        self._again_at: dict[str, float] = {}
         self._killers_in_a_row = 0
         self._with_engine: set[str] = set()
         self._rebuilding = asyncio.Lock()
         self._starting: asyncio.Task[None] | None = None
         self._loss: str | None = None
+        self._lost: set[str] = set()
+        self._has_to_resume = False
         self._stopping = False
         self.loops = Loop("runner", say=on_notice), Loop("tending", say=on_notice)
         """Takes up batches; does for the others what needs no engine. Apart, as finishing one may take long."""
@@ -97,12 +99,10 @@ class Runner:
         """Use an engine that has been started, and resume the batches that an earlier one left paused."""
         # A batch that is still with the earlier engine would be paused because of it, and nobody would resume it.
         await self.detach()
-        for record in await in_thread(self._store.batches.unfinished):
-            # One that runs with care does so for what it remembers of the engine before.
-            if record.model in engine.served_model_names and (record.paused or record.careful):
-                await in_thread(self._store.batches.resume, record.id)
         self._engine = engine
+        self._has_to_resume = True
         self._loss = None
+        self._lost.clear()
         self._suspects.clear()
         self._window = Window(engine.max_num_seqs)
         self._killers_in_a_row = 0
@@ -127,8 +127,11 @@ class Runner:
         looking, tending = self.loops
         await asyncio.gather(
             looking.run(self._look, every=POLL_SECONDS),
-            tending.run(lambda: in_thread(lifecycle.tend, self._store), every=_TEND_SECONDS),
+            tending.run(lambda: in_thread(self._tend), every=_TEND_SECONDS),
         )
+
+    def _tend(self) -> None:
+        lifecycle.tend(self._store, attempts=self._attempts, say=self._on_notice)
 
     async def stop(self) -> None:
         """Stop, with what is finished on the disk."""
@@ -144,6 +147,8 @@ class Runner:
     # ----------------------------------------------------------------------------------------------- which batches
 
     async def _look(self) -> None:
+        if self._has_to_resume:
+            await self._resume_all()
         records = [record for record in await in_thread(self._store.batches.unfinished) if record.target is None]
         unfinished = {record.id: record for record in records}
         for batch_id, feed in self._fed.items():
@@ -156,12 +161,20 @@ class Runner:
             [record for record in records if record.id not in self._feeds], self._acquire, give_up_on=StoreBusyError
         )
 
+    async def _resume_all(self) -> None:
+        """Resume what an earlier engine has left paused, and try at once what waits."""
+        for record in await in_thread(self._store.batches.unfinished):
+            # One that runs with care does so for what it remembers of the engine before.
+            if self._serves(record) and (record.reason is not None or record.careful):
+                await in_thread(self._store.batches.resume, record.id)
+        self._has_to_resume = False
+
     async def _acquire(self, record: BatchRecord) -> None:
         if self._may_start(record) and (lease := await in_thread(self._store.batches.acquire, record.id)) is not None:
             self._start(record, lease)
 
     def _may_start(self, record: BatchRecord) -> bool:
-        if self._stopping or record.paused or self._again_at.get(record.id, 0) > asyncio.get_running_loop().time():
+        if self._stopping or record.paused or not self._attempts.is_due(record.id, record.reason):
             return False
         if record.status == "validating":
             return True
@@ -201,26 +214,27 @@ class Runner:
                 if end in {"answered", "ending"}:
                     await in_thread(lifecycle.finish, self._store, lease)
                     self._latest.pop(lease.id, None)
-        except (FencedError, ConflictError):
-            # Another owner has it, or it was cancelled meanwhile: the next look finds out.
-            pass
-        except (StoreFullError, StoreBusyError):
-            self._again_at[lease.id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS
-        except StoreCorruptError as error:
-            await self._pause(lease, str(error))
-        except Exception as error:  # noqa: BLE001
-            # Started again at once it would only fail again, forever.
-            await self._pause(lease, f"{type(error).__name__}: {error}")
+            self._attempts.forget(lease.id)
+        except Exception as error:  # noqa: BLE001 - the batch says it
+            if (said := await in_thread(postpone, lease, error, self._attempts)) is not None:
+                self._on_notice(said)
         finally:
             await in_thread(lease.release)
 
     async def _pause(self, lease: Lease, reason: str) -> None:
+        await in_thread(lambda: lease.update(paused=True, reason=reason))
         self._on_notice(f"Batch {lease.id} is paused: {reason}")
-        with contextlib.suppress(StoreError, ConflictError):
-            await in_thread(lambda: lease.update(paused=True, reason=reason))
 
     async def _feed(self, lease: Lease, record: BatchRecord, engine: Engine) -> End:
+        if lease.id in self._lost:
+            # Resumed since it was paused for the loss.
+            self._loss = None
+            self._lost.discard(lease.id)
+        if record.reason not in (None, DISK_FULL_REASON):
+            self._attempts.noted(lease.id, None)
+            await in_thread(lambda: lease.update(reason=None))
         if engine.state != "ready" and (reason := await self._rebuild(engine)) is not None:
+            self._lost.add(lease.id)
             await self._pause(lease, f"{reason} {_ADVICE}")
             return "stopped"
         recovered = await in_thread(lease.recover)
@@ -245,6 +259,8 @@ class Runner:
             engine=engine,
             window=self._window,
             latest=self._latest.setdefault(lease.id, Latest()),
+            attempts=self._attempts,
+            say=self._on_notice,
         )
         self._fed[lease.id] = feed
         if (done := recovered.counts.total - recovered.counts.left - taken) > 0:
@@ -285,7 +301,8 @@ class Runner:
             reason = f"The engine died {deaths} times without an answer in between."
         elif self._killers_in_a_row >= _PAUSED_AFTER_DEATHS:
             reason = f"The engine died on {self._killers_in_a_row} requests in a row, each of which ran alone."
-        rebuilt = await self._rebuild(engine)
+        if (rebuilt := await self._rebuild(engine)) is not None:
+            self._lost.add(lease.id)
         if reason or rebuilt:
             await self._pause(lease, f"{reason or rebuilt} {_ADVICE}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode, validate
 
+from vbatch_jupyter.loop import Attempts, Backoff
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server import (
@@ -84,6 +86,19 @@ class VBatch(ExtensionApp):
         help="Seconds between two checks for batches to validate, expire, cancel or end without an engine.",
     ).tag(config=True)
 
+    retry_longest_seconds = Float(
+        300.0,
+        help="""The longest pause, in seconds, before a batch is tried again that has met an error of the store or of
+        the operating system; the first pause is 0.1 s, and each is twice as long as the one before. It also holds in
+        the kernels that the server starts, as $VBATCH_RETRY_LONGEST_SECONDS.""",
+    ).tag(config=True)
+    pause_after_seconds = Float(
+        3600.0,
+        help="""Seconds for which such an error must have come back until the batch is paused. A full disk, and a store
+        that another process holds, pause no batch. It also holds in the kernels that the server starts, as
+        $VBATCH_PAUSE_AFTER_SECONDS.""",
+    ).tag(config=True)
+
     max_request_bytes = Int(
         64 * 1024**2, help="The largest body of an online request, in bytes; it includes media."
     ).tag(config=True)
@@ -130,7 +145,14 @@ class VBatch(ExtensionApp):
             idle_seconds=self.body_idle_seconds,
             max_request_bytes=self.max_request_bytes,
             say=self.log.warning,
+            attempts=Attempts(
+                Backoff(first=0.1, longest=self.retry_longest_seconds), stays_after_seconds=self.pause_after_seconds
+            ),
         )
+        for name in ("retry_longest_seconds", "pause_after_seconds"):
+            # Kernels inherit the environment, where the variables may also be set by hand.
+            if getattr(self, name) != self.traits()[name].default_value:
+                os.environ[f"VBATCH_{name.upper()}"] = str(getattr(self, name))
         self.settings[BACKEND_KEY] = backend = self._backend
         backend.watch = EngineWatch(backend)
         backend.batch_watch = BatchWatch(backend.manager, backend.watch)

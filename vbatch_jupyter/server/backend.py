@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from vbatch_jupyter.errors import StoreError
-from vbatch_jupyter.loop import Loop
+from vbatch_jupyter.loop import Attempts, Loop
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.manager.waiting import held_models
 from vbatch_jupyter.protocol.profiles import PROFILES
@@ -49,7 +50,9 @@ class Backend:
     max_request_bytes
         How large the body of an online request may be.
     say
-        Called with a sentence when one of the server's loops begins to fail.
+        Called with a sentence when one of the server's loops begins to fail, or a batch has to wait.
+    attempts
+        When a batch that has met an error is tried again.
 
     Attributes
     ----------
@@ -83,6 +86,7 @@ class Backend:
         idle_seconds: float = 60.0,
         max_request_bytes: int = 64 * 1024**2,
         say: Callable[[str], object] | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
         self.store = store
         self.strict_models = strict_models
@@ -94,6 +98,7 @@ class Backend:
         self.manager = Manager(store, profile=profile, wake=self._committed)
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._say = say
+        self._attempts = attempts or Attempts()
         self.loops: list[Loop] = []
         self._tending = self.new_loop("tending")
         self._waking: set[asyncio.Task[None]] = set()
@@ -143,9 +148,11 @@ class Backend:
     def tend(self, *, every_seconds: float, sweep_seconds: float) -> None:
         """Start to do for batches what needs no engine."""
         self._asyncio = asyncio.get_running_loop()
-        self._tending.start(
-            lambda: self.call(lambda: lifecycle.tend(self.store, sweep_seconds=sweep_seconds)), every=every_seconds
+        say = self._say or (lambda _: None)
+        tend = functools.partial(
+            lifecycle.tend, self.store, sweep_seconds=sweep_seconds, attempts=self._attempts, say=say
         )
+        self._tending.start(lambda: self.call(tend), every=every_seconds)
 
     async def close(self) -> None:
         """Wait for the calls that run, and close the store."""

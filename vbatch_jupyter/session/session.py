@@ -26,7 +26,7 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineNotLoadedError, FrameError
-from vbatch_jupyter.loop import Loop
+from vbatch_jupyter.loop import Attempts, Loop
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.waiting import refuse_to_wait
 from vbatch_jupyter.protocol.batch import BatchRecord
@@ -88,9 +88,9 @@ class Session:
         self._noted = set[str]()
         # ipykernel shows what a thread prints under the cell that started it, so the main thread prints the notices.
         self._say = say or self._notices.append
-        self._runner = Runner(store, on_notice=self._say)
+        self._runner = Runner(store, on_notice=self._say, attempts=(attempts := Attempts.from_environment()))
         self._running: Future[None] = self._thread.submit(self._runner.run())
-        self._targets = TargetRunner(store, on_notice=self._say)
+        self._targets = TargetRunner(store, on_notice=self._say, attempts=attempts)
         self._thread.submit(self._targets.run())
         # The name under which a Jupyter server starts the kernel of a notebook.
         origin = os.environ.get("JPY_SESSION_NAME")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vbatch_jupyter.store.database import Page
-from vbatch_jupyter.store.disk import Incoming, NewFile
+from vbatch_jupyter.store.disk import NewFile
 from vbatch_jupyter.store.engines import EngineRecord
+from vbatch_jupyter.store.files import Incoming
 from vbatch_jupyter.store.lease import DISK_FULL_REASON, Lease
 from vbatch_jupyter.store.spool import Recovered, SpoolRecord
 from vbatch_jupyter.store.store import Store

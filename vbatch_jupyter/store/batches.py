@@ -7,6 +7,7 @@ one live owner holds a batch's lease.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -19,10 +20,10 @@ from vbatch_jupyter.errors import ConflictError, NotFoundError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, Status
 from vbatch_jupyter.protocol.ids import BATCH_ID
 from vbatch_jupyter.store.database import UNFINISHED, Database, Page, batch_columns, batch_from_row, insert
-from vbatch_jupyter.store.disk import FileLock, Space, sync_directory
+from vbatch_jupyter.store.disk import FileLock, Space, sync_directory, writing
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.lease import Lease
-from vbatch_jupyter.store.spool import segment_epochs, spool_bytes
+from vbatch_jupyter.store.spool import segments, spool_bytes
 from vbatch_jupyter.store.sweep import ids_with_rows
 
 
@@ -197,7 +198,7 @@ class Batches:
         return self._database.write(mark)
 
     def resume(self, id: str) -> BatchRecord:  # noqa: A002
-        """Let runners continue a paused batch. If the batch has ended, do nothing.
+        """Let runners continue a batch that is paused or waits. If the batch has ended, do nothing.
 
         Raises
         ------
@@ -235,13 +236,12 @@ class Batches:
         directory = self.directory / id
         while self.get(id).status not in TERMINAL_STATUSES:
             try:
-                directory.mkdir(mode=0o700)
-                sync_directory(self.directory)
-            except FileExistsError:
-                pass
-            try:
-                lock = FileLock(directory / "lock")
+                with writing(self.directory):
+                    self._make_directory(directory)
+                    lock = FileLock(directory / "lock")
             except FileNotFoundError:
+                if not self.directory.exists():
+                    raise
                 # Its owner has just ended it and removed the directory.
                 continue
             try:
@@ -265,9 +265,22 @@ class Batches:
             return None
         return None
 
+    def _make_directory(self, directory: Path) -> None:
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            return
+        try:
+            sync_directory(self.directory)
+        except OSError:
+            # The next attempt makes it again, and puts that on the disk.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            raise
+
     def _raise_epoch(self, id: str, directory: Path) -> BatchRecord | None:  # noqa: A002
         # A database restored from a backup may lag behind the segments, and a segment is never written twice.
-        written = max(segment_epochs(directory), default=0)
+        written = max(segments(directory).values(), default=0)
 
         def take(connection: sqlite3.Connection) -> BatchRecord | None:
             record = _fetch(connection, id)

@@ -1,5 +1,7 @@
 """The store's one SQLite connection, with whole transactions, retried while the database is busy; its rows as records.
 
+If another database takes the place of this one, it is opened; so is one whose connection an error has left unusable.
+
 It promises that a function given to `write` takes effect as a whole or not at all, also under ``kill -9``, and that its
 effect is on the disk when `write` returns. The journal is a rollback journal (TRUNCATE, FULL), because several
 processes with SQLite builds of their own write: before 3.51.3, write-ahead logs of several writers could corrupt the
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +42,7 @@ from vbatch_jupyter.store.upgrades import UPGRADES
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The ``PRAGMA user_version`` of a store of this release."""
 
 UNFINISHED = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
@@ -85,22 +88,53 @@ class Database:
         self._lock = threading.RLock()
         self.commits = Commits()
         """How often this object has committed."""
+        self._opened: tuple[int, int] | None = None
+        self._is_closed = False
+        self._open()
+
+    def _open(self) -> None:
         try:
             self._connection = sqlite3.connect(
-                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+                self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
             raise self._translated(error) from error
         self._connection.row_factory = sqlite3.Row
         try:
+            # chmod and not a umask, which would be the whole process's; nothing else can reach into the 0700 directory.
+            self._path.chmod(0o600)
+            self._opened = self._found()
             self._prepare()
         except BaseException:
+            self._opened = None
             self._connection.close()
             raise
 
+    def _found(self) -> tuple[int, int]:
+        state = os.stat(self._path)  # noqa: PTH116 - asked before every query, and quicker
+        return state.st_dev, state.st_ino
+
+    def _ensure_open(self) -> None:
+        """Open the database that is there now, if it is not the one that was opened."""
+        if self._is_closed:
+            return
+        try:
+            if self._found() == self._opened:
+                return
+        except FileNotFoundError as error:
+            message = (
+                f"The store's database {self._path} is gone. Put it back, or restart what uses it to begin with an "
+                "empty store."
+            )
+            raise StoreError(message) from error
+        except OSError as error:
+            raise StoreError(f"The database {self._path} cannot be used: {error.strerror}.") from error
+        self._connection.close()
+        self._open()
+        # Everything that was read before has changed.
+        self.commits.count += 1
+
     def _prepare(self) -> None:
-        # chmod and not a umask, which would be the whole process's; nothing else can reach into the 0700 directory.
-        self._path.chmod(0o600)
         self.read("PRAGMA journal_mode = TRUNCATE")
         self.read("PRAGMA synchronous = FULL")
         self.read("PRAGMA foreign_keys = ON")
@@ -145,6 +179,7 @@ class Database:
             Another process kept the database locked.
         """
         with self._lock:
+            self._ensure_open()
             return self._retried(lambda: self._connection.execute(sql, parameters).fetchall())
 
     def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -163,6 +198,7 @@ class Database:
             The disk is full, even after the reserve was spent.
         """
         with self._lock:
+            self._ensure_open()
             try:
                 return self._retried(lambda: self._transaction(function))
             except StoreFullError:
@@ -181,7 +217,11 @@ class Database:
         except BaseException:
             # BaseException: an Interrupt must not leave the transaction open and the database locked.
             if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+                try:
+                    self._connection.execute("ROLLBACK")
+                except sqlite3.Error:
+                    # Closed, its transaction ends; the next call opens the database again.
+                    self._opened = None
             raise
         return result
 
@@ -234,6 +274,7 @@ class Database:
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         with self._lock:
+            self._is_closed = True
             self._connection.close()
 
 

@@ -13,26 +13,19 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
-from vbatch_jupyter.errors import StoreFilesystemError, StoreFullError, TooLargeError
+from vbatch_jupyter.errors import StoreFilesystemError, StoreFullError
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _BUFFER_BYTES = MIB
-_TEMPORARY_PREFIX = ".tmp-"
-_SPACE_CHECK_BYTES = 16 * MIB
-
-HEAD_BYTES = MIB
-"""How much of a file is kept in memory while it arrives; `Incoming.head` has one byte more if there is more."""
-
-T = TypeVar("T")
 
 
 def full_message(path: Path) -> str:
@@ -59,6 +52,12 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def close(descriptor: int) -> None:
+    """Close a file whose content is on the disk, or is not needed. An error says nothing: the file is closed."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:
@@ -107,9 +106,13 @@ class FileLock:
         """Make a file and take its lock, so that no sweep removes it until the lock is released."""
         while True:
             lock = cls(path, flags)
-            # A sweep that saw the file before it was locked may have removed it.
-            if lock.take(wait=True) and path.exists():
-                return lock
+            try:
+                # A sweep that saw the file before it was locked may have removed it.
+                if lock.take(wait=True) and path.exists():
+                    return lock
+            except BaseException:
+                lock.release()
+                raise
             lock.release()
 
     def take(self, *, shared: bool = False, wait: bool = False) -> bool:
@@ -134,6 +137,8 @@ class FileLock:
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
             message = (
                 f"The file system of {self._path.parent} does not lock files ({error.strerror}). Set the environment "
                 "variable VBATCH_STORE to a directory on a disk of this machine."
@@ -143,10 +148,10 @@ class FileLock:
 
     def release(self) -> None:
         """Release the lock. A second call does nothing."""
-        if self.descriptor is not None:
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
             _OPEN.discard(self)
-            os.close(self.descriptor)
-            self.descriptor = None
+            close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +206,7 @@ class NewFile:
         self._path = path
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
-        self._sealed = self._placed = False
+        self._sealed = self._placed = self._is_lost = False
         self.bytes = 0
         # O_EXCL: never write through a link that an attacker has made.
         with writing(path.parent):
@@ -244,7 +249,8 @@ class NewFile:
     def place(self, path: Path, *, durable: bool = True) -> None:
         """Rename the sealed file to its place, replacing what is there, and put the rename on the disk.
 
-        A second call does not rename again: a transaction that places a file may be repeated.
+        A second call does not rename again: a transaction that places a file may be repeated. A rename that could not
+        be put on the disk is not put there by another call: the file has to be written again.
 
         Parameters
         ----------
@@ -259,13 +265,19 @@ class NewFile:
                 self._path.rename(path)
                 self._placed = True
             if durable:
+                if self._is_lost:
+                    raise OSError(errno.EIO, "the file's name could not be put on the disk", str(path))
+                self._is_lost = True
                 sync_directory(path.parent)
+                self._is_lost = False
 
     def discard(self) -> None:
         """Remove the file if it was not put in its place. A second call does nothing."""
         if self._lock.descriptor is not None:
             if not self._placed:
-                self._path.unlink(missing_ok=True)
+                # What cannot be removed now is removed by the next owner or a sweep.
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -321,97 +333,25 @@ class Space:
             raise StoreFullError(f"{full_message(self._path)} {sizes}")
 
     def keep_reserve(self) -> None:
-        """Make the reserve if it is missing and there is room for it above the floor."""
-        if not self._reserve_bytes or self._reserve.exists():
-            return
-        if self.free() < self._reserve_bytes + self._floor_bytes:
-            return
-        descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, self._reserve_bytes)
-        except OSError:
-            # The disk has filled up in the meantime; an empty reserve would be of no use.
-            self._reserve.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
+        """Make the reserve if it is missing and there is room for it above the floor; the next sweep tries again."""
+        with contextlib.suppress(OSError):
+            if not self._reserve_bytes or self._reserve.exists():
+                return
+            if self.free() < self._reserve_bytes + self._floor_bytes:
+                return
+            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+            except OSError:
+                # The disk has filled up in the meantime; an empty reserve would be of no use.
+                self._reserve.unlink(missing_ok=True)
+            finally:
+                close(descriptor)
 
     def spend_reserve(self) -> bool:
-        """Delete the reserve. Return False if there was no reserve."""
+        """Delete the reserve. Return False if there was no reserve, or if it cannot be deleted."""
         try:
             self._reserve.unlink()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
-
-
-class Incoming(NewFile):
-    """Content that arrives piece by piece: one way into the store for uploads, their parts, and DataFrames.
-
-    It promises that nothing of it is visible before `keep` has returned, and that all of it is there after.
-
-    Parameters
-    ----------
-    directory
-        Where it is written, and where it will be kept.
-    space
-        The store's.
-    max_bytes
-        The size above which it is refused; None for no limit.
-
-    Attributes
-    ----------
-    head
-        The first bytes that have arrived.
-    """
-
-    def __init__(self, directory: Path, *, space: Space, max_bytes: int | None = None) -> None:
-        space.require(0)
-        super().__init__(directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}")
-        self._space = space
-        self._max_bytes = max_bytes
-        self._checked = 0
-        self.head = bytearray()
-
-    def write(self, data: bytes) -> None:
-        """Append bytes.
-
-        Raises
-        ------
-        TooLargeError
-            That is more than ``max_bytes``.
-        StoreFullError
-            The disk is full.
-        """
-        if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
-            raise TooLargeError(f"The file is too large: the maximum is {self._max_bytes:,} bytes.", param="file")
-        if len(self.head) <= HEAD_BYTES:
-            self.head += data[: HEAD_BYTES + 1 - len(self.head)]
-        super().write(data)
-        if self.bytes - self._checked >= _SPACE_CHECK_BYTES:
-            self._space.require(0)
-            self._checked = self.bytes
-
-    def write_all(self, chunks: Iterable[bytes]) -> None:
-        """Append all of some content; see `write`."""
-        for chunk in chunks:
-            self.write(chunk)
-
-    def keep(self, path: Path, row: Callable[[], T]) -> T:
-        """Put the content on the disk and in its place, then make it known; nothing can be written after it.
-
-        Parameters
-        ----------
-        path
-            Its place, in its directory.
-        row
-            Writes its row; what it raises is raised, with nothing kept.
-        """
-        with self:
-            self.seal()
-            self.place(path)
-            try:
-                return row()
-            except Exception:
-                # Not at an Interrupt: it may come when the row is there, and the sweep knows which it was.
-                path.unlink(missing_ok=True)
-                raise

@@ -11,25 +11,106 @@ import contextlib
 import dataclasses
 import errno
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, Literal, TypeVar, get_args
 
 import msgspec
 
-from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError
+from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError, TooLargeError
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
 from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
-from vbatch_jupyter.store.disk import MIB, Incoming, NewFile, Space
+from vbatch_jupyter.store.disk import MIB, NewFile, Space
 from vbatch_jupyter.store.sweep import ids_with_rows
 
+T = TypeVar("T")
+
 _LOST = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_TEMPORARY_PREFIX = ".tmp-"
+_SPACE_CHECK_BYTES = 16 * MIB
+
+HEAD_BYTES = MIB
+"""How much of a file is kept in memory while it arrives; `Incoming.head` has one byte more if there is more."""
 
 Sidecar = Literal["answers", "misfits", "notes", "timings"]
 SIDECARS: tuple[Sidecar, ...] = get_args(Sidecar)
 """The kinds of files that can be next to an output file, each under its name and its kind: ``file-….answers``."""
+
+
+class Incoming(NewFile):
+    """Content that arrives piece by piece: one way into the store for uploads, their parts, and DataFrames.
+
+    It promises that nothing of it is visible before `keep` has returned, and that all of it is there after.
+
+    Parameters
+    ----------
+    directory
+        Where it is written, and where it will be kept.
+    space
+        The store's.
+    max_bytes
+        The size above which it is refused; None for no limit.
+
+    Attributes
+    ----------
+    head
+        The first bytes that have arrived.
+    """
+
+    def __init__(self, directory: Path, *, space: Space, max_bytes: int | None = None) -> None:
+        space.require(0)
+        super().__init__(directory / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}")
+        self._space = space
+        self._max_bytes = max_bytes
+        self._checked = 0
+        self.head = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises
+        ------
+        TooLargeError
+            That is more than ``max_bytes``.
+        StoreFullError
+            The disk is full.
+        """
+        if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
+            raise TooLargeError(f"The file is too large: the maximum is {self._max_bytes:,} bytes.", param="file")
+        if len(self.head) <= HEAD_BYTES:
+            self.head += data[: HEAD_BYTES + 1 - len(self.head)]
+        super().write(data)
+        if self.bytes - self._checked >= _SPACE_CHECK_BYTES:
+            self._space.require(0)
+            self._checked = self.bytes
+
+    def write_all(self, chunks: Iterable[bytes]) -> None:
+        """Append all of some content; see `write`."""
+        for chunk in chunks:
+            self.write(chunk)
+
+    def keep(self, path: Path, row: Callable[[], T]) -> T:
+        """Put the content on the disk and in its place, then make it known; nothing can be written after it.
+
+        Parameters
+        ----------
+        path
+            Its place, in its directory.
+        row
+            Writes its row; what it raises is raised, with nothing kept.
+        """
+        with self:
+            self.seal()
+            self.place(path)
+            try:
+                return row()
+            except Exception:
+                # Not at an Interrupt: it may come when the row is there, and the sweep knows which it was.
+                path.unlink(missing_ok=True)
+                raise
 
 
 class Files:

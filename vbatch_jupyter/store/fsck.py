@@ -21,7 +21,7 @@ from vbatch_jupyter.protocol.index import LineIndex, hash_of
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, without_mark
 from vbatch_jupyter.store.database import batch_from_row, file_from_row
 from vbatch_jupyter.store.disk import MIB, FileLock
-from vbatch_jupyter.store.spool import read_segment, segment_epochs, segment_path
+from vbatch_jupyter.store.spool import read_segment, segments
 from vbatch_jupyter.store.store import Store
 from vbatch_jupyter.store.sweep import orphans
 
@@ -204,11 +204,11 @@ def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
         if requests != record.request_counts.total:
             yield f"its total is {record.request_counts.total:,}, but its index has {requests:,} requests"
         finished = set()
-        for epoch in segment_epochs(directory):
-            for spooled in read_segment(segment_path(directory, epoch)):
+        for path in segments(directory):
+            for spooled in read_segment(path):
                 finished.add(spooled.position)
                 if spooled.position >= requests:
-                    yield f"{segment_path(directory, epoch)} has a line for unknown request {spooled.position}"
+                    yield f"{path} has a line for unknown request {spooled.position}"
         counted = record.request_counts.completed + record.request_counts.failed
         # A batch service counts what its output file will only hold at the end.
         if len(finished) < counted and record.target is None:

@@ -45,8 +45,8 @@ class Lease:
 
     Attributes
     ----------
-    id, epoch
-        The batch's id, and the fence.
+    id, epoch, reason
+        The batch's id, the fence, and what was last read or written of its reason.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Lease:
         self._clock = clock
         self._lock = threading.RLock()
         self._spool: Spool | None = None
-        self._disk_was_full = record.reason == DISK_FULL_REASON
+        self.reason = record.reason
         self._released = False
         self._has_ended = False
 
@@ -92,6 +92,8 @@ class Lease:
     def update(self, **fields: Any) -> BatchRecord:
         """Change fields of the batch in one transaction; a new status gets its timestamp by itself.
 
+        A batch that has no reason any more is not paused any more.
+
         Parameters
         ----------
         **fields
@@ -106,6 +108,7 @@ class Lease:
         """
         columns = batch_columns(fields)
         record = self._database.write(lambda connection: self._change(connection, columns))
+        self.reason = record.reason
         if record.status in TERMINAL_STATUSES:
             self._remove_directory()
         return record
@@ -132,6 +135,8 @@ class Lease:
             changed.setdefault(f"{status}_at", int(self._clock()))
         if status in TERMINAL_STATUSES:
             changed |= {"owner": None, "reason": None}
+        if changed.get("reason", "") is None:
+            changed["paused"] = False
         if changed:
             assignments = ", ".join(f"{column} = :{column}" for column in changed)
             connection.execute(
@@ -244,31 +249,29 @@ class Lease:
                 group_bytes = sum(len(record.line) for record in records)
                 self._space.require(2 * group_bytes + spool.bytes)
                 spool.append(records)
-                others: dict[str, Any] = {"reason": None} if self._disk_was_full else {}
+                others: dict[str, Any] = {} if self.reason is None else {"reason": None}
                 others |= batch_columns({} if counts is None else {"request_counts": counts})
                 record = self._commit_counts(spool, others, among=frozenset({"in_progress", "cancelling"}))
             except StoreFullError:
-                self.note_disk_full()
+                self.note_waiting(DISK_FULL_REASON)
                 raise
-            if self._disk_was_full:
-                self._disk_was_full = False
+            if self.reason == DISK_FULL_REASON:
                 self._space.keep_reserve()
+            self.reason = record.reason
             return record.request_counts
 
     def _commit_counts(self, spool: Spool, others: dict[str, Any], *, among: frozenset[Status]) -> BatchRecord:
         counts = {"completed": spool.completed, "failed": spool.failed, "spool_bytes": spool.bytes}
         return self._database.write(lambda connection: self._change(connection, counts | others, among=among))
 
-    def note_disk_full(self) -> None:
-        """Write into the batch's row that it waits for disk space, if there is room for that."""
-        if self._disk_was_full:
-            return
-        try:
-            self.update(reason=DISK_FULL_REASON)
-        except (StoreError, ConflictError):
+    def note_waiting(self, reason: str, *, paused: bool = False) -> bool:
+        """Write why the batch waits, or is paused; the next lines take it back. Return False if it is not written."""
+        if paused or self.reason != reason:
             # Fenced, ended, busy, or not even room for this: the error that brought us here says more.
-            return
-        self._disk_was_full = True
+            with contextlib.suppress(StoreError, ConflictError, OSError):
+                self.update(reason=reason, paused=paused)
+                return True
+        return self.reason == reason
 
     def records(self) -> Iterator[SpoolRecord]:
         """Yield every finished line, each request once, always in the same order."""
@@ -372,7 +375,7 @@ class Lease:
         written: dict[Sidecar, NewFile] = {}
         for kind, content in contents.items():
             # A problem with a sidecar must not keep a batch from ending.
-            with contextlib.suppress(OSError, StoreFullError):
+            with contextlib.suppress(OSError, StoreError):
                 new = stack.enter_context(self._new_file(kind))
                 new.write(content)
                 # Timings have a checksum, which costs less than to wait for the disk.
@@ -399,7 +402,7 @@ class Lease:
                 self._spool.close()
         try:
             self.update(owner=None)
-        except (StoreError, ConflictError):
+        except (StoreError, ConflictError, OSError):
             # Fenced, ended, or the disk is full: the owner is for display, the lock is what counts.
             pass
         finally:

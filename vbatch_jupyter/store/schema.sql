@@ -169,6 +169,14 @@ BEGIN
     SELECT raise(ABORT, 'a finished batch never changes');
 END;
 
+-- A batch never stands still without a reason.
+CREATE TRIGGER paused_has_reason
+BEFORE UPDATE OF paused, reason ON batch
+WHEN new.paused AND new.reason IS NULL
+BEGIN
+    SELECT raise(ABORT, 'a paused batch has a reason');
+END;
+
 -- The fence only rises.
 CREATE TRIGGER epoch_rises
 BEFORE UPDATE OF epoch ON batch

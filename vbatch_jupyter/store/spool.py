@@ -1,7 +1,9 @@
 """The spool: the finished lines of one batch, appended in groups before anyone is told about them.
 
 Every lease writes a segment of its own (``spool-<epoch>``), so that a former owner which was only stopped, not dead,
-can never write into the middle of its successor's lines. A line in a segment is::
+can never write into the middle of its successor's lines. A lease whose segment could not be put on the disk continues
+in another one (``spool-<epoch>-<part>``): what an fsync that failed has covered may be lost although a second one
+succeeds, so it is written again, to another file. A line in a segment is::
 
     u32 length | u32 crc32 of all that follows | u32 position of the request | u8 kind | f64 finished at | f64 latency
     four u32 of usage, of the kind that has one | the line, without its end
@@ -25,7 +27,7 @@ from typing import NamedTuple
 
 from vbatch_jupyter.errors import StoreCorruptError, StoreFullError
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
-from vbatch_jupyter.store.disk import MIB, sync_directory, write_all, writing
+from vbatch_jupyter.store.disk import MIB, close, sync_directory, write_all, writing
 
 NONE, OUTPUT, ERROR = 0, 1, 2
 """The state of a request: not finished, a line of the output file, or a line of the error file."""
@@ -38,7 +40,7 @@ _USAGE = struct.Struct("<4I")
 _MOST_TOKENS = (1 << 32) - 1
 _CHECKED = struct.Struct("<IBdd")
 _CHECKED_FROM = 8
-_SEGMENT = re.compile(r"spool-(\d+)")
+_SEGMENT = re.compile(r"spool-(\d+)(-\d+)?")
 
 
 class SpoolRecord(NamedTuple):
@@ -87,22 +89,19 @@ class Recovered:
     counts: RequestCounts
 
 
-def segment_path(directory: Path, epoch: int) -> Path:
-    """Return the path of a lease's segment."""
-    return directory / f"spool-{epoch:010d}"
-
-
-def segment_epochs(directory: Path) -> list[int]:
-    """Return the epochs that have a segment, lowest first; none once the batch has ended and its directory is gone."""
+def segments(directory: Path) -> dict[Path, int]:
+    """Return the segments with their epochs, oldest first; none once the batch has ended and its directory is gone."""
     with contextlib.suppress(FileNotFoundError):
-        return sorted(int(match[1]) for path in directory.iterdir() if (match := _SEGMENT.fullmatch(path.name)))
-    return []
+        # The names have leading zeros, and are in the order of their epochs and parts.
+        paths = sorted(directory.iterdir())
+        return {path: int(match[1]) for path in paths if (match := _SEGMENT.fullmatch(path.name))}
+    return {}
 
 
 def spool_bytes(directory: Path) -> int:
     """Return the size of a batch's spool; 0 if it has none."""
     try:
-        return sum(segment_path(directory, epoch).stat().st_size for epoch in segment_epochs(directory))
+        return sum(path.stat().st_size for path in segments(directory))
     except FileNotFoundError:
         # Its owner has just published and removed it.
         return 0
@@ -132,9 +131,10 @@ class Spool:
         self._directory = directory
         self._epoch = epoch
         self._descriptor: int | None = None
+        self._part = 0
         # How much of each segment is whole. A former owner that comes back to life may lengthen its own; that is not
         # read, so that what is finalised is what was counted.
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[Path, int] = {}
         self._torn = False
         self.finished = bytearray(total)
         self.completed = 0
@@ -153,8 +153,7 @@ class Spool:
         StoreCorruptError
             A line is for a request that the batch does not have.
         """
-        for epoch in segment_epochs(self._directory):
-            path = segment_path(self._directory, epoch)
+        for path in segments(self._directory):
             whole = 0
             for record, end in _scan(path):
                 if record.position >= len(self.finished):
@@ -168,7 +167,7 @@ class Spool:
                     self._mark(record.position, ERROR if record.is_error else OUTPUT)
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
-            self._sizes[epoch] = whole
+            self._sizes[path] = whole
 
     def recovered(self) -> Recovered:
         """Return what is finished, as it is now."""
@@ -177,7 +176,8 @@ class Spool:
     def append(self, records: Sequence[SpoolRecord]) -> None:
         """Put a group of lines on the disk, all of it or nothing.
 
-        A request that has a line already keeps it, so that a group may be given again after an error.
+        A request that has a line already keeps it, so that a group may be given again after an error. If the disk did
+        not take the group, it is then written to another segment.
 
         Raises
         ------
@@ -200,20 +200,24 @@ class Spool:
             return
         group = b"".join(parts)
         descriptor = self._segment()
-        start = self._sizes[self._epoch]
+        start = self._sizes[self._path]
         try:
             with writing(self._directory):
                 self._mend(descriptor)
                 # Until the group is on the disk its bytes must be removed, also if an Interrupt ends this function.
                 self._torn = True
                 write_all(descriptor, group)
-                os.fdatasync(descriptor)
+                try:
+                    os.fdatasync(descriptor)
+                except OSError:
+                    self._leave_segment()
+                    raise
         except StoreFullError:
             # At once, so that the room is there for others; `_mend` repeats it if this fails too.
             self._mend(descriptor)
             raise
         # In this order, an Interrupt between any two lines costs at most that the group is written twice.
-        self._sizes[self._epoch] = start + len(group)
+        self._sizes[self._path] = start + len(group)
         for position, kind in kinds.items():
             self._mark(position, kind)
         self._torn = False
@@ -225,33 +229,51 @@ class Spool:
 
     def _segment(self) -> int:
         if self._descriptor is None:
-            path = segment_path(self._directory, self._epoch)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             with writing(self._directory):
-                self._descriptor = os.open(path, flags, 0o600)
-                sync_directory(self._directory)
-            self._sizes[self._epoch] = 0
+                self._descriptor = os.open(self._path, flags, 0o600)
+                self._sizes[self._path] = 0
+                try:
+                    sync_directory(self._directory)
+                except OSError:
+                    self._leave_segment()
+                    raise
         return self._descriptor
+
+    @property
+    def _path(self) -> Path:
+        part = f"-{self._part:04d}" if self._part else ""
+        return self._directory / f"spool-{self._epoch:010d}{part}"
 
     def _mend(self, descriptor: int) -> None:
         if self._torn:
-            os.ftruncate(descriptor, self._sizes[self._epoch])
+            os.ftruncate(descriptor, self._sizes[self._path])
             self._torn = False
+
+    def _leave_segment(self) -> None:
+        """Continue in another segment: what was not put on the disk of this one is written again there."""
+        assert self._descriptor is not None
+        # Lines that cannot be cut off are found twice, and count once.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, self._sizes[self._path])
+        self.close()
+        self._torn = False
+        self._part += 1
 
     def records(self) -> Iterator[SpoolRecord]:
         """Yield every finished line, each request once, always in the same order."""
         seen = bytearray(len(self.finished))
-        for epoch in sorted(self._sizes):
-            for record, _ in _scan(segment_path(self._directory, epoch), size=self._sizes[epoch]):
+        for path, size in list(self._sizes.items()):
+            for record, _ in _scan(path, size=size):
                 if not seen[record.position]:
                     seen[record.position] = 1
                     yield record
 
     def close(self) -> None:
         """Close the segment; a second call does nothing."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            close(descriptor)
 
 
 def read_segment(path: Path) -> Iterator[SpoolRecord]:

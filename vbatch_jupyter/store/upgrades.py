@@ -58,6 +58,18 @@ def _add_engine_seeds(connection: sqlite3.Connection, _store: Path) -> None:
     )
 
 
+def _pause_with_reason(connection: sqlite3.Connection, _store: Path) -> None:
+    """Let batches run that were paused without a reason; if there is one still, it is found again."""
+    connection.execute(
+        "UPDATE batch SET paused = 0 WHERE paused AND reason IS NULL "
+        "AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
+    )
+    connection.execute(
+        "CREATE TRIGGER paused_has_reason BEFORE UPDATE OF paused, reason ON batch "
+        "WHEN new.paused AND new.reason IS NULL BEGIN SELECT raise(ABORT, 'a paused batch has a reason'); END"
+    )
+
+
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     1: _add_origin,
     2: _move_sidecars,
@@ -65,5 +77,6 @@ UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     4: _rename_remote,
     5: _add_note,
     6: _add_engine_seeds,
+    7: _pause_with_reason,
 }
 """For each version, the function that upgrades to the next one; called with the store's directory."""

@@ -17,8 +17,8 @@ from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
 from vbatch_jupyter.protocol.upload import MAX_PART_BYTES, PartRecord, UploadRecord
 from vbatch_jupyter.store.database import Database, insert
-from vbatch_jupyter.store.disk import MIB, Incoming, Space
-from vbatch_jupyter.store.files import Files
+from vbatch_jupyter.store.disk import MIB, Space
+from vbatch_jupyter.store.files import Files, Incoming
 from vbatch_jupyter.store.sweep import ids_with_rows
 
 _UPLOAD_FIELDS = tuple(field.name for field in dataclasses.fields(UploadRecord))

@@ -1,8 +1,8 @@
 """Advances the batches that run at services: when to ask for each one, and why one waits.
 
 A kernel with the service's key continues them, also those that another kernel has made. A service that does not
-answer, or has no room, is asked again after a pause that grows; the batch says why it waits. Nothing but a cancel or
-the service itself ends a batch.
+answer, or has no room, is asked again after a pause that grows; the batch says why it waits. An error of the store is
+tried again in the same way. Nothing but a cancel or the service itself ends a batch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Callable
 import msgspec
 
 from vbatch_jupyter.errors import ConflictError, FencedError, ServiceError, StoreBusyError, StoreError
-from vbatch_jupyter.loop import Backoff, Loop, each_of, in_thread
+from vbatch_jupyter.loop import Attempts, Backoff, Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
+from vbatch_jupyter.manager.waiting import why_again
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.store import Lease, Store
 from vbatch_jupyter.targets.configuration import Target
@@ -40,10 +41,19 @@ class TargetRunner:
         Where the batches are.
     on_notice
         Called with one sentence when a batch is followed again.
+    attempts
+        When a batch that has met an error of the store is tried again.
     """
 
-    def __init__(self, store: Store, *, on_notice: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_notice: Callable[[str], None] = lambda _: None,
+        attempts: Attempts | None = None,
+    ) -> None:
         self._store = store
+        self._attempts = attempts or Attempts()
         self._on_notice = on_notice
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: dict[str, asyncio.Event] = {}
@@ -100,8 +110,7 @@ class TargetRunner:
             pass
         except Exception as error:  # noqa: BLE001
             # Before the service was asked, as with a proxy of the environment that is not valid. Looks try again.
-            await self._say(lease, f"{type(error).__name__}: {error}")
-            await asyncio.sleep(POLL.longest)
+            await asyncio.sleep(await self._pause_after(error, lease))
         finally:
             await in_thread(lease.release)
 
@@ -131,6 +140,7 @@ class TargetRunner:
                     return
                 quiet, after = 0 if state == "changed" else quiet + 1, 0.0
                 await self._say(lease, None)
+                self._attempts.forget(lease.id)
             except FencedError:
                 raise
             except ServiceError as error:
@@ -140,16 +150,23 @@ class TargetRunner:
                 await self._say(lease, str(error))
                 quiet, after = quiet + 1, error.after_seconds or 0.0
             except Exception as error:  # noqa: BLE001
-                # Started again at once it would only fail again, forever.
-                await self._say(lease, f"{type(error).__name__}: {error}")
-                quiet, after = quiet + 1, POLL.longest
+                quiet, after = quiet + 1, await self._pause_after(error, lease)
             pause = max(POLL.pause(quiet + 1), after)
             # A cancel is passed on at once; then the service takes its time.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.sleep(pause) if has_passed_on else cancelled.wait(), pause)
 
+    async def _pause_after(self, error: Exception, lease: Lease) -> float:
+        """Say why a batch waits; return the seconds until the next attempt."""
+        await self._say(lease, why_again(error))
+        self._attempts.failed(lease.id)
+        if isinstance(error, StoreError | OSError):
+            return self._attempts.pause(lease.id)
+        # Started again at once it would only fail again, forever.
+        return POLL.longest
+
     async def _say(self, lease: Lease, reason: str | None) -> None:
-        with contextlib.suppress(StoreError, ConflictError):
+        with contextlib.suppress(StoreError, ConflictError, OSError):
             if (await in_thread(lease.refresh)).reason != reason:
                 await in_thread(lambda: lease.update(reason=reason))
 

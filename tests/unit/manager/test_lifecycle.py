@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 import pytest
 
@@ -18,8 +19,10 @@ from tests.batches import (
     make_batch,
     open_store,
 )
-from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreFullError
+from vbatch_jupyter.errors import ConflictError, FencedError, StoreCorruptError, StoreError, StoreFullError
+from vbatch_jupyter.loop import Attempts, Backoff
 from vbatch_jupyter.manager import Manager, lifecycle
+from vbatch_jupyter.manager.waiting import postpone
 from vbatch_jupyter.protocol import validation
 from vbatch_jupyter.protocol.batch import BatchError, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id, result_file_id
@@ -93,13 +96,82 @@ def test_an_input_file_that_cannot_be_opened_now_fails_no_batch(store, monkeypat
             raise OSError(errno.EMFILE, "Too many open files")
         return open_file(name, *arguments)
 
+    said: list[str] = []
+    other = make_batch(store, 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        with pytest.raises(OSError, match="Too many open files"):
-            lifecycle.tend(store)
-    assert store.batches.get(batch.id).status == "validating"
-    lifecycle.tend(store)
+        attempts = Attempts(Backoff(first=3600, longest=3600))
+        assert lifecycle.tend(store, attempts=attempts, say=said.append) == [other.id]
+        record = store.batches.get(batch.id)
+        assert (record.status, record.paused) == ("validating", False)
+        assert record.reason == "OSError: [Errno 24] Too many open files. It is tried again."
+        assert said == [f"Batch {batch.id} waits: {record.reason}"]
+        epoch = record.epoch
+        # Not before its pause is over.
+        assert lifecycle.tend(store, attempts=attempts, say=said.append) == []
+        assert store.batches.get(batch.id).epoch == epoch
+        assert len(said) == 1
+    store.batches.resume(batch.id)
+    assert lifecycle.tend(store, attempts=attempts) == [batch.id]
+    record = store.batches.get(batch.id)
+    assert (record.status, record.reason) == ("in_progress", None)
+
+
+def test_an_error_that_has_come_back_for_long_pauses_its_batch_until_it_is_resumed(store):
+    batch, now = make_batch(store, 1), [0.0]
+    path = store.files.path(batch.input_file_id)
+    content, attempts = path.read_bytes(), Attempts(stays_after_seconds=3600, clock=lambda: now[0])
+    path.unlink()
+    path.mkdir()
+    times = 0
+    while not store.batches.get(batch.id).paused:
+        lifecycle.tend(store, attempts=attempts)
+        now[0] += attempts.pause(batch.id)
+        times += 1
+    # 0.1 s and so on to 5 minutes, and then each 5 minutes for an hour.
+    assert (times, now[0] >= 3600) == (24, True)
+    record = store.batches.get(batch.id)
+    assert re.fullmatch(
+        r"IsADirectoryError: \[Errno 21\] Is a directory.* "
+        rf"When the cause is gone, resume the batch: %vbatch resume {batch.id}",
+        str(record.reason),
+    )
+    now[0] += 3600
+    lifecycle.tend(store, attempts=attempts)
+    assert store.batches.get(batch.id).epoch == record.epoch
+    path.rmdir()
+    path.write_bytes(content)
+    store.batches.resume(batch.id)
+    assert lifecycle.tend(store, attempts=attempts) == [batch.id]
     assert store.batches.get(batch.id).status == "in_progress"
+
+
+def test_a_full_disk_pauses_no_batch_however_long_it_is_full(store):
+    batch, now = make_batch(store, 1), [0.0]
+    attempts = Attempts(stays_after_seconds=3600, clock=lambda: now[0])
+    with hold(store, batch.id) as lease:
+        for _ in range(3):
+            postpone(lease, StoreFullError("full"), attempts)
+            now[0] += 3600
+    record = store.batches.get(batch.id)
+    assert (record.paused, record.reason) == (False, DISK_FULL_REASON)
+
+
+def test_what_another_process_has_validated_is_not_paused_any_more(store):
+    batch = make_batch(store, 1)
+    with hold(store, batch.id) as lease:
+        postpone(lease, ValueError("unknown"), Attempts())
+        assert lease.refresh().paused
+        record = lifecycle.validate(store, lease)
+    assert (record.status, record.paused, record.reason) == ("in_progress", False, None)
+
+
+def test_a_batch_is_never_paused_without_a_reason(store):
+    with begin(store, 1) as lease:
+        with pytest.raises(StoreError, match="a paused batch has a reason"):
+            lease.update(paused=True)
+        lease.update(paused=True, reason="why")
+        assert not lease.update(reason=None).paused
 
 
 def test_a_batch_cancelled_before_validation_has_no_requests_and_no_files(store):
@@ -147,8 +219,9 @@ def test_validation_without_room_waits_with_a_reason(store, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(lease, "save_index", full)
-            with pytest.raises(StoreFullError):
+            with pytest.raises(StoreFullError) as raised:
                 lifecycle.validate(store, lease)
+        assert postpone(lease, raised.value, Attempts()) == f"Batch {batch.id} waits: {DISK_FULL_REASON}"
         record = store.batches.get(batch.id)
         assert (record.status, record.reason) == ("validating", DISK_FULL_REASON)
         assert lifecycle.validate(store, lease).status == "in_progress"
@@ -344,7 +417,8 @@ def test_a_batch_that_cannot_be_finished_for_damage_is_paused_and_says_why(store
     assert (record.status, record.paused) == ("finalizing", True)
     assert record.reason == (
         f"Batch {lease.id} cannot end: 2 of its requests would not be in its files exactly once; request 1 would "
-        "be there 0 times. Run `python -m vbatch_jupyter fsck`."
+        "be there 0 times. Run `python -m vbatch_jupyter fsck`. When the cause is gone, resume the batch: "
+        f"%vbatch resume {lease.id}"
     )
     epoch = record.epoch
     lifecycle.tend(store)

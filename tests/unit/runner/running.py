@@ -16,7 +16,7 @@ from tests.batches import ENDPOINT, content
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import EngineDiedError
-from vbatch_jupyter.loop import in_thread
+from vbatch_jupyter.loop import Attempts, Backoff, in_thread
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.lines import encode_request_line
@@ -26,6 +26,9 @@ from vbatch_jupyter.store import Store
 
 MORE_THAN_RUN = LEAST_WAITING
 """Requests that wait in the engine in addition to those that run, while it is not known to be fast."""
+
+WITHOUT_HASTE = Backoff(first=3600, longest=3600)
+"""The pauses of a runner that must not try again by itself while a test looks."""
 
 _QUIET_TURNS = 50
 """A feed asks for its next request within a few turns of the loop, unless the window is full."""
@@ -143,10 +146,12 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def a_runner(store: Store, engine: Engine | None = None) -> AsyncIterator[tuple[Runner, list[str]]]:
+async def a_runner(
+    store: Store, engine: Engine | None = None, attempts: Attempts | None = None
+) -> AsyncIterator[tuple[Runner, list[str]]]:
     """Run a runner; gives it and the notices that it has made."""
     notices: list[str] = []
-    runner = Runner(store, on_notice=notices.append)
+    runner = Runner(store, on_notice=notices.append, attempts=attempts)
     if engine is not None:
         await engine.start()
         await runner.attach(engine)

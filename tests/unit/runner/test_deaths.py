@@ -31,7 +31,7 @@ GIVEN_UP_MESSAGE = (
     "The engine died each time it ran this request, so the request was skipped. The engine's log says why it died."
 )
 GIVEN_UP = (500, "engine_error", GIVEN_UP_MESSAGE)
-ADVICE = " Load an engine again to continue. The engine's log says why it died."
+ADVICE = " Load an engine again, or resume the batch, to continue. The engine's log says why it died."
 
 
 def with_killers(requests: int, *killers: int) -> list[str]:

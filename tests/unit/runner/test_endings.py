@@ -12,6 +12,7 @@ import pytest
 from tests.batches import assert_every_request_once, group, hold, open_store
 from tests.unit.runner.running import (
     MORE_THAN_RUN,
+    WITHOUT_HASTE,
     WitnessEngine,
     a_runner,
     answers,
@@ -24,7 +25,7 @@ from tests.unit.runner.running import (
     until,
 )
 from vbatch_jupyter.errors import StoreFullError
-from vbatch_jupyter.loop import Backoff, in_thread
+from vbatch_jupyter.loop import Attempts, in_thread
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts
 from vbatch_jupyter.runner import Runner
@@ -361,13 +362,12 @@ async def test_a_batch_whose_lease_cannot_be_taken_keeps_no_other_back(store, mo
 
 
 @on_a_loop
-async def test_a_runner_stops_at_once_on_a_full_disk_and_the_lines_without_room_run_again(store, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.runner.collector._BACKOFF", Backoff(first=3600, longest=3600))
+async def test_a_runner_stops_at_once_on_a_full_disk_and_the_lines_without_room_run_again(store):
     prompts = half_hanging(40)
     engine = WitnessEngine(hanging="hang")
     batch_id = batch_of(store, prompts)
     free = store.space.free
-    async with a_runner(store, engine) as (runner, _):
+    async with a_runner(store, engine, Attempts(WITHOUT_HASTE)) as (runner, _):
         await until(lambda: len(engine.asked) == 40)
         store.space.free = lambda: 0
         await until(lambda: store.batches.get(batch_id).reason == DISK_FULL_REASON)
@@ -383,8 +383,7 @@ async def test_a_runner_stops_at_once_on_a_full_disk_and_the_lines_without_room_
 
 
 @on_a_loop
-async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_haste(store, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.runner.runner._AGAIN_SECONDS", 3600)
+async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_haste(store):
     engine = WitnessEngine(hanging="hang")
     batch_id = batch_of(store, ["a", "b"])
     free = store.space.free
@@ -392,33 +391,33 @@ async def test_a_batch_that_has_no_room_to_be_finished_is_tried_again_without_ha
         lifecycle.validate(store, lease)
         lease.append(group(batch_id, [0, 1]))
     store.space.free = lambda: 0
-    async with a_runner(store, engine) as (runner, _):
+    async with a_runner(store, engine, Attempts(WITHOUT_HASTE)) as (runner, _):
         epoch = await refused(store, runner, batch_id)
         await looks(runner, 5)
         await looks(runner, 5, loop=1)
-        # Not at each look: the runner tries again after an hour, and what tends knows that there is no room.
+        # Not at each look: it is tried again after an hour, or when it is resumed.
         assert store.batches.get(batch_id).epoch == epoch
         store.space.free = free
+        store.batches.resume(batch_id)
         record = await ended(store, batch_id)
     assert (record.status, record.reason) == ("completed", None)
     assert_every_request_once(store, record, 2)
 
 
 @on_a_loop
-async def test_a_batch_that_has_no_room_to_begin_is_tried_again_without_haste(store, monkeypatch):
-    monkeypatch.setattr("vbatch_jupyter.runner.runner._AGAIN_SECONDS", 3600)
+async def test_a_batch_that_has_no_room_to_begin_is_tried_again_without_haste(store):
     engine = WitnessEngine()
     async with a_runner(store, engine):
         await ended(store, batch_of(store, ["a", "b"]))
     batch_id = batch_of(store, ["a", "b"])
     free, store.space.free = store.space.free, lambda: 0
-    async with a_runner(store, engine) as (runner, _):
+    async with a_runner(store, engine, Attempts(WITHOUT_HASTE)) as (runner, _):
         # The answers are known, and there is no room to take them again.
         epoch = await refused(store, runner, batch_id)
         await looks(runner, 5)
         assert store.batches.get(batch_id).epoch == epoch
         store.space.free = free
-        runner._again_at.clear()
+        store.batches.resume(batch_id)
         record = await ended(store, batch_id)
     assert (record.status, record.reason) == ("completed", None)
     assert answers(store, record) == expected(["a", "b"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 
@@ -17,13 +18,20 @@ from tests.batches import (
     make_batch,
     open_store,
 )
-from vbatch_jupyter.errors import ConflictError, FencedError, StoreBusyError, StoreCorruptError, StoreError
+from vbatch_jupyter.errors import (
+    ConflictError,
+    FencedError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+)
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import result_file_id
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.records import Timing
-from vbatch_jupyter.store import SpoolRecord
+from vbatch_jupyter.store import SpoolRecord, disk
 from vbatch_jupyter.store.fsck import check
 from vbatch_jupyter.store.sidecars import timings_of
 
@@ -300,6 +308,97 @@ def test_an_interrupt_in_the_middle_of_a_group_does_not_damage_the_next_one(stor
                 lease.append(group(lease.id, [1]))
         assert lease.append(group(lease.id, [2])) == RequestCounts(3, 2, 0)
         assert positions(lease) == [0, 2]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_group_that_the_disk_did_not_take_is_written_to_another_segment(store, monkeypatch, code):
+    lease = begin(store, 9)
+    lease.append(group(lease.id, range(3)))
+    synced: list[int] = []
+
+    def fail(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        for _ in range(2):
+            with pytest.raises((OSError, StoreFullError)):
+                lease.append(group(lease.id, range(3, 6)))
+    lease.append(group(lease.id, range(3, 6)))
+    lease.append(group(lease.id, range(6, 9)))
+    directory = store.batches.directory / lease.id
+    segments = sorted(directory.glob("spool-*"))
+    assert [path.name for path in segments] == [f"spool-0000000001{part}" for part in ("", "-0001", "-0002")]
+    # No file was synced again after it had failed.
+    assert synced == [path.stat().st_ino for path in segments[:2]]
+    assert segments[1].stat().st_size == 0
+    assert positions(lease) == list(range(9))
+    with taken_over(store, lease) as successor:
+        assert successor.epoch == 2
+        assert positions(successor) == list(range(9))
+        assert_every_request_once(store, lifecycle.finish(store, successor), 9)
+    lease.release()
+    assert check(store) == []
+
+
+def test_a_segment_whose_name_did_not_reach_the_disk_is_left_for_another(store, monkeypatch):
+    with begin(store, 2) as lease:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: os.read(-1, 1))
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                lease.append(group(lease.id, [0]))
+        assert lease.append(group(lease.id, [0])) == RequestCounts(2, 1, 0)
+        names = sorted(path.name for path in (store.batches.directory / lease.id).glob("spool-*"))
+        assert names == ["spool-0000000001", "spool-0000000001-0001"]
+        assert not store.batches.has_uncounted(lease.id)
+
+
+def test_a_result_whose_name_did_not_reach_the_disk_is_written_again(store, monkeypatch):
+    with begin(store, 1) as lease:
+        lease.append(group(lease.id, [0]))
+        lease.update(status="finalizing")
+        sync, synced = disk.sync_directory, []
+
+        def fail_once(path):
+            synced.append(path.name)
+            if synced == ["files"]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            sync(path)
+
+        monkeypatch.setattr(disk, "sync_directory", fail_once)
+        # The reserve is spent, and the transaction is run again: the same rename must not pass as durable.
+        store.space.spend_reserve = lambda: True
+        with pytest.raises(OSError, match="could not be put on the disk"):
+            lifecycle.finish(store, lease)
+        assert store.batches.get(lease.id).status == "finalizing"
+        record = lifecycle.finish(store, lease)
+    assert_every_request_once(store, record, 1)
+
+
+def test_a_directory_that_did_not_reach_the_disk_is_made_again(store, monkeypatch):
+    batch_id = make_batch(store, 1).id
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: os.read(-1, 1))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            store.batches.acquire(batch_id)
+    assert not (store.batches.directory / batch_id).exists()
+    hold(store, batch_id).release()
+
+
+def test_an_error_while_a_lease_is_released_keeps_no_one_else_from_the_batch(store, monkeypatch):
+    lease = begin(store, 2)
+    lease.append(group(lease.id, [0]))
+    close = os.close
+
+    def fail(descriptor):
+        close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        lease.release()
+    hold(store, lease.id).release()
 
 
 def test_a_line_of_a_request_that_is_none_is_damage_that_names_the_place(store):

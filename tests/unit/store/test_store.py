@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -19,9 +20,11 @@ from vbatch_jupyter.errors import (
     StoreFilesystemError,
     StoreVersionError,
 )
+from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import NEXT_STATUSES, TERMINAL_STATUSES
 from vbatch_jupyter.store import Store
 from vbatch_jupyter.store.filesystem import filesystem_type
+from vbatch_jupyter.store.fsck import check
 
 
 def test_everything_in_a_store_is_its_owners_alone(store):
@@ -118,9 +121,12 @@ def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path):
 
 def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
     def columns(store):
-        return [
-            tuple(row) for table in ("batch", "engine") for row in store.database.read(f"PRAGMA table_info({table})")
-        ]
+        queries = (
+            "PRAGMA table_info(batch)",
+            "PRAGMA table_info(engine)",
+            "SELECT name FROM sqlite_master ORDER BY name",
+        )
+        return [tuple(row) for query in queries for row in store.database.read(query)]
 
     with open_store(tmp_path / "store") as store:
         new = columns(store)
@@ -134,6 +140,8 @@ def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
                 ),
                 db.execute("ALTER TABLE batch RENAME COLUMN parts TO remote"),
                 db.execute("ALTER TABLE engine DROP COLUMN note"),
+                db.execute("DROP TRIGGER paused_has_reason"),
+                db.execute("UPDATE batch SET paused = 1"),
             ]
         )
         store.database.write(lambda connection: connection.execute("PRAGMA user_version = 1"))
@@ -142,6 +150,8 @@ def test_a_store_of_the_release_before_is_brought_up_to_this_one(tmp_path):
         assert [(record.origin, record.parts) for record in store.batches.list().data] == [(None, "[]")]
         assert make_batch(store, 1).origin is None
         assert store.batches.count() == 2
+        # Paused without a reason, which earlier commits did.
+        assert [(record.paused, record.reason) for record in store.batches.unfinished()] == [(False, None)] * 2
 
 
 def test_a_file_that_is_no_database_is_a_damaged_store(tmp_path):
@@ -259,6 +269,56 @@ def test_threads_share_one_store_without_losing_a_batch(store):
     for thread in threads:
         thread.join()
     assert len({record.id for record in store.batches.unfinished()}) == 20
+
+
+def test_a_store_in_the_place_of_another_is_opened_without_a_restart(tmp_path):
+    path = tmp_path / "store"
+    with open_store(path) as store:
+        before = make_batch(store, 1)
+        version = store.version()
+        path.rename(tmp_path / "old")
+        with pytest.raises(StoreError, match=r"vbatch\.sqlite3 is gone\. Put it back"):
+            store.batches.list()
+        with pytest.raises(StoreError, match="is gone"):
+            lifecycle.tend(store)
+        # Nothing was made in its place.
+        assert not path.exists()
+        with open_store(path) as other:
+            made = make_batch(other, 2)
+            assert [record.id for record in store.batches.list().data] == [made.id]
+            assert store.version() != version
+            assert lifecycle.tend(store) == [made.id]
+            assert other.batches.get(made.id).request_counts.total == 2
+        path.rename(tmp_path / "new")
+        (tmp_path / "old").rename(path)
+        assert store.batches.get(before.id) == before
+        assert lifecycle.tend(store) == [before.id]
+        assert check(store) == []
+
+
+def test_a_transaction_that_cannot_be_rolled_back_leaves_the_store_usable(store):
+    def lose_the_connection(connection):
+        connection.execute("UPDATE batch SET reason = 'lost'")
+        store.database._connection = _Lost(connection)
+        raise OSError(errno.EIO, "Input/output error")
+
+    batch = make_batch(store, 1)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.database.write(lose_the_connection)
+    assert store.batches.get(batch.id) == batch
+    assert store.batches.cancel(batch.id).status == "cancelling"
+
+
+class _Lost:
+    """A connection on which a rollback fails, as on a disk with an error."""
+
+    in_transaction = True
+
+    def __init__(self, connection):
+        self.close = connection.close
+
+    def execute(self, _statement):
+        raise sqlite3.OperationalError("disk I/O error")
 
 
 def test_the_reserve_is_kept_and_takes_its_room_on_the_disk(tmp_path):
