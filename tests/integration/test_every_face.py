@@ -193,6 +193,9 @@ def test_a_retry_is_offered_where_one_would_run_something(session, http, made_of
     if wrong:
         again = batch.retry().wait(60)
         assert set(offers_of_a_retry(again, http).values()) == {True}
+    progress = event(http, batch.id)["progress"]
+    assert ("some answers cannot be used" in progress) == (wrong == ["row-1"])
+    assert ("1 answer cannot be used" in repr(batch)) == bool(wrong)
 
 
 class Review(BaseModel):
@@ -221,7 +224,8 @@ def test_what_only_a_pydantic_class_finds_is_known_where_the_class_is_not(sessio
     again = elsewhere.retry().wait(60)
     assert retried(session.store, again.to_openai().model_dump()) == ["row-1", "row-2"]
     sixes = session.submit(df.iloc[1:2], Ask(template="{{ text }}", schema=Review)).wait(60)
-    assert not any(offers_of_a_retry(sixes, http).values())
+    # The handle knows the class.
+    assert [face for face, offers in offers_of_a_retry(sixes, http).items() if offers] == ["summary, HTML"]
     assert sixes.results()["error"].notna().all()
     assert all(offers_of_a_retry(sixes, http).values())
     for ended in (batch, sixes):

@@ -73,7 +73,7 @@ def heading(batch: BatchRecord, waiting: str | None) -> str:
     return f"<div><b{colour}>{text(status_text(batch))}</b> {model} <code>{text(batch.id)}</code></div>{why}"
 
 
-def problem(error: Exception) -> str:
+def problem(error: Exception | str) -> str:
     """Return an error as HTML."""
     return f'<div style="color:{_FAILED}">{text(error, most=1_000)}</div>'
 

@@ -18,11 +18,12 @@ from vbatch_jupyter.display.progress import Progress, Snapshot, duration
 from vbatch_jupyter.errors import NotFoundError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.error_groups import ErrorGroups
-from vbatch_jupyter.manager.retry import has_unanswered
+from vbatch_jupyter.manager.retry import has_unanswered, misfits
 from vbatch_jupyter.manager.time_left import Work, work_of
 from vbatch_jupyter.manager.waiting import retry_label
-from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
+from vbatch_jupyter.protocol.shapes import Parse
 
 _LINES_READ = 10_000
 _RETRY_BUTTON = Path(__file__).with_name("retry_button.js").read_text(encoding="utf-8")
@@ -45,6 +46,8 @@ class Summary:
         How often each kind of error occurred.
     looked_at
         Which errors were counted, if not all of them.
+    misfits
+        How often each reason occurred why the answer of a completed request cannot be used.
     work
         What the engine did for it, if that is known.
 
@@ -59,23 +62,30 @@ class Summary:
     has_unanswered: bool = False
     errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     looked_at: str = ""
+    misfits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     work: Work | None = None
 
     def __repr__(self) -> str:
         # A reopened notebook needs the whole id.
         line = Progress(Snapshot(time=0.0, batch=self.batch, waiting=self.waiting)).line(whole_id=True)
-        return " · ".join([line, *(f"{value} {name}".strip() for name, value in self._figures())])
+        return " · ".join([line, *self._unusable(), *(f"{value} {name}".strip() for name, value in self._figures())])
 
     def _repr_html_(self) -> str:
         batch = self.batch
         parts = [drawing.heading(batch, self.waiting), drawing.counts_bar(batch)]
+        parts += map(drawing.problem, self._unusable())
         if pairs := self._figures():
             parts.append(f"<div>{drawing.figures(pairs)}</div>")
         rejected = ErrorGroups(error.message for error in batch.errors).counted()
-        parts.append(drawing.errors_list(rejected or self.errors, looked_at=self.looked_at))
+        parts.append(drawing.errors_list(rejected or {**self.errors, **self.misfits}, looked_at=self.looked_at))
         if self.has_unanswered:
             parts.append(_retry(batch.id, retry_label(batch)))
         return drawing.page("".join(parts), style="max-width:720px")
+
+    def _unusable(self) -> list[str]:
+        count = sum(self.misfits.values())
+        what = "1 answer" if count == 1 else f"{count:,} answers"
+        return [f"{what} cannot be used"] if count else []
 
     def _figures(self) -> list[tuple[str, str]]:
         batch, work = self.batch, self.work or Work(0, 0, 0.0, 0.0)
@@ -106,8 +116,8 @@ class Summary:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
-    """Return the summary of a batch, with the errors in its error file.
+def summary_of(manager: Manager, batch: BatchRecord, *, parse: Parse | None = None) -> Summary:
+    """Return the summary of a batch, with the errors in its error file and the answers that cannot be used.
 
     Parameters
     ----------
@@ -115,6 +125,8 @@ def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
         OpenAI's verbs over the store.
     batch
         The batch.
+    parse
+        As for `retry.misfits`.
     """
     errors: dict[str, int] = {}
     looked_at = ""
@@ -122,12 +134,16 @@ def summary_of(manager: Manager, batch: BatchRecord) -> Summary:
         # It may have been deleted, or have expired.
         with contextlib.suppress(NotFoundError), manager.files.content(batch.error_file_id) as lines:
             errors, looked_at = count_errors(lines)
+    # A file that is not valid has no answers.
+    has_answers = batch.status in TERMINAL_STATUSES and batch.request_counts.completed
+    found = misfits(manager, batch, parse=parse) if has_answers else []
     return Summary(
         batch=batch,
         waiting=manager.batches.waiting(batch),
-        has_unanswered=has_unanswered(manager, batch),
+        has_unanswered=bool(found) or has_unanswered(manager, batch),
         errors=errors,
         looked_at=looked_at,
+        misfits=ErrorGroups(misfit.error for misfit in found).counted(),
         work=work_of(manager.batches.timings(batch.id)),
     )
 

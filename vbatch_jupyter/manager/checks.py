@@ -9,7 +9,7 @@ import msgspec
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.batch import MAX_METADATA_PAIRS
-from vbatch_jupyter.protocol.requests import document_hint
+from vbatch_jupyter.protocol.requests import document_hint, line_hint
 from vbatch_jupyter.store.files import HEAD_BYTES
 
 _EXPIRY_SECONDS = (3600, 2_592_000)
@@ -192,6 +192,6 @@ def check_first_line(head: bytearray) -> None:
         msgspec.json.decode(line)
     except (ValueError, RecursionError) as error:
         # OpenAI's sentence (contract §1.6), also for an empty file.
-        hint = document_hint(bytes(head))
+        hint = document_hint(bytes(head)) or line_hint(line, error)
         message = "Invalid file format for Batch API. Must be .jsonl"
         raise BadRequestError(f"{message}: {hint}" if hint else message) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -106,10 +107,38 @@ def has_unanswered(manager: Manager, record: BatchRecord) -> bool:
 
 
 def _has_misfit(manager: Manager, record: BatchRecord) -> bool:
+    return next(_misfits(manager, record, None), None) is not None
+
+
+def _misfits(manager: Manager, record: BatchRecord, parse: Parse | None) -> Iterator[Unanswered]:
     root = chain_of(manager, record)[0]
-    read, parser_of = ENDPOINTS.get(root.endpoint, CHAT).read, parsers_of(manager, root)
-    lines = itertools.islice(lines_of(manager, [record]), _ANSWERS_READ)
-    return any(read(line, parser_of(line)).answer.error is not None for line in lines)
+    read = ENDPOINTS.get(root.endpoint, CHAT).read
+    parser_of = parsers_of(manager, root) if parse is None else lambda _: parse
+    for line in itertools.islice(lines_of(manager, [record]), _ANSWERS_READ):
+        reading = read(line, parser_of(line))
+        if reading.answer.error is not None and reading.status_code == HTTPStatus.OK:
+            yield Unanswered(reading.custom_id, reading.status_code, reading.answer.error)
+
+
+def misfits(manager: Manager, record: BatchRecord, *, parse: Parse | None = None) -> list[Unanswered]:
+    """Return the completed requests whose answers cannot be used, among the first 10,000 lines.
+
+    OpenAI counts them as completed; in a result they are rows with an error.
+
+    Parameters
+    ----------
+    manager, parse
+        As for `unanswered`.
+    record
+        A batch that has ended.
+    """
+    found: dict[str, Unanswered] = {}
+    # A file may be damaged, or was deleted; the batch is shown all the same.
+    with contextlib.suppress(OSError, VBatchError, ValueError):
+        found.update((misfit.custom_id, misfit) for misfit in _misfits(manager, record, parse))
+        kept = {} if parse else manager.batches.misfits(record)
+        found |= {name: Unanswered(name, HTTPStatus.OK, kept[name]) for name in kept.keys() - found.keys()}
+    return list(found.values())
 
 
 def retry(

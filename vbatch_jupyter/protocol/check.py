@@ -18,8 +18,9 @@ from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.keys import OTHER_ENDPOINTS, about, unknown_keys
+from vbatch_jupyter.protocol.notes import outside
 from vbatch_jupyter.protocol.profiles import Profile
-from vbatch_jupyter.protocol.requests import decode_strictly, quoted
+from vbatch_jupyter.protocol.requests import decode_strictly, keys_next_to_body, quoted
 from vbatch_jupyter.protocol.validation import input_lines, validate
 from vbatch_jupyter.records import EngineLimits
 
@@ -108,6 +109,8 @@ def check(
         name = custom_id if isinstance(custom_id, str) else None
         while errors and errors[-1].line == number:
             yield _refused(errors.pop(), name)
+        for key in keys_next_to_body(request):
+            yield Finding("ignored", "unknown_parameter", outside(key), key, number, name)
         for severity, code, message, key in _of_body(request, endpoint, profile, limits):
             yield Finding(severity, code, message, f"body.{key}", number, name)
     # How many more there are than are listed.

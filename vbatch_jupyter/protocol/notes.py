@@ -67,13 +67,15 @@ class Notes:
         self._kinds: dict[tuple[bool, str], _Kind] = {}
         self._requests = 0
 
-    def see(self, path: str, body: Mapping[str, Any], custom_id: str) -> None:
+    def see(self, path: str, body: Mapping[str, Any], custom_id: str, *, beside: Sequence[str] = ()) -> None:
         """Look at one request.
 
         Parameters
         ----------
         path, body, custom_id
             The request's.
+        beside
+            The keys of its body that are next to it.
         """
         self._requests += 1
         keys = (path, *body)
@@ -90,6 +92,7 @@ class Notes:
                 shape.found[values] = found
         if not policy.has_plain_prompt(body):
             found += tuple(_errors(policy.broken(path, body, self._profile.server, fields=PROMPTS)))
+        found += tuple((False, outside(key)) for key in beside)
         for kind in found:
             self._count(kind, custom_id)
 
@@ -141,6 +144,17 @@ def found_in(path: str, body: Mapping[str, Any], profile: Profile, fields: Seque
             sentence = policy.unknown_parameter(key).message if profile.refuses_unknown else about(endpoint, key)
             found.append((profile.refuses_unknown, sentence))
     return tuple(found)
+
+
+def outside(key: str) -> str:
+    """Return a sentence about a key of the body that is next to it.
+
+    Examples
+    --------
+    >>> outside("seed")
+    "'seed' is next to the body, where nobody reads it. Put it into the body."
+    """
+    return f"{quoted(key)} is next to the body, where nobody reads it. Put it into the body."
 
 
 def _errors(breaches: Iterable[policy.Breach]) -> Iterator[tuple[bool, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ _TYPES = {str: "a string", dict: "an object", list: "an array", bool: "a boolean
 NO_SEED = -1
 """The seed that vLLM takes for none (vllm/sampling_params.py)."""
 
+_OF_LINE = ("custom_id", "method", "url", "body")
 _QUOTED = 64
 # Characters of a custom_id that are within the limit of bytes of every profile.
 _SHORT = 64
@@ -32,6 +34,9 @@ _SHORT = 64
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NOT_FINITE = re.compile(rb"NaN|Infinity")
+# UTF-16 in either order, gzip, zip.
+_NOT_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\x1f\x8b", b"PK\x03\x04")
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u)")
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 
 
@@ -70,7 +75,7 @@ def decode_strictly(line: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise BadRequestError(_TOO_DEEP, code="invalid_json_line") from error
     except ValueError as error:
-        raise BadRequestError(f"{NOT_JSON}{_hint(line, error)}", code="invalid_json_line") from error
+        raise BadRequestError(f"{NOT_JSON} {line_hint(line, error)}".rstrip(), code="invalid_json_line") from error
     if _is_deep(line):
         raise BadRequestError(_TOO_DEEP, code="invalid_json_line")
     if not isinstance(value, dict):
@@ -79,7 +84,7 @@ def decode_strictly(line: bytes) -> dict[str, Any]:
 
 
 def document_hint(head: bytes) -> str:
-    r"""Return what to do with a file that is one JSON document and not one on each line; nothing if it is not.
+    r"""Return what to do with a file whose beginning shows that it does not hold one request on each line.
 
     Parameters
     ----------
@@ -93,8 +98,13 @@ def document_hint(head: bytes) -> str:
     >>> document_hint(b'{"custom_id": "a"}\n')
     ''
     """
+    if head.startswith(_NOT_TEXT):
+        return "The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    first, _, rest = text.partition(b"\n")
+    first, end, rest = text.partition(b"\n")
+    before, _, after = text.partition(b"\r")
+    if not end and after.strip() and _is_json(before):
+        return "The file's lines end with a carriage return alone. End them with a line feed."
     if text.startswith(b"[") and text[1:].lstrip().startswith(b"{") and not (_is_json(first) and rest.strip()):
         return "The file is one JSON array. Write each of its elements on a line of its own."
     if first.rstrip() == b"{" and rest.lstrip().startswith(b'"'):
@@ -129,7 +139,7 @@ def check_request(request: Mapping[str, Any], *, endpoint: str, profile: Profile
     >>> [problem.message for problem in check_request(request, endpoint="/v1/embeddings", profile=PROFILES["openai"])]
     ["Missing required parameter: 'custom_id'."]
     """
-    for key in ("custom_id", "method", "url", "body"):
+    for key in _OF_LINE:
         if request.get(key) is None:
             yield Problem("missing_required_parameter", f"Missing required parameter: '{key}'.", key)
     yield from _check_custom_id(request.get("custom_id"), profile)
@@ -182,6 +192,21 @@ def embedding_inputs(body: Mapping[str, Any]) -> int:
     value = body.get("input")
     # A list of integers is one text, given as tokens.
     return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
+
+
+def keys_next_to_body(request: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a body that are next to it, where nobody reads them.
+
+    Examples
+    --------
+    >>> keys_next_to_body({"custom_id": "a", "method": "POST", "url": "/v1/completions", "seed": 7, "note": "mine"})
+    ['seed']
+    """
+    if len(request) <= len(_OF_LINE):
+        return []
+    url = request.get("url")
+    endpoint = ENDPOINTS.get(url) if isinstance(url, str) else None
+    return [] if endpoint is None else [key for key in request if key not in _OF_LINE and key in endpoint.known_keys]
 
 
 def is_deterministic(body: Mapping[str, Any], endpoint: Endpoint | None) -> bool:
@@ -280,18 +305,27 @@ def _wrong_type(param: str, expected: str, value: object) -> Problem:
     return Problem("invalid_request", f"Invalid type for '{param}': expected {expected}, but got {got} instead.", param)
 
 
-def _hint(line: bytes, error: ValueError) -> str:
-    """Return why a line that looks like JSON is not valid, if we know."""
+def line_hint(line: bytes, error: Exception) -> str:
+    """Return why a line that looks like JSON is not valid, if we know.
+
+    Parameters
+    ----------
+    line
+        The line.
+    error
+        The decoder's.
+    """
     if isinstance(error, UnicodeDecodeError):
-        return " It is not UTF-8."
+        return "It is not UTF-8."
     reason = str(error)
-    if "surrogate" in reason:
-        return " It has a lone surrogate, which is not valid in UTF-8."
+    # Near the end of a line msgspec calls it truncated.
+    if "surrogate" in reason or ("truncated" in reason and _LONE_SURROGATE.search(line)):
+        return "It has a lone surrogate, which is not valid in UTF-8."
     if "out of range" in reason:
-        return " It has a number that is out of range."
+        return "It has a number that is out of range."
     place = _BYTE.search(reason)
     if place and _NOT_FINITE.match(line, int(place[1])):
-        return " JSON has no NaN and no Infinity."
+        return "JSON has no NaN and no Infinity."
     return ""
 
 

@@ -45,6 +45,7 @@ from vbatch_jupyter.protocol.requests import (
     embedding_inputs,
     is_deterministic,
     is_faultless,
+    keys_next_to_body,
     quoted,
 )
 
@@ -56,8 +57,6 @@ _STOP_EVERY = 4 * 1024 * 1024
 _SKIP = 1024 * 1024
 _COMPARED_BODIES = 64
 _BLANK = b" \t\r\n"
-# UTF-16 in either order, gzip, zip.
-_NOT_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\x1f\x8b", b"PK\x03\x04")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,10 +122,7 @@ def validate(
     if profile.max_bytes is not None and size > profile.max_bytes:
         message = f"The input file has {size:,} bytes; at most {profile.max_bytes:,} are allowed. {_SPLIT}"
         return Validation((BatchError("invalid_request", message, "input_file_id"),), LineIndex(), None)
-    hint = document_hint(head)
-    if head.startswith(_NOT_TEXT):
-        hint = "The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."
-    if hint:
+    if hint := document_hint(head):
         message = f"{NOT_JSON} {hint}"
         return Validation((BatchError("invalid_json_line", message, None, 1),), LineIndex(), None)
     validator = _Validator(input_file, endpoint=endpoint, profile=profile, models=models)
@@ -364,7 +360,7 @@ class _Validator:
         if not nameless and line.line is not None:
             lengths = self._prefix_lengths
             text = "" if endpoint is None else beginning(endpoint.turns(body), lengths[-1])
-            self.notes.see(url, body, request["custom_id"])
+            self.notes.see(url, body, request["custom_id"], beside=keys_next_to_body(request))
             limit = None if endpoint is None else endpoint.output_limit(body)
             self.index.append(
                 offset=line.offset,

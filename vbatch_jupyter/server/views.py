@@ -49,9 +49,13 @@ class BatchView:
 
     def to_json(self) -> dict[str, Any]:
         """Return what an answer has."""
+        counts, progress = self.record.request_counts, progress_text(self.record)
+        if self.has_unanswered and counts.completed == counts.total:
+            # OpenAI counts them as completed.
+            progress += ", some answers cannot be used"
         return {
             "batch": self.record.to_openai().model_dump(mode="json"),
-            "progress": progress_text(self.record),
+            "progress": progress,
             "counts": counts_text(self.record),
             "retry_label": retry_label(self.record),
             "waiting": self.waiting,

@@ -93,7 +93,7 @@ class Batch:
 
     def summary(self) -> dict[str, str]:
         """Return its status by mimetype, as text and as HTML that needs neither a widget nor a kernel."""
-        return summary_of(self._manager, self._record()).bundle()
+        return summary_of(self._manager, self._record(), parse=self._parse()).bundle()
 
     def _ipython_display_(self) -> None:
         from vbatch_jupyter.widgets.frontend import cell_number

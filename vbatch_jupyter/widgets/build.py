@@ -188,17 +188,20 @@ class Builder:
     # -------------------------------------------------------------------------------------------------- what it sends
 
     def _changed(self, _: object = None) -> None:
-        template = self._fields["template"].value
+        template, cell, is_ready = self._fields["template"].value, "", False
         try:
             options = self._options()
             if not self._out.value.isidentifier():
                 raise FrameError(f"{self._out.value!r} is not a valid variable name.")
-            self._preview.value = self._rendered(self._ask(options, sample=_ROWS_SEEN))
-            self._copy.text = self._cell.value = cell_text(self._frame.value, template, options, out=self._out.value)
-            is_ready = bool(template.strip())
+            if template.strip():
+                self._preview.value = self._rendered(self._ask(options, sample=_ROWS_SEEN))
+                cell, is_ready = cell_text(self._frame.value, template, options, out=self._out.value), True
+            else:
+                self._preview.value = drawing.faint("Write a prompt. The buttons above it insert a column.")
         except VBatchError as error:
             self._preview.value = drawing.problem(error)
-            is_ready = False
+        # Not the cell of another prompt, when this one has an error.
+        self._copy.text = self._cell.value = cell
         self._sample.disabled = self._all.disabled = not is_ready
 
     def _rendered(self, ask: Ask) -> str:

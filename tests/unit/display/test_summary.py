@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import pydantic
 import pytest
 
 from tests.unit.session_surface import open_session
@@ -139,3 +140,35 @@ def test_a_batch_draws_itself(tmp_path):
     session.manager.files.delete(batch.to_openai().error_file_id)
     assert "1 failed" in batch._repr_mimebundle_()["text/html"]
     session.close()
+
+
+class Stars(pydantic.BaseModel):
+    stars: int
+
+    @pydantic.field_validator("stars")
+    @classmethod
+    def known(cls, value: int) -> int:
+        assert value != 5, "nobody gives five"
+        return value
+
+
+@pytest.mark.parametrize(
+    "schema", [Stars, {"type": "object", "properties": {"stars": {"type": "integer", "maximum": 4}}}]
+)
+def test_completed_answers_that_cannot_be_used_are_said_and_their_reasons_counted(tmp_path, schema):
+    session = open_session(tmp_path)
+    session.progress = "none"
+    df = pd.DataFrame({"text": ['{"stars": 5}', "four", '{"stars": 4}', '{"stars": 5}']})
+    try:
+        batch = session.submit(df, Ask.of("{{ text }}", schema=schema)).wait()
+        left = batch.summary()
+        assert "completed 4/4 completed · 3 answers cannot be used" in left["text/plain"]
+        page = Page(left["text/html"])
+        assert "4 completed, 0 failed 3 answers cannot be used" in " ".join(page.text.split())
+        assert "2 The answer does not fit the schema" in " ".join(page.text.split())
+        assert 'data-vbatch-label="Retry failed"' in left["text/html"]
+        assert batch.results()["error"].notna().sum() == 3
+        # Also where the class is not known.
+        assert "3 answers cannot be used" in repr(session.attach(batch.id))
+    finally:
+        session.close()

@@ -64,6 +64,21 @@ def test_a_file_for_a_batch_must_begin_with_a_line_of_json(manager, store, chunk
 
 
 @pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b'{"a": "\\ud800"}\n', "It has a lone surrogate, which is not valid in UTF-8."),
+        (b'{"a": NaN}\n', "JSON has no NaN and no Infinity."),
+        ('{"a": "é"}\n'.encode("latin-1"), "It is not UTF-8."),
+        ('{"a": 1}\n'.encode("utf-16"), "The file is compressed or in UTF-16. Upload it as plain JSON lines in UTF-8."),
+        (b'{"a": 1}\r{"a": 2}\r', "The file's lines end with a carriage return alone. End them with a line feed."),
+    ],
+)
+def test_a_file_that_is_refused_says_why_its_first_line_cannot_be_read(manager, content, hint):
+    message, _, _ = refused(manager.files.create, chunks=[content], filename="a.jsonl", purpose="batch")
+    assert message == f"Invalid file format for Batch API. Must be .jsonl: {hint}"
+
+
+@pytest.mark.parametrize(
     "chunks",
     [[b"{}"], [b"{", b"}", b"\nnot json, but not the first line"], [b"\xef\xbb\xbf", b"\r\n{}\r\n"], [b"\n \n{}\n"]],
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vbatch_jupyter.cli import main
 from vbatch_jupyter.protocol.check import Finding, Summary, check
 from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.validation import validate
 
 if TYPE_CHECKING:
     import pytest
@@ -190,12 +191,29 @@ def test_an_empty_text_to_embed_is_an_error_here_and_at_openai():
 def test_a_file_that_is_one_json_document_says_so_once():
     requests = [json.loads(line("a")), json.loads(line("b"))]
     array = "The file is one JSON array. Write each of its elements on a line of its own."
+    returns = "The file's lines end with a carriage return alone. End them with a line feed."
     document = "The file is one JSON document over several lines. Write each request on one line."
     for content, hint in (
         (json.dumps(requests), array),
         (json.dumps(requests, indent=2), array),
         (json.dumps(requests[0], indent=2), document),
+        (
+            "\r".join(map(json.dumps, requests)),
+            returns,
+        ),
     ):
         (finding,) = check(io.BytesIO(content.encode()), PROFILES["openai"])
         assert finding.message == f"This line is not parseable as valid JSON. {hint}"
         assert (finding.severity, finding.code, finding.line) == ("refused", "invalid_json_line", 1)
+
+
+def test_a_key_of_the_body_that_is_next_to_it_is_found_and_a_key_of_ones_own_is_not():
+    request = json.loads(line("a")) | {"temperature": 0, "note": "mine"}
+    content = json.dumps(request).encode()
+    for profile in PROFILES:
+        assert found(content, profile) == [(1, "a", "ignored", "unknown_parameter", "temperature")]
+    (note,) = validate(io.BytesIO(content), endpoint="/v1/chat/completions", profile=PROFILES["local"]).notes
+    assert note == (
+        "The request has a key that is ignored: 'temperature' is next to the body, where nobody reads it. "
+        "Put it into the body."
+    )

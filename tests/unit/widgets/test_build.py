@@ -39,6 +39,8 @@ def test_it_offers_the_frames_columns_model_and_targets_and_is_not_ready_without
     assert (builder._fields["model"].value, builder._fields["model"].options) == ("echo", ("echo",))
     assert list(builder._fields["target"].options) == ["the engine here", "parasail", "openai"]
     assert builder._all.disabled
+    assert "Write a prompt." in builder._preview.value
+    assert "error" not in builder._preview.value
     builder._frame.value = "older"
     assert [button.description for button in builder._columns.children[1:]] == ["a"]
 
@@ -85,8 +87,10 @@ def test_it_counts_the_same_tokens_as_the_dry_run_for_every_endpoint(session, na
 def test_a_mistake_is_said_while_it_is_made_and_nothing_can_be_run(session, names, field, value, sentence):
     builder = Builder(session, names, df="df")
     builder._fields["template"].value = "{{ text }}"
+    assert builder._cell.value.endswith("{{ text }}")
     builder._fields[field].value = value
     assert sentence in builder._preview.value
+    assert builder._cell.value == ""
     assert builder._sample.disabled
     assert builder._all.disabled
 
