@@ -14,9 +14,11 @@ is fetched to its end at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +56,21 @@ _BOOLEANS = frozenset({"paused", "careful", "fresh"})
 
 # SQLite itself has waited before it says that the database is busy.
 _BACKOFF = Backoff(first=0.0, longest=0.0, attempts=3)
+
+_TRIED_AGAIN = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        # What a read that failed is called, too.
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PROTOCOL,
+        # What it is called if SQLite cannot look whether the file is still the same.
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""What may be an error of a moment: if it stays, the attempt after it meets it again."""
 
 
 @dataclasses.dataclass
@@ -179,7 +196,6 @@ class Database:
             Another process kept the database locked.
         """
         with self._lock:
-            self._ensure_open()
             return self._retried(lambda: self._connection.execute(sql, parameters).fetchall())
 
     def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -198,7 +214,6 @@ class Database:
             The disk is full, even after the reserve was spent.
         """
         with self._lock:
-            self._ensure_open()
             try:
                 return self._retried(lambda: self._transaction(function))
             except StoreFullError:
@@ -212,7 +227,7 @@ class Database:
             # IMMEDIATE: a transaction that reads first and then cannot get the write lock would have to be thrown away.
             self._connection.execute("BEGIN IMMEDIATE")
             result = function(self._connection)
-            self._connection.execute("COMMIT")
+            self._commit()
             self.commits.count += 1
         except BaseException:
             # BaseException: an Interrupt must not leave the transaction open and the database locked.
@@ -225,14 +240,38 @@ class Database:
             raise
         return result
 
+    def _commit(self, attempts: int = 3) -> None:
+        """Commit; one that raises an error and stands all the same is put on the disk by another one.
+
+        SQLite's last step is to put the journal's end on the disk. If that fails, everyone sees the transaction, and a
+        loss of power could still undo it.
+        """
+        mark = secrets.randbits(31)
+        # A number in the header, which each transaction writes anyway; nothing else uses it.
+        self._connection.execute(f"PRAGMA application_id = {mark}")
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raised = _primary_code(error) == sqlite3.SQLITE_IOERR and not self._connection.in_transaction
+            if attempts == 1 or not raised or not self._stands(mark):
+                raise
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._commit(attempts - 1)
+
+    def _stands(self, mark: int) -> bool:
+        with contextlib.suppress(sqlite3.Error):
+            return bool(self._connection.execute("PRAGMA application_id").fetchall()[0][0] == mark)
+        return False
+
     def _retried(self, function: Callable[[], T]) -> T:
         failures = 0
         while True:
+            self._ensure_open()
             try:
                 return function()
             except sqlite3.Error as error:
                 failures += 1
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or _BACKOFF.after(failures) is None:
+                if _primary_code(error) not in _TRIED_AGAIN or _BACKOFF.after(failures) is None:
                     raise self._translated(error) from error
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
@@ -341,9 +380,9 @@ def batch_from_row(row: sqlite3.Row) -> BatchRecord:
 
 
 def insert(connection: sqlite3.Connection, table: str, columns: Mapping[str, Any]) -> None:
-    """Insert a row, within the caller's transaction."""
+    """Insert a row, within the caller's transaction; one with its id is there if an attempt that raised has made it."""
     names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
-    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", columns)  # noqa: S608 - our field names
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", columns)  # noqa: S608 - our field names
 
 
 def batch_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

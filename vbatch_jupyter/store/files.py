@@ -19,7 +19,15 @@ from typing import BinaryIO, Literal, TypeVar, get_args
 
 import msgspec
 
-from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreCorruptError, TooLargeError
+from vbatch_jupyter.errors import (
+    ConflictError,
+    NotFoundError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    TooLargeError,
+    VBatchError,
+)
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
 from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
@@ -107,9 +115,11 @@ class Incoming(NewFile):
             self.place(path)
             try:
                 return row()
-            except Exception:
-                # Not at an Interrupt: it may come when the row is there, and the sweep knows which it was.
-                path.unlink(missing_ok=True)
+            except VBatchError as error:
+                # Otherwise, as after an Interrupt, the row may be there; the sweep knows.
+                if isinstance(error, StoreFullError) or not isinstance(error, StoreError):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 raise
 
 
@@ -370,9 +380,10 @@ class Files:
                 raise NotFoundError("file", id)
 
         self._database.write(mark)
-        # A kill before these lines leaves content without a row, which the sweep removes.
+        # A kill or an error here leaves content without a row, which the sweep removes.
         for path in (self.path(id), *(self.sidecar(id, kind) for kind in SIDECARS)):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         return record
 
     def known(self, ids: Iterable[str]) -> set[str]:

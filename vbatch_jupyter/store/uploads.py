@@ -6,13 +6,14 @@ one has its file, known in the same transaction.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError
+from vbatch_jupyter.errors import BadRequestError, ConflictError, NotFoundError, StoreError
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import UPLOAD_ID, new_part_id
 from vbatch_jupyter.protocol.upload import MAX_PART_BYTES, PartRecord, UploadRecord
@@ -173,7 +174,10 @@ class Uploads:
         _check_parts(record, parts, part_ids)
 
         def end(connection: sqlite3.Connection, file: FileRecord) -> None:
-            _check_pending(self.get(id))
+            if (record := self.get(id)).file_id == file.id:
+                # Ended by an attempt that raised an error.
+                return
+            _check_pending(record)
             for position, part_id in enumerate(part_ids):
                 connection.execute("UPDATE upload_part SET position = ? WHERE id = ?", (position, part_id))
             connection.execute("UPDATE upload SET status = 'completed', file_id = ? WHERE id = ?", (file.id, id))
@@ -237,9 +241,11 @@ class Uploads:
         return record
 
     def _remove_parts(self, id: str) -> None:  # noqa: A002
-        # A kill before this line leaves contents that the sweep removes.
-        for part in self.parts(id):
-            self.path(part.id).unlink(missing_ok=True)
+        # A kill or an error here leaves contents that the sweep removes.
+        with contextlib.suppress(StoreError):
+            for part in self.parts(id):
+                with contextlib.suppress(OSError):
+                    self.path(part.id).unlink()
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Return which of the ids are parts of pending uploads."""
