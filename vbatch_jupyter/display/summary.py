@@ -12,6 +12,9 @@ import html
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Progress, Snapshot, duration
@@ -48,6 +51,8 @@ class Summary:
         Which errors were counted, if not all of them.
     misfits
         How often each reason occurred why the answer of a completed request cannot be used.
+    unrendered
+        How often each reason occurred why a row of its frame was not sent.
     work
         What the engine did for it, if that is known.
 
@@ -63,29 +68,37 @@ class Summary:
     errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     looked_at: str = ""
     misfits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unrendered: Mapping[str, int] = dataclasses.field(default_factory=dict)
     work: Work | None = None
 
     def __repr__(self) -> str:
         # A reopened notebook needs the whole id.
         line = Progress(Snapshot(time=0.0, batch=self.batch, waiting=self.waiting)).line(whole_id=True)
-        return " · ".join([line, *self._unusable(), *(f"{value} {name}".strip() for name, value in self._figures())])
+        return " · ".join([line, *self._faults(), *(f"{value} {name}".strip() for name, value in self._figures())])
 
     def _repr_html_(self) -> str:
         batch = self.batch
         parts = [drawing.heading(batch, self.waiting), drawing.counts_bar(batch)]
-        parts += map(drawing.problem, self._unusable())
+        parts += map(drawing.problem, self._faults())
         if pairs := self._figures():
             parts.append(f"<div>{drawing.figures(pairs)}</div>")
         rejected = ErrorGroups(error.message for error in batch.errors).counted()
-        parts.append(drawing.errors_list(rejected or {**self.errors, **self.misfits}, looked_at=self.looked_at))
+        parts.append(
+            drawing.errors_list(
+                rejected or {**self.errors, **self.misfits, **self.unrendered}, looked_at=self.looked_at
+            )
+        )
         if self.has_unanswered:
             parts.append(_retry(batch.id, retry_label(batch)))
         return drawing.page("".join(parts), style="max-width:720px")
 
-    def _unusable(self) -> list[str]:
-        count = sum(self.misfits.values())
-        what = "1 answer" if count == 1 else f"{count:,} answers"
-        return [f"{what} cannot be used"] if count else []
+    def _faults(self) -> list[str]:
+        """Return what the counts of requests do not say."""
+        answers, rows = sum(self.misfits.values()), sum(self.unrendered.values())
+        faults = [f"{answers:,} {'answer' if answers == 1 else 'answers'} cannot be used"] if answers else []
+        if rows:
+            faults.append(f"{rows:,} {'row' if rows == 1 else 'rows'} could not be rendered")
+        return faults
 
     def _figures(self) -> list[tuple[str, str]]:
         batch, work = self.batch, self.work or Work(0, 0, 0.0, 0.0)
@@ -143,9 +156,22 @@ def summary_of(manager: Manager, batch: BatchRecord, *, parse: Parse | None = No
         has_unanswered=bool(found) or has_unanswered(manager, batch),
         errors=errors,
         looked_at=looked_at,
+        unrendered=_unrendered(batch),
         misfits=ErrorGroups(misfit.error for misfit in found).counted(),
         work=work_of(manager.batches.timings(batch.id)),
     )
+
+
+class _Frame(msgspec.Struct):
+    """What is read here of `FrameDescription`, without pandas."""
+
+    unrendered: dict[str, list[Any]] = {}
+
+
+def _unrendered(batch: BatchRecord) -> dict[str, int]:
+    if batch.frame is None:
+        return {}
+    return {reason: len(rows) for reason, rows in msgspec.json.decode(batch.frame, type=_Frame).unrendered.items()}
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[dict[str, int], str]:

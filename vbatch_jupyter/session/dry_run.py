@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
             return 0
         return sum(1 for _ in find_answers(session.store, engine.answers_key, index, read, finished))
 
-    return estimate(
+    found = estimate(
         requests.lines,
         model=model,
         endpoint=requests.description.endpoint,
@@ -63,6 +64,7 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
         measured=measured_batches(session, model, requests.description.endpoint),
         max_model_len=None if engine is None else engine.limits.max_model_len,
     )
+    return dataclasses.replace(found, notes=[*found.notes, *requests.late_notes()])
 
 
 def measured_batches(session: Session, model: str, endpoint: str) -> list[Measured]:

@@ -56,6 +56,10 @@ def test_each_bad_row_has_its_error_and_the_others_their_answers(session, said):
     assert batch.errors()["status_code"].isna().all()
     (note,) = [sentence for sentence in said if "rendered" in sentence]
     assert note.startswith("4 rows cannot be rendered and will not be sent. The first is row 1 (index 'b'): ")
+    assert repr(session.attach(batch.id)).startswith(
+        f"{batch.id} completed 2/2 completed · 4 rows could not be rendered"
+    )
+    assert "division by zero" in batch.summary()["text/html"]
     with pytest.raises(ConflictError, match="nothing to retry"):
         batch.retry()
 
@@ -92,5 +96,9 @@ def test_a_frame_of_which_no_row_can_be_rendered_is_an_error_before_anything_run
     assert list(session.batches()) == []
 
 
-def test_a_dry_run_counts_the_requests_that_would_be_sent(session):
-    assert dry_run(session, frame(), Ask.of(TEMPLATE)).total == 2
+def test_a_dry_run_counts_the_requests_that_would_be_sent_and_says_which_rows_would_not(session):
+    found = dry_run(session, frame(), Ask.of(TEMPLATE))
+    assert found.total == 2
+    (note,) = [sentence for sentence in found.notes if "rendered" in sentence]
+    assert note.startswith("4 rows cannot be rendered and will not be sent. The first is row 1 (index 'b'): ")
+    assert note in repr(found)
