@@ -70,7 +70,7 @@ _TRIED_AGAIN = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-"""What may be an error of a moment: if it stays, the attempt after it meets it again."""
+"""What may be a temporary error: if it stays, the attempt after it meets it again."""
 
 
 @dataclasses.dataclass
@@ -241,7 +241,7 @@ class Database:
         return result
 
     def _commit(self, attempts: int = 3) -> None:
-        """Commit; one that raises an error and stands all the same is put on the disk by another one.
+        """Commit; one that raises an error after the transaction has taken effect is put on the disk by another one.
 
         SQLite's last step is to put the journal's end on the disk. If that fails, everyone sees the transaction, and a
         loss of power could still undo it.
@@ -253,12 +253,12 @@ class Database:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raised = _primary_code(error) == sqlite3.SQLITE_IOERR and not self._connection.in_transaction
-            if attempts == 1 or not raised or not self._stands(mark):
+            if attempts == 1 or not raised or not self._has_taken_effect(mark):
                 raise
             self._connection.execute("BEGIN IMMEDIATE")
             self._commit(attempts - 1)
 
-    def _stands(self, mark: int) -> bool:
+    def _has_taken_effect(self, mark: int) -> bool:
         with contextlib.suppress(sqlite3.Error):
             return bool(self._connection.execute("PRAGMA application_id").fetchall()[0][0] == mark)
         return False

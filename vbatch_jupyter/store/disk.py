@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from vbatch_jupyter.errors import StoreFilesystemError, StoreFullError
+from vbatch_jupyter.errors import StoreError, StoreFilesystemError, StoreFullError
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -38,13 +38,18 @@ def full_message(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors for a full disk, a spent quota and a file size limit into `StoreFullError`."""
+    """Turn the operating system's errors into ours, except that something is there, or is not.
+
+    A full disk, a spent quota and a file size limit are a `StoreFullError`.
+    """
     try:
         yield
+    except (FileExistsError, FileNotFoundError):
+        raise
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise StoreFullError(full_message(path)) from error
-        raise
+        raise StoreError(f"The store cannot write to {path}: {error.strerror}.") from error
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
@@ -308,7 +313,8 @@ class Space:
 
     def free(self) -> int:
         """Bytes that an ordinary user may still write."""
-        state = os.statvfs(self._path)
+        with writing(self._path):
+            state = os.statvfs(self._path)
         return state.f_bavail * state.f_frsize
 
     def require(self, wanted: int, *, keep_floor: bool = True) -> None:
@@ -334,7 +340,7 @@ class Space:
 
     def keep_reserve(self) -> None:
         """Make the reserve if it is missing and there is room for it above the floor; the next sweep tries again."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StoreError):
             if not self._reserve_bytes or self._reserve.exists():
                 return
             if self.free() < self._reserve_bytes + self._floor_bytes:

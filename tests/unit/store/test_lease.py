@@ -24,7 +24,6 @@ from vbatch_jupyter.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreError,
-    StoreFullError,
 )
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
@@ -323,7 +322,7 @@ def test_a_group_that_the_disk_did_not_take_is_written_to_another_segment(store,
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fail)
         for _ in range(2):
-            with pytest.raises((OSError, StoreFullError)):
+            with pytest.raises(StoreError):
                 lease.append(group(lease.id, range(3, 6)))
     lease.append(group(lease.id, range(3, 6)))
     lease.append(group(lease.id, range(6, 9)))
@@ -346,7 +345,7 @@ def test_a_segment_whose_name_did_not_reach_the_disk_is_left_for_another(store, 
     with begin(store, 2) as lease:
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", lambda _: os.read(-1, 1))
-            with pytest.raises(OSError, match="Bad file descriptor"):
+            with pytest.raises(StoreError, match="Bad file descriptor"):
                 lease.append(group(lease.id, [0]))
         assert lease.append(group(lease.id, [0])) == RequestCounts(2, 1, 0)
         names = sorted(path.name for path in (store.batches.directory / lease.id).glob("spool-*"))
@@ -369,7 +368,7 @@ def test_a_result_whose_name_did_not_reach_the_disk_is_written_again(store, monk
         monkeypatch.setattr(disk, "sync_directory", fail_once)
         # The reserve is spent, and the transaction is run again: the same rename must not pass as durable.
         store.space.spend_reserve = lambda: True
-        with pytest.raises(OSError, match="could not be put on the disk"):
+        with pytest.raises(StoreError, match="could not be put on the disk"):
             lifecycle.finish(store, lease)
         assert store.batches.get(lease.id).status == "finalizing"
         record = lifecycle.finish(store, lease)
@@ -380,7 +379,7 @@ def test_a_directory_that_did_not_reach_the_disk_is_made_again(store, monkeypatc
     batch_id = make_batch(store, 1).id
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: os.read(-1, 1))
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with pytest.raises(StoreError, match="Bad file descriptor"):
             store.batches.acquire(batch_id)
     assert not (store.batches.directory / batch_id).exists()
     hold(store, batch_id).release()
