@@ -1,6 +1,6 @@
 // Fails one file system call of a process with a chosen error; loaded with LD_PRELOAD, told what to do through a shared
-// file. It counts only calls on a store's paths and descriptors that can really return that error. Not counted: close and
-// lseek, which no local file system fails. faults.py has the same struct.
+// file. It counts only calls on a store's paths and descriptors that can really return that error. Not counted: close, lseek
+// and the release of a lock, which no local file system fails. faults.py has the same struct.
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -108,7 +108,8 @@ static int fails(const char *function, int kinds, int directory, const char *nam
         va_start(rest, command); \
         void *argument = va_arg(rest, void *); \
         va_end(rest); \
-        int locks = command == F_SETLK || command == F_SETLKW || command == F_GETLK; \
+        int locks = (command == F_SETLK || command == F_SETLKW || command == F_GETLK) && \
+            ((struct flock *)argument)->l_type != F_UNLCK; \
         int opens = command == F_DUPFD || command == F_DUPFD_CLOEXEC; \
         int kinds = locks ? ANY : opens ? OPENS : 0; \
         return fails(#name, kinds, descriptor, NULL) ? -1 : REAL(name)(descriptor, command, argument); }

@@ -28,7 +28,7 @@ from tests.acceptance import soak_owner
 from tests.acceptance.faults import ERRORS, Faults
 from tests.acceptance.soak_owner import clock, run_batches, tend_batches
 from tests.batches import ENDPOINT, custom_ids, error_codes, input_lines, open_store
-from vbatch_jupyter.errors import ConflictError, NotFoundError
+from vbatch_jupyter.errors import ConflictError, NotFoundError, StoreBusyError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.retry import retry
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
@@ -57,6 +57,7 @@ class Counts:
     retries: int = 0
     deletes: int = 0
     lines: int = 0
+    busy: int = 0
     lost: int = 0
     doubled: int = 0
     paused: int = 0
@@ -117,7 +118,11 @@ class Soak:
         }
         while time.monotonic() < until:
             (act,) = self._chance.choices(list(acts), list(acts.values()))
-            act()
+            try:
+                act()
+            except StoreBusyError as error:
+                self.counts.busy += 1
+                self._say(str(error))
             self._restart()
             time.sleep(self._chance.expovariate(1 / 0.15))
         self._faults.disarm()
