@@ -1,4 +1,4 @@
-"""The command line: ``python -m vbatch_jupyter fsck`` and ``check``."""
+"""The command line: ``python -m vbatch_jupyter fsck``, ``check`` and ``resume``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vbatch_jupyter.errors import VBatchError
-from vbatch_jupyter.manager.waiting import models_for
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.waiting import models_for, status_text
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.store import Store
@@ -53,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     checked.add_argument("--endpoint", choices=tuple(ENDPOINTS), help="by default the url of the first request")
     checked.set_defaults(command=_check)
+    resumed = commands.add_parser(
+        "resume", help="continue a batch that is paused", description="Continue a batch that is paused."
+    )
+    resumed.add_argument("batch", help="the batch's id")
+    resumed.add_argument("store", nargs="?", help="the store's directory; by default $VBATCH_STORE, or Jupyter's")
+    resumed.set_defaults(command=_resume)
     options = parser.parse_args(arguments)
     try:
         return int(options.command(options))
@@ -71,6 +78,12 @@ def _fsck(options: argparse.Namespace) -> int:
     if problems:
         return 1
     print(f"The store in {path} is sound.")
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    with Store(options.store, must_exist=True, reserve_bytes=0) as store:
+        print(status_text(Manager(store).batches.resume(options.batch)))
     return 0
 
 

@@ -11,7 +11,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { CommandIDs } from './commandIds';
 import { shortId } from './format';
 import type { BatchesModel } from './model';
-import { isCancellable } from './model';
+import { isCancellable, isPaused } from './model';
 import { RefusedError, type VBatchClient } from './request';
 import { attachCell, openAICell } from './snippets';
 import type { FileKind } from './cells';
@@ -103,6 +103,14 @@ export function addBatchCommands(options: IActionOptions): void {
     view => orNotify(() => client.cancel(view.batch.id)),
     view => isCancellable(view.batch),
     view => isCancellable(view.batch)
+  );
+  add(
+    CommandIDs.resume,
+    trans.__('Resume'),
+    trans.__('Continue the paused batch'),
+    view => orNotify(() => client.resume(view.batch.id)),
+    isPaused,
+    isPaused
   );
   add(
     CommandIDs.retry,

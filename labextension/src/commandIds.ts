@@ -6,6 +6,8 @@ export const CommandIDs = {
   open: 'vbatch:open',
   /** Cancel a batch. */
   cancel: 'vbatch:cancel',
+  /** Continue a batch that is paused. */
+  resume: 'vbatch:resume',
   /** Run the requests of a batch that have no answer in a new batch. */
   retry: 'vbatch:retry',
   /** Show a batch's input file as a table. */
@@ -31,6 +33,7 @@ export const CommandIDs = {
 /** The commands of a batch, in the order in which they are offered. */
 export const BATCH_COMMANDS = [
   CommandIDs.cancel,
+  CommandIDs.resume,
   CommandIDs.retry,
   CommandIDs.openInput,
   CommandIDs.openOutput,

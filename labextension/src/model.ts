@@ -27,6 +27,11 @@ export function isCancellable(batch: IBatch): boolean {
   return batch.status === 'validating' || batch.status === 'in_progress';
 }
 
+/** Whether a batch waits until it is resumed. */
+export function isPaused(view: IBatchView): boolean {
+  return view.paused && !hasEnded(view.batch);
+}
+
 /** How up to date the panel is: live events, polling, no connection, or not watched. */
 export type Connection =
   { kind: 'live' } | { kind: 'polling' } | { kind: 'lost'; reason: string } | { kind: 'still' };

@@ -50,6 +50,11 @@ export class VBatchClient {
     return this._json(`v1/batches/${encodeURIComponent(id)}/cancel`, { method: 'POST' });
   }
 
+  /** Continue a batch that is paused. */
+  resume(id: string): Promise<IBatch> {
+    return this._json(`batches/${encodeURIComponent(id)}/resume`, { method: 'POST' });
+  }
+
   /** Make a new batch of the requests of a batch that have no answer. */
   retry(id: string): Promise<IBatch> {
     return this._json(`batches/${encodeURIComponent(id)}/retry`, { method: 'POST' });

@@ -65,6 +65,7 @@ export interface IBatchView {
   /** How fast it is and how long it will still take, where the server knows. */
   requests_per_second: number | null;
   seconds_left: number | null;
+  /** Whether it waits until it is resumed. */
   paused: boolean;
   /** Whether a retry would run a request again. */
   has_unanswered: boolean;

@@ -1,4 +1,4 @@
-import { BatchesModel, isCancellable } from '../src/model';
+import { BatchesModel, isCancellable, isPaused } from '../src/model';
 import { batch, engine, view } from './samples';
 
 function ids(model: BatchesModel): string[] {
@@ -85,6 +85,12 @@ test('every change is told once', () => {
 test('whether a batch can be cancelled follows from its status', () => {
   expect(isCancellable(batch('a'))).toBe(true);
   expect(isCancellable(batch('a', { status: 'finalizing' }))).toBe(false);
+});
+
+test('only a paused batch that has not ended can be resumed', () => {
+  const paused = { ...view('a', 1), paused: true };
+  expect([isPaused(view('a', 1)), isPaused(paused)]).toEqual([false, true]);
+  expect(isPaused({ ...paused, batch: batch('a', { status: 'cancelled' }) })).toBe(false);
 });
 
 test('ten thousand batches are taken in page by page within a second', () => {

@@ -20,7 +20,7 @@ from vbatch_jupyter.cli import main
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.display.progress import Progress, duration
 from vbatch_jupyter.engine.echo import EchoEngine
-from vbatch_jupyter.errors import EngineNotLoadedError
+from vbatch_jupyter.errors import ConflictError, EngineNotLoadedError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.protocol.lines import encode_request_line, parse_request_line
@@ -69,7 +69,7 @@ def text_of(html: str) -> str:
 
 def said_by_every_face(batch: Batch, http: httpx.Client, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """Return by face what it says of a batch, as text."""
-    live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, on_end=lambda _: None)
+    live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, resume=batch.resume, on_end=lambda _: None)
     faces = {
         "Batch.waiting": str(batch.waiting),
         "repr(batch)": repr(batch),
@@ -125,6 +125,54 @@ def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
     batch.cancel().wait(60)
     assert batch.waiting is None
     assert event(http, batch.id)["waiting"] is None
+
+
+def test_a_paused_batch_is_resumed_from_every_face(session, http, capsys, monkeypatch):
+    monkeypatch.setenv("VBATCH_STORE", str(session.store.path))
+    batch = session.submit(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}", model="unheld"))
+    wait_for(lambda: batch.status == "in_progress" and session.store.batches.get(batch.id).owner is None)
+    live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, resume=batch.resume, on_end=lambda _: None)
+
+    def pause() -> None:
+        lease = session.store.batches.acquire(batch.id)
+        assert lease is not None
+        with lease:
+            lease.update(paused=True, reason="OSError: broken.", deaths=3, careful=True)
+
+    def is_offered() -> dict[str, bool]:
+        live._draw(batch.snapshot())
+        summary = batch.summary()["text/html"]
+        return {
+            "widget": live._resume.is_enabled and live._resume.layout.display is None,
+            "summary": f"%vbatch resume {batch.id}" in summary and 'data-vbatch-verb="resume"' in summary,
+            "/vbatch/batches": view_of(http.get("vbatch/batches").json()["data"], batch.id)["paused"],
+        }
+
+    faces = {
+        "Batch.resume": batch.resume,
+        "%vbatch resume": lambda: magic(f"%vbatch resume {batch.id}", capsys),
+        # What the buttons of the panel, of the summary and of the widget ask for.
+        "/vbatch/batches/{id}/resume": lambda: http.post(f"vbatch/batches/{batch.id}/resume").raise_for_status(),
+        "the widget, where there is no server": lambda: live._resume._msg_callbacks(live._resume, {}, []),
+        "python -m vbatch_jupyter resume": lambda: main(["resume", batch.id]),
+    }
+    for face, resume in faces.items():
+        pause()
+        assert set(is_offered().values()) == {True}, face
+        resume()
+        record = session.store.batches.get(batch.id)
+        assert (record.paused, record.reason, record.deaths, record.careful) == (False, None, 0, False), face
+        assert set(is_offered().values()) == {False}, face
+    live.close()
+    batch.cancel().wait(60)
+    refused = http.post(f"vbatch/batches/{batch.id}/resume")
+    assert assert_envelope(refused, 409) == "Cannot resume a batch with status 'cancelled'."
+    assert http.post("vbatch/batches/batch_0/resume").status_code == 404
+    with pytest.raises(ConflictError, match="Cannot resume a batch with status 'cancelled'"):
+        batch.resume()
+    capsys.readouterr()
+    assert main(["resume", batch.id]) == 1
+    assert capsys.readouterr().err == "Cannot resume a batch with status 'cancelled'.\n"
 
 
 JSON_LINES = {"Content-Type": "application/jsonl"}
@@ -262,7 +310,7 @@ def test_the_time_left_is_told_by_the_server_as_the_widget_and_the_line_tell_it(
     told: dict[str, Any] = {}
     with begin(session.store, 1_000) as lease, http.stream("GET", "vbatch/events", timeout=20) as response:
         batch = session.attach(lease.id)
-        live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, on_end=lambda _: None)
+        live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, resume=batch.resume, on_end=lambda _: None)
         progress = Progress(batch.snapshot())
         lines = response.iter_lines()
         for done in range(0, 400, 50):

@@ -151,7 +151,7 @@ async def remote_figures(_: Store, say: Say) -> AsyncIterator[Owner]:
 async def live_widget(store: Store, _: Say) -> AsyncIterator[Owner]:
     batch_id = make_batch(store, 2).id
     manager = SimpleNamespace(snapshot=lambda: Snapshot(time=0.0, batch=store.batches.get(batch_id)))
-    live = Live(batch_id, snapshot=lambda: manager.snapshot(), cancel=bool, on_end=print)  # noqa: PLW0108 - it is replaced
+    live = Live(batch_id, snapshot=lambda: manager.snapshot(), cancel=bool, resume=bool, on_end=print)  # noqa: PLW0108 - it is replaced
     live.start()
     yield Owner(live.loop, manager, "snapshot")
     await in_thread(live.stop)

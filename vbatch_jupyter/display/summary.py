@@ -29,8 +29,8 @@ from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.protocol.shapes import Parse
 
 _LINES_READ = 10_000
-_RETRY_BUTTON = Path(__file__).with_name("retry_button.js").read_text(encoding="utf-8")
-_RETRY_SCRIPT = f"(() => {{\n{drawing.ASK_SERVER}{_RETRY_BUTTON}}})();"
+_BUTTON = Path(__file__).with_name("summary_button.js").read_text(encoding="utf-8")
+_BUTTON_SCRIPT = f"(() => {{\n{drawing.ASK_SERVER}{_BUTTON}}})();"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,9 @@ class Summary:
             )
         )
         if self.has_unanswered:
-            parts.append(_retry(batch.id, retry_label(batch)))
+            parts.append(_button(batch.id, "retry", retry_label(batch), "to run the requests without an answer again:"))
+        if batch.paused and batch.status not in TERMINAL_STATUSES:
+            parts.append(_button(batch.id, "resume", "Resume", "to continue:"))
         return drawing.page("".join(parts), style="max-width:720px")
 
     def _faults(self) -> list[str]:
@@ -189,11 +191,11 @@ def count_errors(lines: Iterable[bytes]) -> tuple[dict[str, int], str]:
     return groups.counted(), f" (the first {_LINES_READ:,})" if next(lines, None) is not None else ""
 
 
-def _retry(batch_id: str, label: str) -> str:
+def _button(batch_id: str, verb: str, label: str, purpose: str) -> str:
     # A script makes the button, so that there is no button if scripts do not run.
     quoted = html.escape(batch_id, quote=True)
     return (
-        f'<div data-vbatch-retry="{quoted}" data-vbatch-label="{label}">'
-        f"{drawing.faint('to run the requests without an answer again:')} "
-        f"<code>%vbatch retry {drawing.text(batch_id)}</code> </div><script>{_RETRY_SCRIPT}</script>"
+        f'<div data-vbatch-batch="{quoted}" data-vbatch-verb="{verb}" data-vbatch-label="{label}">'
+        f"{drawing.faint(purpose)} "
+        f"<code>%vbatch {verb} {drawing.text(batch_id)}</code> </div><script>{_BUTTON_SCRIPT}</script>"
     )

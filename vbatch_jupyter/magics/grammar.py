@@ -80,6 +80,7 @@ def line_parser() -> argparse.ArgumentParser:
     ):
         verb(name, text).add_argument("id", nargs="?", help="the newest batch by default")
     verb("cancel", "cancel a batch and keep finished answers", "id")
+    verb("resume", "continue a batch that is paused, when the cause of its reason is gone", "id")
     for name, text in (
         ("results", "return a batch's result"),
         ("retry", "run the requests without an answer again, and return the whole result"),

@@ -126,6 +126,7 @@ class VBatchMagics(Magics):
             "show": lambda options: _print_batch(self._batch(options), self._session()),
             "attach": self._attach,
             "cancel": lambda options: self._batch(options).cancel(),
+            "resume": lambda options: self._batch(options).resume(),
             "results": self._results,
             "retry": self._results,
             "run": self._run_file,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vbatch_jupyter.errors import BadRequestError, StoreFullError
+from vbatch_jupyter.errors import BadRequestError, ConflictError, StoreFullError
 from vbatch_jupyter.manager.checks import (
     check_choice,
     check_expiry,
@@ -16,7 +16,7 @@ from vbatch_jupyter.manager.checks import (
     check_required,
 )
 from vbatch_jupyter.manager.waiting import held_models, needs_engine, why_waiting
-from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import HERE, PROFILES
 from vbatch_jupyter.records import Timing
@@ -199,6 +199,23 @@ class BatchesManager:
         """
         check_integer("limit", limit, 1, 100)
         return self._store.batches.list(after=after, limit=limit)
+
+    def resume(self, batch_id: str) -> BatchRecord:
+        """Continue a batch that is paused, or try one at once that waits; every face that resumes one calls this.
+
+        Raises
+        ------
+        ConflictError
+            It has ended.
+        NotFoundError
+            There is no such batch.
+        """
+        record = self._store.batches.resume(batch_id)
+        if record.status in TERMINAL_STATUSES:
+            message = f"Cannot resume a batch with status '{record.status}'."
+            raise ConflictError(message, id=batch_id, status=record.status)
+        self._wake()
+        return record
 
     def cancel(self, batch_id: str) -> BatchRecord:
         """Cancel a batch; `ConflictError` if it has ended otherwise, `NotFoundError` if there is none."""

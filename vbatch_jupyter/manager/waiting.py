@@ -129,7 +129,7 @@ def sentence_of(error: BaseException) -> str:
 
 
 def why_again(error: BaseException) -> str:
-    """Return the reason of a batch that waits because of an error of a moment."""
+    """Return the reason of a batch that waits because of a temporary error."""
     return DISK_FULL_REASON if isinstance(error, StoreFullError) else f"{sentence_of(error)} It is tried again."
 
 
@@ -141,7 +141,7 @@ def why_paused(batch_id: str, error: BaseException) -> str:
 def lasts(error: BaseException, batch_id: str, attempts: Attempts) -> bool:
     """Return whether it is of no use to try a batch again.
 
-    An error of the store or of the operating system may be one of a moment. It lasts if it has come back for an hour
+    An error of the store or of the operating system may be temporary. It lasts if it has come back for an hour
     (`Attempts`), except where the disk is full or another process holds the store: these are tried until they work.
     Damage, and any error that we do not know, lasts.
 
@@ -184,7 +184,7 @@ def postpone(lease: Lease, error: Exception, attempts: Attempts) -> str | None:
     failure, is_paused = attempts.failed(lease.id), lasts(error, lease.id, attempts)
     reason = why_paused(lease.id, error) if is_paused else why_again(error)
     is_new = lease.reason != reason if is_paused else failure.times == 1
-    # A pause that cannot be written is none, and the next attempt comes here again.
+    # If a pause cannot be written, the batch is tried again.
     if lease.note_waiting(reason, paused=is_paused):
         attempts.noted(lease.id, reason)
     return f"Batch {lease.id} {'is paused' if is_paused else 'waits'}: {reason}" if is_new else None

@@ -5,7 +5,8 @@ the batch continues. Deaths are counted until an answer arrives. After two, the 
 engine run one at a time, and no other batch runs with them; the one that runs when the engine dies again gets a line in
 the error file, and the others go on together. A batch whose engine dies a third time with no request to blame, cannot
 be rebuilt, or finds three such requests in a row, is paused with the reason until an engine is loaded again or it is
-resumed. An error of the store is no end either: `manager.waiting.lasts` says which errors pause a batch.
+resumed. `manager.waiting.lasts` says which other errors pause
+a batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A batch's requests without an answer, run again in a new batch."""
+"""What runs again: the requests of a batch without an answer, in a new batch; and a batch that is paused."""
 
 from __future__ import annotations
 
@@ -21,4 +21,18 @@ class RetryHandler(VBatchHandler):
         self.send(record.to_openai())
 
 
-ROUTES = ((r"/vbatch/batches/([^/]+)/retry", RetryHandler),)
+class ResumeHandler(VBatchHandler):
+    """``/vbatch/batches/{id}/resume``."""
+
+    auth_resource = "vbatch_batches"
+
+    @web.authenticated
+    async def post(self, batch_id: str) -> None:
+        """Continue a batch that is paused, or try one at once that waits."""
+        self.send((await self.backend.call(lambda: self.backend.manager.batches.resume(batch_id))).to_openai())
+
+
+ROUTES = (
+    (r"/vbatch/batches/([^/]+)/retry", RetryHandler),
+    (r"/vbatch/batches/([^/]+)/resume", ResumeHandler),
+)

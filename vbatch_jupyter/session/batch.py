@@ -111,7 +111,7 @@ class Batch:
         from vbatch_jupyter.widgets.live import show
 
         self._drawn_in = cell_number()
-        return show(self.id, snapshot=self.snapshot, cancel=self.cancel, summary=self.summary)
+        return show(self.id, snapshot=self.snapshot, cancel=self.cancel, resume=self.resume, summary=self.summary)
 
     # -------------------------------------------------------------------------------------------------- its status
 
@@ -189,7 +189,7 @@ class Batch:
         TimeoutError
             It did not end within that time. It keeps running.
         BatchPausedError
-            It is paused until an engine is loaded again.
+            It is paused until it is resumed.
         """
         until = None if timeout is None else time.monotonic() + timeout
         for record in self._looks(show):
@@ -384,14 +384,13 @@ class Batch:
     # -------------------------------------------------------------------------------------------------------- verbs
 
     def cancel(self) -> Self:
-        """Cancel the batch: finished answers are kept, running requests are aborted.
-
-        Raises
-        ------
-        ConflictError
-            It has ended already.
-        """
+        """Cancel the batch: finished answers are kept and what runs is aborted; `ConflictError` if it has ended."""
         self._manager.batches.cancel(self.id)
+        return self
+
+    def resume(self) -> Self:
+        """Continue the batch if it is paused, or try it at once if it waits; `ConflictError` if it has ended."""
+        self._manager.batches.resume(self.id)
         return self
 
     def retry(self) -> Batch:

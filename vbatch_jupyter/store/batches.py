@@ -198,7 +198,7 @@ class Batches:
         return self._database.write(mark)
 
     def resume(self, id: str) -> BatchRecord:  # noqa: A002
-        """Let runners continue a batch that is paused or waits. If the batch has ended, do nothing.
+        """Let runners continue a batch that is paused, or try one again that waits. Else do nothing.
 
         Raises
         ------
@@ -209,7 +209,8 @@ class Batches:
 
         def clear(connection: sqlite3.Connection) -> BatchRecord:
             connection.execute(
-                f"UPDATE batch SET paused = 0, reason = NULL, deaths = 0, careful = 0 WHERE id = ? AND {UNFINISHED}",  # noqa: S608
+                "UPDATE batch SET paused = 0, reason = NULL, deaths = 0, careful = 0 "  # noqa: S608 - a constant
+                f"WHERE id = ? AND {UNFINISHED} AND (reason IS NOT NULL OR careful)",
                 (id,),
             )
             return _fetch(connection, id)

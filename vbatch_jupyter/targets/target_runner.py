@@ -157,7 +157,7 @@ class TargetRunner:
                 await asyncio.wait_for(asyncio.sleep(pause) if has_passed_on else cancelled.wait(), pause)
 
     async def _pause_after(self, error: Exception, lease: Lease) -> float:
-        """Say why a batch waits; return the seconds until the next attempt."""
+        """Return the seconds until the next attempt, when the batch says why it waits."""
         await self._say(lease, why_again(error))
         self._attempts.failed(lease.id)
         if isinstance(error, StoreError | OSError):

@@ -40,6 +40,7 @@ class _Batch(Protocol):
 
     def snapshot(self) -> Snapshot: ...
     def cancel(self) -> object: ...
+    def resume(self) -> object: ...
     def results(self) -> pd.DataFrame: ...
     def summary(self) -> dict[str, str]: ...
 
@@ -229,7 +230,7 @@ class Builder:
             return
         out = None if sample else self._out.value
         ended = functools.partial(self._ended, batch, out)
-        live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, on_end=ended)
+        live = Live(batch.id, snapshot=batch.snapshot, cancel=batch.cancel, resume=batch.resume, on_end=ended)
         self._result.children = (live.box,)
         live.start()
 

@@ -53,6 +53,8 @@ class Live:
         Looks at the batch; called from a thread of this widget's own.
     cancel
         Cancels it, if the Jupyter server did not.
+    resume
+        Resumes it if it is paused, and if the Jupyter server did not.
     on_end
         Called from that thread when the batch has ended.
 
@@ -70,20 +72,20 @@ class Live:
         *,
         snapshot: Callable[[], Snapshot],
         cancel: Callable[[], object],
+        resume: Callable[[], object],
         on_end: Callable[[Live], None],
     ) -> None:
         self._snapshot = snapshot
-        self._cancel = cancel
         self._on_end = on_end
         self._progress = Progress(snapshot())
         self._rates = Rates()
         self._has_generated = False
         self._head, self._answers, self._errors = (html() for _ in range(3))
-        path = f"vbatch/v1/batches/{batch_id}/cancel"
-        self._button = ServerButton("Cancel", path, on_refused=self._cancel_here)
+        self._button = _button("Cancel", f"vbatch/v1/batches/{batch_id}/cancel", cancel)
+        self._resume = _button("Resume", f"vbatch/batches/{batch_id}/resume", resume)
         self.left = left_of(f"Batch {batch_id} had not ended when this was shown.")
         self._left = Left(html=self.left["text/html"])
-        parts = [self._head, self._answers, self._errors, self._button, self._left]
+        parts = [self._head, self._answers, self._errors, self._button, self._resume, self._left]
         self.box = ipywidgets.VBox(parts).add_class("vbatch-box")
         self.loop = Loop("live widget", say=self._show_problem)
         self._thread = threading.Thread(target=self._run, name=f"vbatch-live-{batch_id[-8:]}", daemon=True)
@@ -108,7 +110,7 @@ class Live:
         """Show the summary, as HTML, instead of everything else."""
         self._head.value = self._left.html = summary
         self.box.children = (self._head, self._left)
-        _close(self._answers, self._errors, self._button)
+        _close(self._answers, self._errors, self._button, self._resume)
 
     def close(self) -> None:
         """Let the front end forget the widget."""
@@ -131,10 +133,6 @@ class Live:
     def _show_problem(self, text: str) -> None:
         self._errors.value = drawing.errors_list({text: 1})
 
-    def _cancel_here(self) -> None:
-        with contextlib.suppress(ConflictError):  # it has ended meanwhile
-            self._cancel()
-
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def _draw(self, now: Snapshot) -> None:
@@ -143,6 +141,8 @@ class Live:
         self._answers.value = drawing.answers_list(_said(endpoint, line) for line in now.answers)
         self._errors.value = drawing.errors_list(now.errors)
         self._button.is_enabled = now.batch.status in _CANCELLABLE
+        self._resume.is_enabled = now.batch.paused
+        self._resume.layout.display = None if now.batch.paused else "none"
 
     def _head_of(self, progress: Progress) -> str:
         batch, engine = progress.now.batch, progress.now.engine
@@ -182,13 +182,14 @@ def show(
     *,
     snapshot: Callable[[], Snapshot],
     cancel: Callable[[], object],
+    resume: Callable[[], object],
     summary: Callable[[], dict[str, str]],
 ) -> Live:
     """Display a batch under the cell that runs, and its summary in that place when it has ended.
 
     Parameters
     ----------
-    batch_id, snapshot, cancel
+    batch_id, snapshot, cancel, resume
         As for `Live`.
     summary
         Returns what is left in the notebook, by mimetype.
@@ -203,7 +204,7 @@ def show(
         if len(_ended) > _KEPT:
             _ended.popleft().close()
 
-    live = Live(batch_id, snapshot=snapshot, cancel=cancel, on_end=end)
+    live = Live(batch_id, snapshot=snapshot, cancel=cancel, resume=resume, on_end=end)
     handle, hint = display_with_hint(live.box, live.left, f"%vbatch attach {batch_id}", "shows this batch again")
     live.start()
     return live
@@ -245,6 +246,14 @@ def display_with_hint(box: ipywidgets.DOMWidget, left: dict[str, str], call: str
     handle = display({**box._repr_mimebundle_(), **left}, raw=True, display_id=True)
     hint = drawing.page(f"<code>{drawing.text(call)}</code> {drawing.faint(does)}")
     return handle, display({"text/plain": f"{call} {does}", "text/html": hint}, raw=True, display_id=True)
+
+
+def _button(label: str, path: str, do_here: Callable[[], object]) -> ServerButton:
+    def refused() -> None:
+        with contextlib.suppress(ConflictError):  # it has ended meanwhile
+            do_here()
+
+    return ServerButton(label, path, on_refused=refused)
 
 
 def _close(*widgets: ipywidgets.DOMWidget) -> None:

@@ -17,7 +17,7 @@ from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.magics.grammar import line_parser
 from vbatch_jupyter.session.batch import Batch
 
-VERBS = "load unload engine build list show attach cancel results retry run export check env".split()  # noqa: SIM905
+VERBS = "load unload engine build list show attach cancel resume results retry run export check env".split()  # noqa: SIM905
 
 
 class Shell:

@@ -46,7 +46,7 @@ def after(code: str, words: list[str]) -> list[str]:
 @pytest.mark.parametrize("start", ["%vbatch ", "x = %vbatch ", "    %vbatch "])
 def test_verbs_are_offered_in_a_line_and_in_an_assignment(complete, start):
     assert set(complete(start)) >= set(after(start, ["load", "list", "show", "export"]))
-    assert complete(start + "re") == after(start, ["results", "retry"])
+    assert complete(start + "re") == after(start, ["results", "resume", "retry"])
 
 
 def test_flags_are_those_of_the_verb_or_of_the_cell(complete):

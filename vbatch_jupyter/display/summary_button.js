@@ -1,14 +1,15 @@
-const places = document.querySelectorAll("div[data-vbatch-retry]:not([data-vbatch-drawn])");
+const places = document.querySelectorAll("div[data-vbatch-verb]:not([data-vbatch-drawn])");
 if (!document.getElementById("jupyter-config-data")) return;
 for (const place of places) {
   place.setAttribute("data-vbatch-drawn", "");
   const button = document.createElement("button");
   button.textContent = place.getAttribute("data-vbatch-label");
-  button.className = "vbatch-retry";
+  const verb = place.getAttribute("data-vbatch-verb");
+  button.className = `vbatch-${verb}`;
   button.onclick = async () => {
     button.disabled = true;
-    const id = place.getAttribute("data-vbatch-retry");
-    const response = await askServer(`vbatch/batches/${encodeURIComponent(id)}/retry`);
+    const id = place.getAttribute("data-vbatch-batch");
+    const response = await askServer(`vbatch/batches/${encodeURIComponent(id)}/${verb}`);
     const answer = response ? await response.json().catch(() => ({})) : {};
     const said = document.createElement("span");
     said.textContent = response && response.ok
