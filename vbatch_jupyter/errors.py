@@ -16,6 +16,7 @@ The tree::
     │   ├── EngineArgumentError  an argument that vLLM refuses
     │   ├── EngineLoadError      the engine could not be started
     │   ├── EngineDiedError      the engine ended while it ran requests
+    │   ├── EngineSilentError    the engine gives no sign of life
     │   ├── RequestAbortedError  the engine stopped one request before it was finished
     │   └── BatchPausedError     a batch that waits until an engine is loaded again
     └── StoreError
@@ -159,6 +160,10 @@ class EngineLoadError(EngineError):
 
 class EngineDiedError(EngineError):
     """The engine ended while it ran requests. They run again when it is back."""
+
+
+class EngineSilentError(EngineError):
+    """The engine has requests, and has given no sign of life for a while. Try again in a few seconds."""
 
 
 class RequestAbortedError(EngineError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Literal, NamedTuple
 
 SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
@@ -11,7 +12,43 @@ SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
 NAME_VARIABLE = "VBATCH_ENGINE_NAME"
 """Set by a server for a kernel that it starts: the name of the engine that the kernel is to hold."""
 
-EngineState = Literal["loading", "ready", "dead", "unloaded"]
+EngineState = Literal["loading", "ready", "not responding", "dead", "unloaded"]
+
+HOLDS_REQUESTS = frozenset({"ready", "not responding"})
+"""The states of an engine that has requests, or can take them; the others have lost what they had."""
+
+SILENCE_HELP = """Seconds without a sign of life after which an engine that has requests counts as not responding; 0
+means never. An engine that only computes for long, as in a long prompt, is given ten times as long."""
+REBUILD_HELP = """Seconds for which an engine may not respond until it is ended and rebuilt; 0 means never."""
+
+_PATIENCE_VARIABLES = ("VBATCH_ENGINE_SILENCE_SECONDS", "VBATCH_ENGINE_REBUILD_SECONDS")
+
+
+@dataclasses.dataclass(slots=True)
+class Patience:
+    """How long an engine that has requests may give no sign of life; `engine.silence` says what is one.
+
+    Parameters
+    ----------
+    silence_seconds
+        After so many seconds it counts as not responding; 0 means never.
+    rebuild_seconds
+        After so many more it is ended, and rebuilt as after a death; 0 means never.
+    """
+
+    silence_seconds: float = 60.0
+    rebuild_seconds: float = 60.0
+
+    @classmethod
+    def of_environment(cls) -> Patience:
+        """Return that of this process's variables, which a Jupyter server sets for its kernels."""
+        given = [os.environ.get(name) for name in _PATIENCE_VARIABLES]
+        defaults = dataclasses.astuple(cls())
+        return cls(*(default if text is None else float(text) for text, default in zip(given, defaults, strict=True)))
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables that `of_environment` reads."""
+        return dict(zip(_PATIENCE_VARIABLES, map(str, dataclasses.astuple(self)), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

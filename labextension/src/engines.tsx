@@ -68,7 +68,7 @@ function EngineItem(props: {
       : engine.pid !== null
         ? trans.__('process %1', engine.pid)
         : null;
-  const isLoaded = engine.state === 'ready';
+  const isLoaded = engine.state === 'ready' || engine.state === 'not responding';
   const command = isLoaded ? CommandIDs.unload : CommandIDs.load;
   return (
     <li className="vb-Engine" data-state={engine.state}>
@@ -136,6 +136,7 @@ function stateName(engine: IEngine, trans: TranslationBundle): string {
     unloaded: trans.__('unloaded'),
     loading: trans.__('loading'),
     ready: trans.__('ready'),
+    'not responding': trans.__('not responding'),
     dead: trans.__('dead')
   };
   return names[engine.state];

@@ -90,7 +90,7 @@ export interface IEngine {
   id: string;
   name: string | null;
   models: string[];
-  state: 'unloaded' | 'loading' | 'ready' | 'dead';
+  state: 'unloaded' | 'loading' | 'ready' | 'not responding' | 'dead';
   kernel_id: string | null;
   pid: number | null;
   stats: IEngineStats | null;

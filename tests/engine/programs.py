@@ -48,6 +48,7 @@ __all__ = [
     "cut",
     "dry_run_and_run",
     "end_the_engine",
+    "engine",
     "errors_and_retry",
     "features_asked",
     "figures_that_move_and_rest",
@@ -62,6 +63,7 @@ __all__ = [
     "run_with_a_broken_logger",
     "samples_of_equal_rows",
     "show",
+    "states_during",
     "temperature_and_invariance",
     "time",
     "tokens_of_each_endpoint",
@@ -485,6 +487,35 @@ def end_the_engine(how: Literal["SIGTERM", "SIGKILL"]) -> None:
             name = " ".join(child.cmdline())
             if "EngineCore" in name or (how == "SIGKILL" and "resource_tracker" not in name):
                 child.send_signal(signal.Signals[how])
+
+
+def states_during(slow_tokens: int) -> list[Any]:
+    """Ask two prompts of 8,190 tokens, then what is slow; return the states meanwhile, and the pauses of the engine."""
+
+    async def call() -> list[Any]:
+        long = {"model": "tiny", "prompt": [5] * 8190, "max_tokens": 2, "ignore_eos": True}
+        slow = {"model": "tiny", "prompt": "a", "max_tokens": slow_tokens, "ignore_eos": True}
+        states, pauses, counters = set[str](), [0.0], engine()._counters
+        statuses, tokens = [], []
+
+        async def ask(body: dict[str, Any]) -> None:
+            response = await engine().request("POST", TEXT, json.dumps(body).encode())
+            statuses.append(response.status)
+            tokens.append(json.loads(await response.read())["usage"]["prompt_tokens"])
+
+        for asked in ([long, {**long, "prompt": [6] * 8190}], [slow]):
+            asking = asyncio.gather(*map(ask, asked))
+            steps, since = counters.steps, time.monotonic()
+            while not asking.done():
+                states.add(engine().state)
+                if counters.steps != steps:
+                    steps, since = counters.steps, time.monotonic()
+                pauses.append(time.monotonic() - since)
+                await asyncio.sleep(0.02)
+            await asking
+        return [statuses, tokens, sorted(states), pauses]
+
+    return current()._thread.call(call(), timeout=300)
 
 
 def wait_until_loading() -> None:

@@ -108,6 +108,7 @@ def test_why_a_batch_waits_is_said_alike_by_every_face(session, http, capsys):
     other = session.store.engines.register(kernel_id=None, name="unheld")
     for state, sentence in (
         ("loading", "An engine is loading the model 'unheld'."),
+        ("not responding", "The engine with the model 'unheld' does not respond. The batch continues when it does, or"),
         ("dead", "The engine with the model 'unheld' has died. Load it in a notebook with %vbatch load."),
     ):
         session.store.engines.update(other.id, state=state, models=["unheld"])

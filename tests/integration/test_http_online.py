@@ -8,6 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,36 @@ def test_the_model_chooses_the_kernel(kernel, new_kernel, client, store):
     other.run("vb.unload()").checked()
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="slow", messages=saying("b"))
+
+
+def test_an_engine_that_does_not_respond_is_a_503_and_a_stream_waits_for_it(kernel, new_kernel, http, store):
+    other = new_kernel("from vbatch_jupyter.engine import listener\nlistener.KEEP_ALIVE_SECONDS = 0.1")
+    other.run("engine = vb.load('hung')\nengine.latency_seconds = 3600").checked()
+    body = {"model": "hung", "messages": saying("one two")}
+    path = "vbatch/v1/chat/completions"
+    with ThreadPoolExecutor(2) as threads:
+        stream = threads.submit(http.post, path, json={**body, "stream": True}, timeout=100)
+        chat = threads.submit(http.post, path, json=body, timeout=100)
+        wait_for(lambda: running(store, "hung") == 2)
+        give_up = "current()._thread.loop.call_soon_threadsafe(engine._give_up_interactive)"
+        other.run(f"engine.state = 'not responding'\n{give_up}").checked()
+        wait_for(lambda: engine_of(store, "hung").state == "not responding")
+        for refused in (chat.result(timeout=60), http.post(path, json=body)):
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert refused.json()["error"]["code"] == "engine_not_responding"
+        (engine,) = [each for each in http.get("vbatch/engines").json()["data"] if "hung" in each["models"]]
+        assert (engine["state"], engine["stats"]["running"]) == ("not responding", 1)
+        assert "not responding" in [each["state"] for each in http.get("vbatch/readyz").json()["engines"]]
+        assert not stream.done()
+        other.run("engine.state, engine.latency_seconds = 'ready', 0").checked()
+        said = stream.result(timeout=60).text
+    # A comment for each time that it had to wait, and every event whole.
+    assert ": keep-alive\n\n" in said
+    events = [each for each in said.split("\n\n") if each and each != ": keep-alive"]
+    assert events[-1] == "data: [DONE]"
+    words = [json.loads(each.removeprefix("data: "))["choices"][0]["delta"]["content"] for each in events[:-1]]
+    assert words == ["one", "two"]
+    other.run("vb.unload()").checked()
 
 
 def test_a_model_that_nobody_holds_says_how_to_load_it(kernel, client):

@@ -101,7 +101,8 @@ def test_the_flags_are_the_options_with_their_help_and_an_export_has_all_but_tho
 
 def test_the_traits_and_the_keys_of_a_file_are_the_options_with_their_help():
     traits = VBatchMagics.class_own_traits(config=True)
-    assert traits.keys() == {*offered("trait"), "background", "progress"} == set(Defaults.__struct_fields__)
+    others = {"background", "progress", "engine_silence_seconds", "engine_rebuild_seconds"}
+    assert traits.keys() == {*offered("trait"), *others} == set(Defaults.__struct_fields__)
     for name, option in offered("trait").items():
         assert traits[name].help.lower() == f"{option.help}.".lower()
         assert traits[name].default() is None

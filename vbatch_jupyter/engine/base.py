@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.errors import BadRequestError, EngineSilentError
 from vbatch_jupyter.loop import Backoff, Loop
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.records import EngineLimits, EngineState, EngineStats
+from vbatch_jupyter.records import EngineLimits, EngineState, EngineStats, Patience
 
 BATCH_PRIORITY = 1000
 """Priority of a batch's requests; vLLM runs lower numbers first, and interactive requests have 0."""
@@ -97,6 +99,10 @@ class Engine(abc.ABC):
         does this, and nothing below it, so that attempts do not multiply.
     retries
         The number of requests that were sent again.
+    patience
+        How long it may give no sign of life while it has requests.
+    say
+        Called with a sentence when it no longer responds, and when it is ended for that.
     """
 
     served_model_names: Sequence[str] = ()
@@ -113,6 +119,8 @@ class Engine(abc.ABC):
     notes: Sequence[str] = ()
     retry: Backoff = Backoff(first=0.5, longest=30.0, attempts=3)
     retries: int = 0
+    patience: Patience = Patience()
+    say: Callable[[str], object] = staticmethod(lambda _: None)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.served_model_names)}: {self.state}>"
@@ -161,6 +169,9 @@ class Engine(abc.ABC):
         ------
         EngineDiedError
             The engine ended before it had answered; nothing was answered.
+        EngineSilentError
+            The engine does not respond; the request was interactive, and is no longer with the engine. Requests of
+            batches wait.
         """
         if method != "POST" or path not in ENDPOINTS:
             # vLLM's application also has routes that stop the engine or change its weights.
@@ -171,7 +182,36 @@ class Engine(abc.ABC):
             policy.check(path, content, refuses_unknown=refuses_unknown)
         except BadRequestError as error:
             return EngineResponse.of_json(400, error_body(error.message, param=error.param, code=error.code))
-        return await self._answer(path, body, content, priority=priority)
+        if priority >= BATCH_PRIORITY:
+            return await self._answer(path, body, content, priority=priority)
+        async with self._while_it_responds():
+            return await self._answer(path, body, content, priority=priority)
+
+    @functools.cached_property
+    def _interactive(self) -> set[asyncio.Timeout]:
+        return set()
+
+    @contextlib.asynccontextmanager
+    async def _while_it_responds(self) -> AsyncIterator[None]:
+        if self.state == "not responding":
+            raise EngineSilentError(EngineSilentError.__doc__)
+        timeout = asyncio.timeout(None)
+        try:
+            async with timeout:
+                self._interactive.add(timeout)
+                yield
+        except TimeoutError as error:
+            if timeout.expired():
+                raise EngineSilentError(EngineSilentError.__doc__) from error
+            raise
+        finally:
+            self._interactive.discard(timeout)
+
+    def _give_up_interactive(self) -> None:
+        """End the interactive requests whose answers have not begun; called when the engine no longer responds."""
+        for timeout in list(self._interactive):
+            with contextlib.suppress(RuntimeError):  # it is being given up already
+                timeout.reschedule(asyncio.get_running_loop().time())
 
     @abc.abstractmethod
     async def _answer(self, path: str, body: bytes, content: dict[str, Any], *, priority: int) -> EngineResponse:

@@ -28,7 +28,14 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_unix_socket
 
 from vbatch_jupyter.engine.base import Engine
-from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineArgumentError, EngineError, VBatchError
+from vbatch_jupyter.errors import (
+    BadRequestError,
+    ConflictError,
+    EngineArgumentError,
+    EngineError,
+    EngineSilentError,
+    VBatchError,
+)
 from vbatch_jupyter.loop import Loop, in_thread
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import count_all, error_body
@@ -39,6 +46,12 @@ _MAX_PATH_BYTES = 100
 
 _MAX_BODY_BYTES = 512 * 1024 * 1024
 """What Jupyter itself takes; the server's own limit is below it."""
+
+KEEP_ALIVE_SECONDS = 15.0
+"""A stream that has had nothing for so long gets a comment: proxies and clients end connections that are still."""
+
+_EVENTS, _COMMENT = "text/event-stream", b": keep-alive\n\n"
+_RETRY_AFTER_SECONDS = 5
 
 _CALLER, _GONE, _CONFLICT, _FAILED, _UNAVAILABLE = 400, 404, 409, 500, 503
 
@@ -184,6 +197,9 @@ class _Handler(web.RequestHandler):
 
 
 class _RequestHandler(_Handler):
+    _is_between_events = True
+    _waits = True
+
     async def post(self) -> None:
         await self.work(self._answer())
 
@@ -194,17 +210,37 @@ class _RequestHandler(_Handler):
             return
         try:
             response = await engine.request("POST", self.request.path, self.request.body)
+        except EngineSilentError as error:
+            self.set_header("Retry-After", str(_RETRY_AFTER_SECONDS))
+            self.send(_UNAVAILABLE, error_body(str(error), type="server_error", code="engine_not_responding"))
+            return
         except EngineError as error:
             self.send(_UNAVAILABLE, _error(str(error)))
             return
         self.set_status(response.status)
-        self.set_header("Content-Type", response.headers.get("content-type", "application/json"))
-        # Closed whatever happens: that is what aborts the request in the engine.
-        async with contextlib.aclosing(response.chunks) as chunks:  # type: ignore[type-var]
-            async for chunk in chunks:
-                self.write(count_all(chunk))
-                await self.flush()
+        kind = response.headers.get("content-type", "application/json")
+        self.set_header("Content-Type", kind)
+        keeping = asyncio.create_task(self._keep_alive()) if kind.startswith(_EVENTS) else None
+        try:
+            # Closed whatever happens: that is what aborts the request in the engine.
+            async with contextlib.aclosing(response.chunks) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    self._is_between_events, self._waits = chunk.endswith(b"\n\n"), False
+                    self.write(count_all(chunk))
+                    await self.flush()
+        finally:
+            if keeping is not None:
+                keeping.cancel()
         self.finish()
+
+    async def _keep_alive(self) -> None:
+        """Send a comment to a client of a stream that has had nothing for a while; clients ignore it."""
+        while True:
+            self._waits = True
+            await asyncio.sleep(KEEP_ALIVE_SECONDS)
+            if self._waits and self._is_between_events:
+                self.write(_COMMENT)
+                await self.flush()
 
 
 class _StatsHandler(_Handler):

@@ -22,6 +22,9 @@ _KINDS: dict[str, Any] = {
     # How a cell waits for its batch.
     "background": bool,
     "progress": ProgressStyle,
+    # How long an engine may give no sign of life.
+    "engine_silence_seconds": float,
+    "engine_rebuild_seconds": float,
 }
 
 Defaults = msgspec.defstruct(

@@ -42,6 +42,7 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.check import Summary, check
 from vbatch_jupyter.protocol.endpoints import endpoint_of
 from vbatch_jupyter.protocol.policy import NO_LIMITS
+from vbatch_jupyter.records import REBUILD_HELP, SILENCE_HELP
 from vbatch_jupyter.session import session
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.targets.configuration import rules_of
@@ -100,6 +101,8 @@ class VBatchMagics(Magics):
     progress = Enum(PROGRESS_STYLES, None, allow_none=True, help="How to show a batch while a cell waits for it.").tag(
         config=True
     )
+    engine_silence_seconds = Float(None, allow_none=True, min=0, help=SILENCE_HELP).tag(config=True)
+    engine_rebuild_seconds = Float(None, allow_none=True, min=0, help=REBUILD_HELP).tag(config=True)
     locals().update({name: _trait(option) for name, option in offered("trait").items()})
 
     _in_files: Mapping[str, Any] | None = None
@@ -282,6 +285,9 @@ class VBatchMagics(Magics):
         current = session.current()
         if (style := self._default("progress", None)) is not None:
             current.progress = style
+        for name in ("silence_seconds", "rebuild_seconds"):
+            if (seconds := self._default(f"engine_{name}", None)) is not None:
+                setattr(current.patience, name, seconds)
         return current
 
     def _default(self, name: str, flag: Any) -> Any:

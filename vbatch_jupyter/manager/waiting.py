@@ -117,6 +117,8 @@ def why_waiting(record: BatchRecord, engines: Iterable[Holder]) -> str | None:
     if "loading" in states:
         return f"An engine is loading the model '{record.model}'."
     model = f"the model '{record.model}'"
+    if "not responding" in states:
+        return f"The engine with {model} does not respond. The batch continues when it does, or when it is rebuilt."
     problem = f"The engine with {model} has died." if "dead" in states else f"No engine has {model} loaded."
     advice = f"{problem} Load it in a notebook with %vbatch load."
     return next((engine.note for engine in holders if engine.note is not None), advice)

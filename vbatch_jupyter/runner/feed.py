@@ -28,6 +28,7 @@ from vbatch_jupyter.protocol.lines import (
 )
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.reading import usage_in
+from vbatch_jupyter.records import HOLDS_REQUESTS
 from vbatch_jupyter.runner.collector import Collector, Latest
 from vbatch_jupyter.runner.window import Window
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
@@ -180,7 +181,7 @@ class Feed:
     async def _start(self, position: int, descriptor: int) -> bool:
         """Start a request when the window admits it; False if the feed has ended."""
         await self._window.acquire()
-        if self._record.careful and self._engine.state != "ready":
+        if self._record.careful and self._engine.state not in HOLDS_REQUESTS:
             # The engine died before this request ran, so it is not to blame.
             self._conclude("died")
         if self._end.done():

@@ -22,6 +22,7 @@ from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.manager.waiting import postpone
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.records import HOLDS_REQUESTS
 from vbatch_jupyter.runner.collector import Latest, take_answers
 from vbatch_jupyter.runner.feed import End, Feed
 from vbatch_jupyter.runner.window import Window
@@ -234,7 +235,7 @@ class Runner:
         if record.reason not in (None, DISK_FULL_REASON):
             self._attempts.noted(lease.id, None)
             await in_thread(lambda: lease.update(reason=None))
-        if engine.state != "ready" and (reason := await self._rebuild(engine)) is not None:
+        if engine.state not in HOLDS_REQUESTS and (reason := await self._rebuild(engine)) is not None:
             self._lost.add(lease.id)
             await self._pause(lease, f"{reason} {_ADVICE}")
             return "stopped"
@@ -310,7 +311,7 @@ class Runner:
     async def _rebuild(self, engine: Engine) -> str | None:
         """Start the engine again, once for all batches that were with it; return the reason why it cannot be."""
         async with self._rebuilding:
-            if self._engine is not engine or engine.state == "ready":
+            if self._engine is not engine or engine.state in HOLDS_REQUESTS:
                 return None
             if self._loss is not None:
                 return self._loss

@@ -11,6 +11,7 @@ from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode, validat
 from vbatch_jupyter.loop import Attempts, Backoff
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.records import REBUILD_HELP, SILENCE_HELP, Patience
 from vbatch_jupyter.server import (
     batches,
     checking,
@@ -126,6 +127,9 @@ class VBatch(ExtensionApp):
         client is asked to try again.""",
     ).tag(config=True)
 
+    engine_silence_seconds = Float(Patience().silence_seconds, min=0, help=SILENCE_HELP).tag(config=True)
+    engine_rebuild_seconds = Float(Patience().rebuild_seconds, min=0, help=REBUILD_HELP).tag(config=True)
+
     @validate("models")
     def _valid_models(self, proposal: Any) -> Any:
         for name, text in proposal["value"].items():
@@ -137,6 +141,8 @@ class VBatch(ExtensionApp):
 
     def initialize_settings(self) -> None:
         """Open the store."""
+        # Every kernel that the server starts has it, notebooks' too.
+        os.environ.update(Patience(self.engine_silence_seconds, self.engine_rebuild_seconds).variables())
         self._backend = Backend(
             Store(self.store_path or None),
             profile=self.profile,

@@ -190,7 +190,7 @@ class EngineKernels:
             return
         planned.used_at = time.monotonic()
         until = planned.used_at + self._load_wait_seconds
-        while not serves(await self._backend.engines(), model, "ready"):
+        while not serves(await self._backend.engines(), model, "ready", "not responding"):
             planned.wanted = True
             self._loop.wake()
             if planned.gave_up():
@@ -243,7 +243,7 @@ class EngineKernels:
             planned.used_at = now
         if planned.kernel_id is not None:
             await self._look_at_kernel(planned, engines)
-        if serves(engines, planned.name, "ready", "loading") and planned.kernel_id is None:
+        if serves(engines, planned.name, "ready", "loading", "not responding") and planned.kernel_id is None:
             # A notebook holds the model.
             planned.wanted = False
             return
@@ -267,7 +267,7 @@ class EngineKernels:
         elif any(engine.kernel_id == planned.kernel_id and engine.state == "unloaded" for engine in engines):
             await self._shut_down(planned)
             planned.wanted, planned.ended_at = False, time.time()
-        elif not serves(engines, planned.name, "loading"):
+        elif not serves(engines, planned.name, "loading", "not responding"):
             # A batch's runner loads a dead engine again, and is quicker.
             if time.monotonic() - planned.alive_at > _DEAD_SECONDS:
                 await self._shut_down(planned)

@@ -21,7 +21,7 @@ from vbatch_jupyter.protocol.keys import unknown_keys
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 from vbatch_jupyter.store import EngineRecord
 
-_STATES = ("ready", "loading", "dead")
+_STATES = ("ready", "loading", "not responding", "dead")
 """The states of an engine that has a model, the best one first."""
 
 _RETRY_AFTER_SECONDS = 5
@@ -94,6 +94,10 @@ class OnlineHandler(VBatchHandler):
             message = f"The model '{model}' is being loaded. Try again in a few seconds."
             headers = {"retry-after": str(_RETRY_AFTER_SECONDS)}
             raise RefusedError(503, message, type="server_error", param="model", code="model_loading", headers=headers)
+        if engine.state == "not responding":
+            message = f"The engine of the model '{model}' does not respond. Try again in a few seconds."
+            headers = {"retry-after": str(_RETRY_AFTER_SECONDS)}
+            raise RefusedError(503, message, type="server_error", code="engine_not_responding", headers=headers)
         if engine.state == "dead":
             message = f"The engine of the model '{model}' has died. Load it again with `%vbatch load` in its notebook."
             raise RefusedError(503, message, type="server_error", param="model", code="engine_dead")
@@ -107,6 +111,8 @@ class OnlineHandler(VBatchHandler):
                 self.set_status(response.status_code)
                 kind = response.headers.get("content-type", _JSON)
                 self.set_header("Content-Type", kind)
+                if (asked := response.headers.get("retry-after")) is not None:
+                    self.set_header("Retry-After", asked)
                 if kind.startswith(_JSON):
                     self.finish(await response.aread())
                     return

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from vbatch_jupyter.errors import ConflictError
-from vbatch_jupyter.records import EngineState
+from vbatch_jupyter.records import HOLDS_REQUESTS, EngineState
 from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.store import EngineRecord
@@ -123,7 +123,7 @@ class EngineWatch:
             return None, []
         stats = msgspec.json.decode(response.content, type=dict[str, Any])
         loops = stats.pop("loops", [])
-        return (stats if record.state == "ready" else None), loops
+        return (stats if record.state in HOLDS_REQUESTS else None), loops
 
     def loops(self) -> list[dict[str, Any]]:
         """Return the states of the server's loops, and of the kernels' loops when they were last read."""

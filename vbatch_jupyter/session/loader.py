@@ -16,7 +16,7 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import ConflictError, EngineLoadError
-from vbatch_jupyter.records import EngineState, EngineStats
+from vbatch_jupyter.records import EngineState, EngineStats, Patience
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
 
@@ -44,6 +44,8 @@ class Loader:
     ----------
     engine
         The engine, once it is ready; None if there is none.
+    patience
+        How long an engine may give no sign of life; a change concerns the loaded engine, too.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class Loader:
         self._thread = thread
         self._runner = runner
         self._make_engine = make_engine or _vllm_engine
-        self._say = say
+        self._say = say or (lambda _: None)
+        self.patience = Patience.of_environment()
         self._changing = threading.Lock()
         self._loading: tuple[str, ...] | None = None
         self._closed = False
@@ -122,6 +125,7 @@ class Loader:
         else:
             path, flags = _resolve(model, flags, draw)
             engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
+        engine.patience, engine.say = self.patience, self._say
         starting = self._thread.submit(engine.start())
         begun = time.monotonic()
         try:

@@ -70,8 +70,8 @@ class Session:
 
     Attributes
     ----------
-    progress
-        How to show a batch that a cell waits for.
+    progress, patience
+        How to show a batch that a cell waits for; how long the engine may give no sign of life.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Session:
         self._targets = TargetRunner(store, on_notice=self._say, attempts=attempts)
         self._thread.submit(self._targets.run())
         # The name under which a Jupyter server starts the kernel of a notebook.
-        origin = os.environ.get("JPY_SESSION_NAME")
-        self.manager = Manager(store, profile="local", wake=self._wake, origin=origin)
+        self.manager = Manager(store, profile="local", wake=self._wake, origin=os.environ.get("JPY_SESSION_NAME"))
         self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine, say=self._say)
+        self.patience = self._loader.patience
         verbs = Verbs(
             engine=lambda: self.engine,
             stats=self._loader.stats,
@@ -384,8 +384,7 @@ class Session:
                 batch.cancel()
             batch.wait(show=show)
         except BaseException:
-            # A widget continues by itself.
-            if progress is not None:
+            if progress is not None:  # a widget continues by itself
                 line().end(repr(batch))
             raise
         if live is not None:

@@ -44,7 +44,7 @@ from vbatch_jupyter.store.upgrades import UPGRADES
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """The ``PRAGMA user_version`` of a store of this release."""
 
 UNFINISHED = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"

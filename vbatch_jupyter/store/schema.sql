@@ -129,7 +129,7 @@ CREATE TABLE engine (
     pid INTEGER NOT NULL,
     name TEXT,
     models TEXT NOT NULL CHECK (json_valid(models)),
-    state TEXT NOT NULL CHECK (state IN ('unloaded', 'loading', 'ready', 'dead')),
+    state TEXT NOT NULL CHECK (state IN ('unloaded', 'loading', 'ready', 'not responding', 'dead')),
     socket TEXT NOT NULL,
     secret TEXT NOT NULL,
     created_at INTEGER NOT NULL,

@@ -70,6 +70,28 @@ def _pause_with_reason(connection: sqlite3.Connection, _store: Path) -> None:
     )
 
 
+def _let_engines_not_respond(connection: sqlite3.Connection, _store: Path) -> None:
+    """Allow the state 'not responding': only a new table can have another check."""
+    connection.execute("ALTER TABLE engine RENAME TO former_engine")
+    connection.execute("""
+        CREATE TABLE engine (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            kernel_id TEXT,
+            pid INTEGER NOT NULL,
+            name TEXT,
+            models TEXT NOT NULL CHECK (json_valid(models)),
+            state TEXT NOT NULL CHECK (state IN ('unloaded', 'loading', 'ready', 'not responding', 'dead')),
+            socket TEXT NOT NULL,
+            secret TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            note TEXT
+        )
+    """)
+    connection.execute("INSERT INTO engine SELECT * FROM former_engine")
+    connection.execute("DROP TABLE former_engine")
+
+
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     1: _add_origin,
     2: _move_sidecars,
@@ -78,5 +100,6 @@ UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     5: _add_note,
     6: _add_engine_seeds,
     7: _pause_with_reason,
+    8: _let_engines_not_respond,
 }
 """For each version, the function that upgrades to the next one; called with the store's directory."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -17,23 +19,29 @@ import msgspec
 
 from vbatch_jupyter.engine import asgi
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, Engine, EngineResponse, openai_error
+from vbatch_jupyter.engine.silence import Silence
 from vbatch_jupyter.engine.vllm import process as vllm_process
 from vbatch_jupyter.engine.vllm.contract import ABORTED
 from vbatch_jupyter.errors import EngineDiedError, EngineError, EngineNotLoadedError, RequestAbortedError
-from vbatch_jupyter.loop import in_thread
+from vbatch_jupyter.loop import Loop, in_thread
 from vbatch_jupyter.protocol.lines import error_body
-from vbatch_jupyter.records import EngineLimits, EngineState, EngineStats
+from vbatch_jupyter.records import HOLDS_REQUESTS, EngineLimits, EngineState, EngineStats
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vbatch_jupyter.engine.vllm.routes import Routes
     from vbatch_jupyter.engine.vllm.stats import EngineCounters
+    from vbatch_jupyter.engine.vllm.work import Processes
 
 _DIED = "The engine died. The request runs again on the next one."
 
 _SHUTDOWN_SECONDS = 15.0
 """vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
+
+_LOOK_SECONDS = 1.0
+_LOOKS = 4
+"""At least so many looks before a silence is over."""
 
 
 class VllmEngine(Engine):
@@ -74,6 +82,12 @@ class VllmEngine(Engine):
         self._app: asgi.Application | None = None
         self._routes: Routes | None = None
         self._counters: EngineCounters | None = None
+        self._processes: Processes | None = None
+        self._silence = Silence(self.patience)
+        self._looked_at = 0.0
+        self._question: asyncio.Future[Any] | None = None
+        self._watch = Loop("engine watch", say=self._say_it)
+        self.loops = (self._watch,)
         self.served_model_names: Sequence[str] = (model,)
 
     @property
@@ -83,7 +97,13 @@ class VllmEngine(Engine):
             return "loading"
         if self._llm is None:
             return "unloaded"
-        return "dead" if self._llm.errored else "ready"
+        if self._llm.errored:
+            return "dead"
+        return "not responding" if self._silence.is_over else "ready"
+
+    @property
+    def _is_lost(self) -> bool:
+        return self.state not in HOLDS_REQUESTS
 
     async def start(self) -> None:
         """Load the model, or load it again after the engine died."""
@@ -115,6 +135,42 @@ class VllmEngine(Engine):
             paths=None if routes is None else routes.paths,
             takes_tools=built.arguments.tool_call_parser is not None,
         )
+        self._processes = await in_thread(vllm_process.processes_of, built.llm)
+        if self._processes is not None:
+            self._silence, self._looked_at = Silence(self.patience), time.monotonic()
+            self._watch.start(self._look, every=self._look_seconds())
+
+    def _look_seconds(self) -> float:
+        return min(_LOOK_SECONDS, (self.patience.silence_seconds or _LOOK_SECONDS) / _LOOKS)
+
+    async def _look(self) -> None:
+        """See whether the engine is at work; `engine.silence` has the rule."""
+        llm, counters, processes, silence = self._llm, self._counters, self._processes, self._silence
+        if llm is None or counters is None or processes is None or llm.errored:
+            return
+        # What came after a long pause of this process has not been read yet.
+        seconds = min(time.monotonic() - self._looked_at, 2 * self._look_seconds())
+        self._looked_at = time.monotonic()
+        was_over, is_busy = silence.is_over, llm.get_num_unfinished_requests() > 0
+        works = False
+        if (is_busy or was_over) and not silence.has_stepped(counters.steps):
+            works = await in_thread(processes.worked, silence.seconds + seconds)
+        verdict = silence.look(seconds, is_busy=is_busy, steps=counters.steps, works=works)
+        if silence.is_over and not was_over:
+            self.say(f"The engine does not respond: it has sent nothing for {silence.without_step:,.0f} s.")
+            self._give_up_interactive()
+            # When it responds again it may have no requests left to answer; this it answers in any case.
+            self._question = asyncio.ensure_future(llm.is_sleeping())
+            self._question.add_done_callback(functools.partial(_take_for_life, silence))
+        elif was_over and not silence.is_over:
+            self.say("The engine responds again.")
+        if verdict == "hung":
+            self.say(f"The engine has sent nothing for {silence.without_step:,.0f} s, and is ended.")
+            self._processes = None
+            await in_thread(processes.kill)
+
+    def _say_it(self, text: str) -> None:
+        self.say(text)
 
     async def _build(self) -> vllm_process.Built:
         building = asyncio.get_running_loop().run_in_executor(
@@ -141,7 +197,7 @@ class VllmEngine(Engine):
         return self._checked(path, response.status, answer)
 
     def _checked(self, path: str, status: int, answer: bytes) -> EngineResponse:
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and self.state != "ready":
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and self._is_lost:
             raise EngineDiedError("The engine died while it answered. The request runs again on the next one.")
         if ABORTED in answer:
             raise RequestAbortedError(RequestAbortedError.__doc__)
@@ -167,6 +223,9 @@ class VllmEngine(Engine):
     async def shutdown(self) -> None:
         """End the engine and its processes; a second call does nothing."""
         llm, self._llm, self._app, self._routes, self._counters = self._llm, None, None, None, None
+        await self._watch.stop(within=0)
+        if self._question is not None:
+            self._question.cancel()
         if llm is not None:
             await in_thread(llm.shutdown, _SHUTDOWN_SECONDS)
             del llm
@@ -179,7 +238,7 @@ class VllmEngine(Engine):
         try:
             response = await self._routes.call(path, body, _headers(priority))
         except Exception as error:
-            if self.state != "ready":
+            if self._is_lost:
                 raise EngineDiedError(_DIED) from error
             return None
         return None if response is None else (response.status_code, bytes(response.body))
@@ -194,7 +253,7 @@ class VllmEngine(Engine):
         try:
             yield
         except Exception as error:
-            if self.state != "ready":
+            if self._is_lost:
                 raise EngineDiedError(_DIED) from error
             raise
 
@@ -212,6 +271,11 @@ class VllmEngine(Engine):
         # vLLM checks the name for chats, but takes any name for embeddings.
         message = f"The model `{model}` does not exist. This engine serves {', '.join(self.served_model_names)}."
         return EngineResponse.of_json(HTTPStatus.NOT_FOUND, error_body(message, param="model", code="model_not_found"))
+
+
+def _take_for_life(silence: Silence, asked: asyncio.Future[Any]) -> None:
+    if not asked.cancelled() and asked.exception() is None:
+        silence.end()
 
 
 def _headers(priority: int) -> list[tuple[bytes, bytes]]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vbatch_jupyter.engine.asgi import Application
     from vbatch_jupyter.engine.vllm.routes import Routes
     from vbatch_jupyter.engine.vllm.stats import EngineCounters
+    from vbatch_jupyter.engine.vllm.work import Processes
 
 _LRU_CACHE = type(functools.cache(len))
 
@@ -200,6 +201,23 @@ def routes_of(app: Application) -> Routes | None:
     from vbatch_jupyter.engine.vllm.routes import Routes
 
     return Routes(app)
+
+
+def processes_of(llm: AsyncLLM) -> Processes | None:
+    """Return the processes of an engine; None if it cannot be seen whether they are at work.
+
+    Parameters
+    ----------
+    llm
+        vLLM's engine client.
+    """
+    if installed.missing("silence") or installed.missing("figures"):
+        return None
+    from vbatch_jupyter.engine.vllm.work import Processes
+
+    # With Ray its processes may be on other machines, and this is an object without the attribute.
+    started = getattr(llm.engine_core.resources.engine_manager, "processes", ())
+    return Processes([process.pid for process in started if process.pid is not None])
 
 
 def keep_memory() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vbatch_jupyter.records import EngineState, EngineStats
+from vbatch_jupyter.records import HOLDS_REQUESTS, EngineState, EngineStats
 
 if TYPE_CHECKING:
     from vllm.v1.metrics.loggers import StatLoggerBase
@@ -26,10 +26,16 @@ class EngineCounters:
     ----------
     clock
         Monotonic seconds.
+
+    Attributes
+    ----------
+    steps
+        How often the engine has sent something.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.steps = 0
         self._running = 0
         self._waiting = 0
         self._kv_cache_usage = 0.0
@@ -47,6 +53,7 @@ class EngineCounters:
         scheduler_stats, iteration_stats
             vLLM's ``SchedulerStats`` and ``IterationStats``; either may be None.
         """
+        self.steps += 1
         if scheduler_stats is not None:
             self._running = scheduler_stats.num_running_reqs
             self._waiting = scheduler_stats.num_waiting_reqs + getattr(scheduler_stats, "num_skipped_waiting_reqs", 0)
@@ -72,18 +79,18 @@ class EngineCounters:
         model
             The first served model name.
         state
-            The engine's state; an engine that is not ready runs nothing.
+            The engine's state; an engine that has lost its requests runs nothing.
         """
         since = self._clock() - WINDOW_SECONDS
         # list() first: the engine's thread appends while this one reads.
         steps = [step for step in list(self._steps) if step[0] >= since]
-        ready = state == "ready"
+        has_requests = state in HOLDS_REQUESTS
         return EngineStats(
             model=model,
             state=state,
-            running=self._running if ready else 0,
-            waiting=self._waiting if ready else 0,
-            kv_cache_usage=self._kv_cache_usage if ready else 0.0,
+            running=self._running if has_requests else 0,
+            waiting=self._waiting if has_requests else 0,
+            kv_cache_usage=self._kv_cache_usage if has_requests else 0.0,
             prefix_cache_hit_rate=self._cache_hits / self._cache_queries if self._cache_queries else 0.0,
             prompt_tokens_per_second=sum(step[1] for step in steps) / WINDOW_SECONDS,
             generation_tokens_per_second=sum(step[2] for step in steps) / WINDOW_SECONDS,
