@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vbatch_jupyter.engine.base import Engine
     from vbatch_jupyter.estimate.report import DryRun
+    from vbatch_jupyter.frames.ask import Column
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.session.batch import Batch
     from vbatch_jupyter.session.session import Session
@@ -26,6 +27,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 __all__ = [
     "attach",
+    "col",
     "compare",
     "dry_run",
     "load",
@@ -137,8 +139,8 @@ def submit(
         For templates that send whole rows, such as ``{{ row | tojson }}``: order each row's fields so that prompts
         share long beginnings, which the engine computes only once. The content of the prompts stays the same.
     **body
-        Other parameters of every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, …. With ``n=2``, seed 7
-        has the answers of seeds 7 and 8.
+        Other parameters of every request: ``max_tokens``, ``temperature``, ``n``, ``tools``, …. With
+        ``vb.col("limit")``, each row says the value. With ``n=2``, seed 7 has the answers of seeds 7 and 8.
 
     Raises
     ------
@@ -231,6 +233,27 @@ def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
     from vbatch_jupyter.frames.ask import Ask
 
     return _session().run(df, Ask.of(template, **options))
+
+
+def col(label: Hashable) -> Column:
+    """Let each row say the value of a parameter of its request: what a column has there.
+
+    All values are checked before anything runs. The request of a row whose value is missing does not have the
+    parameter.
+
+    Parameters
+    ----------
+    label
+        The label of the column.
+
+    Examples
+    --------
+    >>> import vbatch_jupyter as vb
+    >>> vb.run(df, "Sum up: {{ text }}", max_tokens=vb.col("limit"))  # doctest: +SKIP
+    """
+    from vbatch_jupyter.frames.ask import Column
+
+    return Column(label)
 
 
 def attach(id: str) -> Batch:  # noqa: A002 - OpenAI's word

@@ -311,6 +311,27 @@ def test_a_cell_magic_gives_the_frame(session: Session) -> None:
     assert session.ask(several) == ["list2", "list2"]
 
 
+LIMITED = """
+limited = pd.DataFrame({"word": ["one", "two", "three"], "limit": [3, 4, 5], "end": [None, None, None]})
+lengths = {}
+for endpoint, key in (("chat", "max_tokens"), ("completions", "max_tokens"), ("responses", "max_output_tokens")):
+    columns = {key: vb.col("limit"), "stop": vb.col("end")}
+    if endpoint == "responses":
+        del columns["stop"]
+    batch = vb.submit(limited, "Say {{ word }}", endpoint=endpoint, ignore_eos=True, **columns)
+    lengths[endpoint] = batch.results(full=True)["completion_tokens"].tolist()
+line = '''limited -o out --col max_tokens=limit --body '{"ignore_eos": true}' '''
+get_ipython().run_cell_magic("vbatch", line, "Say {{ word }} once")
+lengths["magic"] = vb.attach(next(current().batches()).id).results(full=True)["completion_tokens"].tolist()
+show(lengths)
+"""
+
+
+def test_each_row_may_say_how_long_its_answer_is(session: Session) -> None:
+    asked = [3, 4, 5]
+    assert session.ask(LIMITED) == {"chat": asked, "completions": asked, "responses": asked, "magic": asked}
+
+
 def test_an_interrupt_harms_neither_the_engine_nor_its_requests(session: Session) -> None:
     code = """
 df = pd.DataFrame({"word": ["x"] * 24})

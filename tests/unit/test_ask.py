@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "temperature": 0.0,
     "seed": 7,
     "body": {"top_p": 0.5, "stop": ["'", '"']},
+    "col": {"min_tokens": "least", "logit_bias": 'it\'s "so"'},
 }
 
 
@@ -140,7 +141,7 @@ def test_a_text_that_a_magic_would_read_otherwise_is_written_as_python_that_asks
             def run(template, **options):
                 asked.append(Ask.of(template, **options))
 
-    names = {"df": Frame, "MOOD": {"type": "object"}}
+    names = {"df": Frame, "MOOD": {"type": "object"}, "vb": vb}
     exec(cell, names)
     fields = {name: value for name, value in VALUES.items() if not OPTIONS[name].of_body and name != "body"}
     body = {name: value for name, value in VALUES.items() if OPTIONS[name].of_body} | VALUES["body"]

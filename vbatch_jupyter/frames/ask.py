@@ -28,6 +28,19 @@ ON_ERROR = ("row", "raise")
 Face: TypeAlias = Literal["keyword", "flag", "trait", "builder"]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the value of a body parameter; see `vbatch_jupyter.col`.
+
+    Parameters
+    ----------
+    label
+        The column's label.
+    """
+
+    label: Hashable
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """One option, as the faces offer it.
@@ -48,6 +61,8 @@ class Option:
         Whether the flag takes the name of a notebook variable.
     has_lines
         Whether it is a text that may have several lines.
+    pairs
+        Whether its flag takes ``KEY=VALUE`` and may be repeated, for a `dict` of texts.
     of_run
         Whether it is about running the batch, not about its requests.
     of_body
@@ -63,6 +78,7 @@ class Option:
     label: str = ""
     names_variable: bool = False
     has_lines: bool = False
+    pairs: bool = False
     of_run: bool = False
     of_body: bool = False
     absent: Mapping[Face, str] = field(default_factory=dict)
@@ -136,8 +152,30 @@ class Ask:
         metavar="JSON",
         absent={"keyword": "each key of the body is a keyword"},
     )
+    col: Mapping[str, Hashable] = _asked(
+        "take a parameter of the body from a column, such as max_tokens=limit; may be repeated",
+        default_factory=dict,
+        type=dict,
+        metavar="KEY=COLUMN",
+        pairs=True,
+        absent={
+            "keyword": "the value of a parameter is vb.col(label)",
+            "trait": "each frame has columns of its own",
+        },
+    )
 
     def __post_init__(self) -> None:
+        columns = {name: value.label for name, value in self.body.items() if isinstance(value, Column)}
+        model: Any = self.model
+        if isinstance(model, Column):
+            columns["model"] = model.label
+            object.__setattr__(self, "model", None)
+        if twice := self.col.keys() & self.body.keys():
+            raise FrameError(f"{min(twice)!r} is both a parameter and taken from a column.", param=min(twice))
+        if columns:
+            # As with the flags: what is the same in all rows, and what is not.
+            object.__setattr__(self, "col", {**self.col, **columns})
+            object.__setattr__(self, "body", {key: value for key, value in self.body.items() if key not in columns})
         for one in dataclasses.fields(self):
             kind, value = _KINDS.get(str(one.type).removesuffix(" | None")), getattr(self, one.name)
             if kind is None or (value is None and one.default is None):

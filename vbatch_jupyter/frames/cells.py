@@ -35,10 +35,14 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import msgspec
 import numpy as np
 import pandas as pd
 
 from vbatch_jupyter.errors import FrameError, did_you_mean
+
+_EXACT = 2**53
+"""Below this, a float with a whole number stands for exactly that number."""
 
 _SHOWN = 12
 _WORDS_OF_JINJA = frozenset("and else false if in is none not or recursive row true".split())  # noqa: SIM905
@@ -210,6 +214,51 @@ def inner(value: Any) -> Any:
     return None if is_missing(value) else plain(value)
 
 
+def plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters of a body as JSON has them.
+
+    Raises
+    ------
+    FrameError
+        A value is nothing that JSON has, or a number that is not finite.
+
+    Examples
+    --------
+    >>> plain_body({"seed": np.int64(7), "stop": ("a", "b"), "temperature": 1.0})
+    {'seed': 7, 'stop': ['a', 'b'], 'temperature': 1}
+    """
+    try:
+        plain: dict[str, Any] = msgspec.to_builtins(dict(body), str_keys=True, enc_hook=_plain_value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
+    # Equal requests must be equal bytes, so that they share their answers. Not deeper than this: what is in a tool or
+    # a schema may be shown to the model as it is written.
+    return {name: _shortest(_as_json(name, value)) for name, value in plain.items()}
+
+
+def _as_json(name: str, value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such number: it would be sent as null, and the default apply.
+        raise FrameError(f"{name} has a number that is not finite (nan or inf), which cannot be sent.", param=name)
+    if isinstance(value, dict):
+        return {key: _as_json(name, item) for key, item in value.items()}
+    return [_as_json(name, item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shortest(value: object) -> object:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
 def positions_by_label(columns: Iterable[Hashable]) -> dict[Hashable, list[int]]:
     """Map every label to its positions.
 
@@ -257,8 +306,17 @@ def placeholder(label: Hashable) -> str:
     return f"{{{{ row[{label if isinstance(label, int) else str(label)!r}] }}}}"
 
 
-def column_position(df: pd.DataFrame, column: Hashable) -> int:
-    """Find the column that names the requests.
+def column_position(df: pd.DataFrame, column: Hashable, param: str = "custom_id") -> int:
+    """Find a column by its label.
+
+    Parameters
+    ----------
+    df
+        The frame.
+    column
+        The label.
+    param
+        The argument that names it.
 
     Raises
     ------
@@ -274,18 +332,17 @@ def column_position(df: pd.DataFrame, column: Hashable) -> int:
     try:
         positions = positions_by_label(labels).get(column, [])
     except TypeError as error:
-        raise FrameError(f"custom_id= must be the label of a column, not {column!r}.", param="custom_id") from error
+        raise FrameError(f"{param}= must be the label of a column, not {column!r}.", param=param) from error
     if len(positions) == 1:
         return positions[0]
     if positions:
-        raise FrameError(
-            f"The DataFrame has the column {column!r} {len(positions)} times; custom_id= needs one.", param="custom_id"
-        )
-    if column in df.index.names:
-        message = f"{column!r} is a level of the index: custom_id= needs a column, as of df.reset_index({column!r})."
-        raise FrameError(message, param="custom_id")
-    hint = did_you_mean(column, labels) or f" {describe_columns(labels)}"
-    raise FrameError(f"Unknown column {column!r} in custom_id=.{hint}", param="custom_id")
+        message = f"The DataFrame has the column {column!r} {len(positions)} times; {param}= needs one."
+    elif column in df.index.names:
+        message = f"{column!r} is a level of the index: {param}= needs a column, as of df.reset_index({column!r})."
+    else:
+        hint = did_you_mean(column, labels) or f" {describe_columns(labels)}"
+        message = f"Unknown column {column!r} in {param}=.{hint}"
+    raise FrameError(message, param=param)
 
 
 def full_label(columns: pd.Index, name: str) -> Hashable:

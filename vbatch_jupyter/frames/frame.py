@@ -247,7 +247,8 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False
     FrameError
         A column of the result is in the frame already, or ``schema`` and ``n`` are given together.
     """
-    body, schema = ask.body, ask.schema
+    # A column may say anything.
+    body, schema = {**ask.body, **dict.fromkeys(ask.col, "a column")}, ask.schema
     if schema is not None:
         parser(schema)
         if body.get("n") not in (None, 1):

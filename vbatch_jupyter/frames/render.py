@@ -17,31 +17,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import numpy as np
 from msgspec import structs
 
 from vbatch_jupyter.errors import BadRequestError, FrameError, TemplateError
 from vbatch_jupyter.frames.ask import ON_ERROR, Ask
-from vbatch_jupyter.frames.cells import cells_of, column_position, is_missing
+from vbatch_jupyter.frames.cells import cells_of, column_position, is_missing, plain_body
 from vbatch_jupyter.frames.field_order import Orders, field_orders
 from vbatch_jupyter.frames.frame import FrameDescription, Unrendered, describe, describe_row, names_of_rows, sampled
 from vbatch_jupyter.frames.schema import left_out, response_format, unheld_in_body
 from vbatch_jupyter.frames.template import Template
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
+from vbatch_jupyter.protocol.keys import check_keys
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_EXACT = 2**53
-"""Below this, a float with a whole number stands for exactly that number."""
 
 _CUSTOM_ID_BYTES = PROFILES["local"].max_custom_id_bytes
 
@@ -156,6 +151,11 @@ def requests_of(
         url=endpoint.path,
         build=_body_builder(endpoint, ask, by, grammar),
     )
+    if ask.col:
+        from vbatch_jupyter.frames.row_parameters import parameters_by_row
+
+        common = plain_body(ask.body) | ({} if ask.model is None else {"model": ask.model})
+        rows.parameters = parameters_by_row(df, ask.col, common, lambda rest: _refuse(endpoint, rows.build, rest, by))
     return Requests(
         df,
         ask,
@@ -221,6 +221,7 @@ class _Rows:
     names: list[str]
     url: str
     build: Callable[..., dict[str, Any]]
+    parameters: Sequence[Mapping[str, Any]] | None = None
     unrendered: list[Unrendered] = dataclasses.field(default_factory=list)
 
     def lines(self) -> Iterator[bytes]:
@@ -264,10 +265,12 @@ class _Rows:
     ) -> bytes:
         order = None if self.orders is None else self.orders[position].tolist()
         prompt = self.prompt.render_cells(cells, where=where, order=order)
-        if self.system is None or system is None:
-            body = self.build(prompt)
-        else:
-            body = self.build(prompt, system=self.system.render_cells(system, where=where))
+        own: dict[str, Any] = {}
+        if self.system is not None and system is not None:
+            own["system"] = self.system.render_cells(system, where=where)
+        if self.parameters is not None:
+            own["rest"] = self.parameters[position]
+        body = self.build(prompt, **own)
         try:
             return encode_request_line(self.names[position], self.url, body) + b"\n"
         except BadRequestError as error:
@@ -308,27 +311,39 @@ def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
 def _body_builder(endpoint: Endpoint, ask: Ask, by: policy.Answering, grammar: str) -> Callable[[str], dict[str, Any]]:
     """Return a function from a prompt to its request's body, after checking everything else in the body."""
     for taken in ("model", endpoint.prompt_key, "stream"):
-        if taken in ask.body:
+        if taken in ask.body or (taken in ask.col and taken != "model"):
             reason = "a batch does not stream" if taken == "stream" else "it comes from the DataFrame and the arguments"
             raise FrameError(f"{taken!r} cannot be set in the body: {reason}.", param=taken)
-    if ask.model is None:
+    if "model" in ask.col and by.server != "compatible":
+        raise FrameError("All requests of a batch must have the same model here and at OpenAI.", param="model")
+    if ask.model is None and "model" not in ask.col:
         raise FrameError("Name the model with model=.", param="model")
-    if ask.schema is not None and ask.body.get("ignore_eos"):
+    if ask.schema is not None and (ask.body.get("ignore_eos") or "ignore_eos" in ask.col):
         message = "ignore_eos= makes a model write on after its JSON, so that no answer fits schema=. Leave one out."
         raise FrameError(message, param="ignore_eos")
     build = functools.partial(
         endpoint.body,
-        model=ask.model,
+        model=ask.model or "",
         system=ask.system,
         response_format=None if ask.schema is None else response_format(ask.schema, grammar),
-        rest=_plain_body(ask.body),
+        rest=plain_body(ask.body),
     )
     try:
+        check_keys(endpoint, ask.col)
         body = build("a")
     except BadRequestError as error:
         raise FrameError(error.message, param=error.param) from error
-    policy.refuse(endpoint, body, by)
+    if not ask.col:  # else the rows say the rest of it, and each is checked
+        policy.refuse(endpoint, body, by)
     return build
+
+
+def _refuse(
+    endpoint: Endpoint, build: Callable[..., dict[str, Any]], rest: Mapping[str, Any], by: policy.Answering
+) -> None:
+    if not isinstance(model := rest.get("model"), str) or not model:
+        raise FrameError(f"the model must be a name, not {model!r}.", param="model")
+    policy.refuse(endpoint, build("a", rest=rest), by)
 
 
 def _notes(endpoint: Endpoint, ask: Ask, grammar: str) -> Iterator[str]:
@@ -339,42 +354,6 @@ def _notes(endpoint: Endpoint, ask: Ask, grammar: str) -> Iterator[str]:
         yield note
     if ask.schema is not None and ask.body.get("min_tokens"):
         yield "min_tokens= does nothing with schema=: an answer ends where its JSON does."
-
-
-def _plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        plain: dict[str, Any] = msgspec.to_builtins(dict(body), str_keys=True, enc_hook=_plain_value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FrameError(f"A body parameter cannot be written as JSON: {error}.", param="body") from error
-    # Equal requests must be equal bytes, so that they share their answers. Not deeper than this: what is in a tool or
-    # a schema may be shown to the model as it is written.
-    for name, value in plain.items():
-        if not _is_finite(value):
-            # JSON has no such number: it would be sent as null, and the default apply.
-            raise FrameError(f"{name} has a number that is not finite (nan or inf), which cannot be sent.", param=name)
-    return {name: _shortest(value) for name, value in plain.items()}
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    return not isinstance(value, list) or all(map(_is_finite, value))
-
-
-def _shortest(value: object) -> object:
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
-    return value
-
-
-def _plain_value(value: object) -> object:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def _custom_id_error(message: str) -> FrameError:

@@ -46,6 +46,21 @@ class _Parser(argparse.ArgumentParser):
         raise HelpShownError
 
 
+class _Pairs(argparse.Action):
+    """Collects ``KEY=VALUE`` of a flag that may be repeated."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        key, _, value = values.partition("=")
+        key, pairs = key.replace("-", "_"), dict(getattr(namespace, self.dest) or {})
+        if not (key and value):
+            parser.error(f"argument {flag}: not of the form {self.metavar}: {values}")
+        if pairs.setdefault(key, value) != value:
+            parser.error(f"argument {flag}: {key!r} is given twice")
+        setattr(namespace, self.dest, pairs)
+
+
 class HelpShownError(Exception):
     """-h was given; its text has been printed."""
 
@@ -139,7 +154,9 @@ def _add_background(parser: argparse.ArgumentParser) -> None:
 def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, Option]) -> None:
     for name, option in options.items():
         value: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-        if option.type is not bool:
+        if option.pairs:
+            value = {"action": _Pairs, "metavar": option.metavar}
+        elif option.type is not bool:
             value = {"type": _body if option.type is dict else option.type, "metavar": option.metavar}
         parser.add_argument(*flags_of(name, option), help=option.help, **value)
 

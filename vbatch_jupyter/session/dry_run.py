@@ -43,7 +43,7 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
     requests = session.requests_of(df, ask)
     if not len(requests.df):
         raise FrameError("The DataFrame has no rows, so there is nothing to run.", param="df")
-    model = str(requests.ask.model)
+    model = requests.ask.model or "several models"
     engine = session.engine if session.engine and model in session.engine.served_model_names else None
 
     def find_known(index: LineIndex, read: Callable[[int], bytes], finished: bytearray) -> int:

@@ -36,14 +36,17 @@ def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -
     """
     chosen = {name: options[name] for name in offered("flag") if options.get(name) is not None}
     # A magic fills {name} and $name from the notebook's variables.
-    if any(re.search(r"[\n{$]", str(value)) for name, value in chosen.items() if name != "body"):
+    columns: Mapping[str, str] = chosen.pop("col", {})
+    if any(re.search(r"[\n{$]", str(value)) for name, value in [*chosen.items(), *columns.items()] if name != "body"):
         body = chosen.pop("body", {})
         arguments = [f"{name}={_as_python(offered('flag')[name], value)}" for name, value in chosen.items()]
+        arguments += [f"{name}=vb.col({label!r})" for name, label in columns.items()]
         arguments += [f"**{body!r}"] if body else []
         return f"{out} = {df}.vbatch.run({', '.join([repr(template), *arguments])})"
     flags = "".join(
         f" --{name.replace('_', '-')}{_as_word(value)}" for name, value in chosen.items() if value is not False
     )
+    flags += "".join(f" --col {shlex.quote(f'{name}={label}')}" for name, label in columns.items())
     return f"%%vbatch {df} -o {out}{flags}\n{template}"
 
 
