@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.queues import Queue
@@ -13,8 +15,10 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from tests.batches import group, open_store
+from tests.batches import ENDPOINT, group, input_lines, open_store
 from vbatch_jupyter.manager import lifecycle
+from vbatch_jupyter.protocol.profiles import PROFILES
+from vbatch_jupyter.protocol.validation import validate
 from vbatch_jupyter.store import Store
 
 UPLOAD = b"{}\n" * 100_000
@@ -92,6 +96,28 @@ def open_until_step(path: Path, step: int) -> None:
     _count_steps(step)
     open_store(path)
     os._exit(0)
+
+
+def search_until_step(path: Path, step: int, key: str, requests: int) -> None:
+    """Search known answers, and die by ``kill -9`` at the given step, of which the statements of the index are some."""
+    with open_store(path) as store:
+        steps, connect = _count_steps(step), sqlite3.connect
+
+        def connect_and_count(*arguments: Any, **keywords: Any) -> sqlite3.Connection:
+            connection: sqlite3.Connection = connect(*arguments, **keywords)
+            connection.set_trace_callback(lambda _: next(steps))
+            return connection
+
+        sqlite3.connect = connect_and_count  # type: ignore[assignment]
+        known_answers(store, key, requests)
+        os._exit(0)
+
+
+def known_answers(store: Store, key: str, requests: int) -> list[tuple[int, bytes]]:
+    """Search the answers to the requests of a batch that `tests.batches` makes."""
+    lines = list(input_lines(requests))
+    checked = validate(io.BytesIO(b"".join(lines)), endpoint=ENDPOINT, profile=PROFILES["local"])
+    return sorted(store.answers.find(key, checked.index, lines.__getitem__, bytearray(requests)))
 
 
 def _count_steps(last: int) -> Iterator[int]:

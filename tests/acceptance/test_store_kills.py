@@ -29,6 +29,7 @@ from vbatch_jupyter.store.fsck import check
 KILLS = 60
 REQUESTS = 300
 DAY = 86_400.0
+KEY = "an engine"
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +164,30 @@ def test_a_kill_at_each_step_of_an_upload_leaves_the_whole_file_or_none(tmp_path
         assert step > 10
         assert check(store) == []
         assert files[0].bytes == len(store_owner.UPLOAD)
+
+
+def test_a_kill_at_each_step_of_a_search_leaves_an_index_with_every_known_answer(tmp_path, processes):
+    with open_store(tmp_path / "store") as store:
+        for step in range(1, 1000):
+            if step % 7 == 1:
+                # From nothing, as well as from where the search before has left it.
+                (store.path / "answers.sqlite3").unlink(missing_ok=True)
+            with begin(store, 3) as lease:
+                lease.update(answers_key=KEY)
+                lease.append(group(lease.id, range(3)))
+                ended = lifecycle.finish(store, lease)
+            if step % 5 == 0:
+                # The search meets its answers in the index, and drops them.
+                assert len(store_owner.known_answers(store, KEY, 3)) == 3
+                store.files.delete(str(ended.output_file_id))
+            owner = processes.Process(target=store_owner.search_until_step, args=(store.path, step, KEY, 3))
+            owner.start()
+            owner.join()
+            assert owner.exitcode in {0, -signal.SIGKILL}
+
+            found = store_owner.known_answers(store, KEY, 4)
+            assert [position for position, _ in found] == [0, 1, 2]
+            assert all(b"answer %d" % position in line for position, line in found)
+            if owner.exitcode == 0:
+                break
+        assert step > 20

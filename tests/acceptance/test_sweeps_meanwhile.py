@@ -14,7 +14,6 @@ from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.protocol.lines import encode_request_line
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store.fsck import check
-from vbatch_jupyter.store.sidecars import timings_of
 
 BATCHES = 500
 SAME = 5
@@ -77,7 +76,7 @@ def test_sweeps_in_two_processes_take_nothing_from_five_hundred_batches_and_paus
             for position in range(2):
                 assert b"question %d %d" % (number // SAME, position) in content(store, record.output_file_id)
             assert store.files.sidecar(record.output_file_id or "", "answers").exists()
-            assert len(timings_of(store.files, record)) == 2
+            assert len(store.files.timings(record)) == 2
         assert len(set(ids)) == BATCHES
         assert [sweep["files"] for sweep in sweeps] == [[], []]
         assert min(sweep["sweeps"] for sweep in sweeps) > 20

@@ -21,7 +21,6 @@ from vbatch_jupyter.protocol.ids import new_batch_id
 from vbatch_jupyter.protocol.profiles import HERE, PROFILES
 from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import Page, Store, misfits
-from vbatch_jupyter.store.sidecars import timings_of
 
 _WINDOW_SECONDS = {"24h": 24 * 3600, "1h": 3600}
 # What a client sends of a batch; a create that is sent again differs in nothing of it.
@@ -185,7 +184,7 @@ class BatchesManager:
 
     def timings(self, batch_id: str) -> Sequence[Timing]:
         """Return when each request's answer came, in the input file's order; nothing if that was not kept."""
-        return timings_of(self._store.files, self.retrieve(batch_id))
+        return self._store.files.timings(self.retrieve(batch_id))
 
     def list(self, *, after: str | None = None, limit: int = 20) -> Page[BatchRecord]:
         """Return one page of the batches, of at most 100, newest first.

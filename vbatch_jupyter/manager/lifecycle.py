@@ -29,13 +29,13 @@ from vbatch_jupyter.manager.waiting import postpone
 from vbatch_jupyter.protocol import validation
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
-from vbatch_jupyter.protocol.index import LineIndex
+from vbatch_jupyter.protocol.index import AnswerColumns, LineIndex
 from vbatch_jupyter.protocol.lines import parse_request_line, unexecuted_line
 from vbatch_jupyter.protocol.profiles import HERE, PROFILES
 from vbatch_jupyter.protocol.reading import usage_of
 from vbatch_jupyter.store import DISK_FULL_REASON, Lease, Store
 from vbatch_jupyter.store.files import Sidecar
-from vbatch_jupyter.store.sidecars import pack_answers, pack_timings
+from vbatch_jupyter.store.spool import pack_timings
 
 SWEEP_SECONDS = 600.0
 """How often a store is swept."""
@@ -210,7 +210,7 @@ def _publish(
     recovered = lease.recover()
     with lease.new_result_file("output") as output, lease.new_result_file("error") as error:
         written = bytearray(len(recovered.finished))
-        output_offsets = array("Q", bytes(8 * len(written)))
+        index, answers = _index_for_answers(store, lease, record), AnswerColumns()
         finished_at, latencies = array("d", bytes(8 * len(written))), array("d", [math.nan]) * len(written)
         usage = Usage()
         for position, is_error, line, finished, latency, used, _ in lease.records():
@@ -220,7 +220,8 @@ def _publish(
                 latencies[position] = latency
             if not is_error:
                 usage += usage_of(line) if used is None else used
-                output_offsets[position] = output.bytes + 1
+                if index is not None:
+                    answers.append(index, position, line, output.bytes)
             file = error if is_error else output
             file.write(line + b"\n")
         if status in UNEXECUTED:
@@ -231,13 +232,19 @@ def _publish(
         sidecars: dict[Sidecar, bytes] = {}
         if record.target is None:
             sidecars["timings"] = pack_timings(finished_at, latencies)
-        if record.answers_key and output.bytes:
-            # A batch ends also where there is no room for this.
-            with contextlib.suppress(StoreFullError, OSError):
-                sidecars["answers"] = pack_answers(load_index(store, lease), output_offsets)
+        if index is not None and output.bytes:
+            sidecars["answers"] = answers.to_bytes()
         return lease.publish(
             status, output=output, error=error, sidecars=sidecars, counts=recovered.counts, usage=usage
         )
+
+
+def _index_for_answers(store: Store, lease: Lease, record: BatchRecord) -> LineIndex | None:
+    """Return the index of a batch whose answers can be reused."""
+    # A batch ends also where there is no room to make it again.
+    with contextlib.suppress(StoreFullError, OSError):
+        return load_index(store, lease) if record.answers_key else None
+    return None
 
 
 def _unexecuted(

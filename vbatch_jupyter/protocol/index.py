@@ -1,4 +1,4 @@
-"""The compact index of an input file that validation makes, and how it says with what each prompt begins.
+"""The compact index of an input file that validation makes, and the one of its answers when the batch has ended.
 
 Planning puts requests together whose prompts share a beginning. A prefix key has hashes of beginnings of several
 lengths. The lengths are chosen for each file: most prompts of a batch begin with the same instructions, so some
@@ -9,6 +9,7 @@ into no better order: an engine shares whole blocks of 16 tokens or more.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -17,7 +18,10 @@ import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from vbatch_jupyter.errors import StoreCorruptError
+from vbatch_jupyter.protocol.lines import answer_id
 
 _HEADER = struct.Struct("<8sQI")
 _MAGIC = b"vbindex2"
@@ -153,12 +157,99 @@ class LineIndex:
         return [column for _, column in sorted(vars(self).items())]
 
 
+class _Header(msgspec.Struct):
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnswerColumns:
+    """Where the answers of a batch are: columns of equal length, one entry for each line of its output file.
+
+    Parameters
+    ----------
+    positions
+        The positions of the requests in the batch.
+    requests
+        The hashes of the requests, as in `LineIndex.request_hashes`, with a sign.
+    answers
+        A number for each answer that tells it from others to the same request, also in batches that have reused it; 0
+        if the request is deterministic.
+    asked_at, asked_bytes
+        Where the request's line is in the input file.
+    answered_at, answered_bytes
+        Where the answer's line is in the output file.
+    """
+
+    positions: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+    requests: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+    answers: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+    asked_at: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+    asked_bytes: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+    answered_at: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+    answered_bytes: array[int] = dataclasses.field(default_factory=lambda: array("q"))
+
+    def append(self, index: LineIndex, position: int, line: bytes, answered_at: int) -> None:
+        """Add one answer.
+
+        Parameters
+        ----------
+        index, position
+            Its request.
+        line
+            The answer's line, without its end.
+        answered_at
+            Where the line is in the output file.
+        """
+        self.positions.append(position)
+        self.requests.append(signed(index.request_hashes[position]))
+        told_apart = 0 if index.deterministic[position] else signed(hash_of(answer_id(line)))
+        self.answers.append(told_apart)
+        self.asked_at.append(index.offsets[position])
+        self.asked_bytes.append(index.lengths[position])
+        self.answered_at.append(answered_at)
+        self.answered_bytes.append(len(line))
+
+    def to_bytes(self) -> bytes:
+        """Write what `from_bytes` reads."""
+        columns = (getattr(self, field.name) for field in dataclasses.fields(self))
+        header = msgspec.json.encode(_Header(len(self.requests)))
+        return b"".join([header, b"\n", *(column.tobytes() for column in columns)])
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> AnswerColumns:
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        ValueError
+            It is damaged.
+        """
+        header, _, packed = content.partition(b"\n")
+        columns, size = cls(), 8 * msgspec.json.decode(header, type=_Header).count
+        if len(packed) != size * len(dataclasses.fields(cls)):
+            raise ValueError(f"{len(packed):,} bytes are not {len(dataclasses.fields(cls))} columns of {size:,}.")
+        for number, field in enumerate(dataclasses.fields(cls)):
+            getattr(columns, field.name).frombytes(packed[number * size :][:size])
+        return columns
+
+
 def hash_of(*parts: bytes) -> int:
     """Return a hash of 64 bits, as in the columns of an index."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)
     return int.from_bytes(digest.digest())
+
+
+def signed(hashed: int) -> int:
+    """Return the 64 bits of a hash as SQLite has them.
+
+    Examples
+    --------
+    >>> signed(7), signed((1 << 64) - 1)
+    (7, -1)
+    """
+    return hashed - (1 << 64) if hashed >> 63 else hashed
 
 
 def repeated(hashes: Iterable[int]) -> frozenset[int]:

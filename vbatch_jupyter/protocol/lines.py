@@ -289,6 +289,7 @@ def count_all(body: bytes) -> bytes:
     return b"%b%b%b" % (body[: found.start(1)], usage, body[found.end(1) :])
 
 
+_ANSWER_ID = re.compile(rb'"response":\{"status_code":\d+,"request_id":"([^"]*)"')  # no text has a bare quote in it
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})')
 _GENERATED = re.compile(rb'"completion_tokens"\s*:\s*[1-9]')
 _NULL_DETAILS = re.compile(rb'"(prompt|completion)_tokens_details"\s*:\s*null')
@@ -330,6 +331,23 @@ def output_line(*, id: str, custom_id: str, status_code: int, request_id: str, b
         _encode(request_id),
         _one_line(count_all(body)),
     )
+
+
+def answer_id(line: bytes) -> bytes:
+    """Return the id of an answer, which it keeps in each batch that reuses it; read without decoding the body.
+
+    Parameters
+    ----------
+    line
+        As `output_line` writes it.
+
+    Examples
+    --------
+    >>> answer_id(output_line(id="i", custom_id="a", status_code=200, request_id="req_1", body=b"{}"))
+    b'req_1'
+    """
+    found = _ANSWER_ID.search(line)
+    return b"" if found is None else found[1]
 
 
 def unexecuted_line(*, id: str, custom_id: str, code: str, message: str) -> bytes:  # noqa: A002

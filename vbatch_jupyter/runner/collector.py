@@ -23,7 +23,6 @@ from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import output_line, parse_output_line, parse_request_line
 from vbatch_jupyter.protocol.reading import usage_of
 from vbatch_jupyter.store import Lease, SpoolRecord, Store
-from vbatch_jupyter.store.sidecars import find_answers
 
 GROUP_LINES = 256
 GROUP_SECONDS = 0.5
@@ -193,7 +192,15 @@ class Latest:
             return self._errors.counted() if self._errors else {}
 
 
-def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineIndex, engine: Engine) -> int:
+def take_answers(
+    store: Store,
+    lease: Lease,
+    record: BatchRecord,
+    index: LineIndex,
+    engine: Engine,
+    *,
+    on_notice: Callable[[str], None] = lambda _: None,
+) -> int:
     """Put answers that the same engine has given before into the spool; return their number.
 
     Parameters
@@ -203,6 +210,8 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
         expects a new answer to a new batch.
     engine
         The engine; the batch remembers its key and its seed.
+    on_notice
+        Called with one sentence if answers that are known may be asked for again.
     """
     is_local = record.profile == "local"
     seen: dict[str, Any] = {}
@@ -216,7 +225,7 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
         return 0
     count = size = 0
     group: list[SpoolRecord] = []
-    for known in _known(store, lease, record, index, engine.answers_key):
+    for known in _known(store, lease, record, index, engine.answers_key, on_notice=on_notice):
         group.append(known)
         count += 1
         size += len(known.line)
@@ -229,8 +238,17 @@ def take_answers(store: Store, lease: Lease, record: BatchRecord, index: LineInd
 
 
 def _known(
-    store: Store, lease: Lease, record: BatchRecord, index: LineIndex, answers_key: str
+    store: Store,
+    lease: Lease,
+    record: BatchRecord,
+    index: LineIndex,
+    answers_key: str,
+    *,
+    on_notice: Callable[[str], None],
 ) -> Iterator[SpoolRecord]:
+    def say(problem: str) -> None:
+        on_notice(f"Batch {record.id}: answers that are known may be asked for again, as not all were found: {problem}")
+
     finished = lease.recover().finished
     kept = ((spooled.position, spooled.line) for spooled in lease.records() if not spooled.is_error)
     with store.files.open(record.input_file_id) as input_file:
@@ -239,7 +257,7 @@ def _known(
             input_file.seek(index.offsets[position])
             return input_file.read(index.lengths[position])
 
-        for position, line in find_answers(store, answers_key, index, read, finished, kept=kept):
+        for position, line in store.answers.find(answers_key, index, read, finished, kept=kept, on_problem=say):
             response = parse_output_line(line).response
             if response is None:
                 continue

@@ -12,6 +12,7 @@ a batch.
 from __future__ import annotations
 
 import asyncio
+import functools
 from array import array
 from collections.abc import Callable
 
@@ -241,7 +242,8 @@ class Runner:
             return "stopped"
         recovered = await in_thread(lease.recover)
         index = await in_thread(lifecycle.load_index, self._store, lease)
-        if taken := await in_thread(take_answers, self._store, lease, record, index, engine):
+        take = functools.partial(take_answers, on_notice=self._on_notice)
+        if taken := await in_thread(take, self._store, lease, record, index, engine):
             self._on_notice(f"Batch {lease.id}: {taken:,} of {len(index):,} answers are reused from earlier batches.")
             recovered = await in_thread(lease.recover)
         plan = await in_thread(plan_requests, index, recovered.finished)

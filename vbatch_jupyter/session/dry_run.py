@@ -13,7 +13,6 @@ from vbatch_jupyter.estimate.report import DryRun, Measured
 from vbatch_jupyter.manager.time_left import work_of
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.session.session import Session
-from vbatch_jupyter.store.sidecars import find_answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +48,7 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
     def find_known(index: LineIndex, read: Callable[[int], bytes], finished: bytearray) -> int:
         if engine is None or ask.fresh:
             return 0
-        return sum(1 for _ in find_answers(session.store, engine.answers_key, index, read, finished))
+        return sum(1 for _ in session.store.answers.find(engine.answers_key, index, read, finished))
 
     found = estimate(
         requests.lines,

@@ -44,7 +44,7 @@ from vbatch_jupyter.store.upgrades import UPGRADES
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """The ``PRAGMA user_version`` of a store of this release."""
 
 UNFINISHED = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
@@ -177,7 +177,7 @@ class Database:
             return
         schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
         # `executescript` would commit the transaction, and a kill could leave half a store.
-        for statement in _statements(schema):
+        for statement in statements_of(schema):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -252,7 +252,7 @@ class Database:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raised = _primary_code(error) == sqlite3.SQLITE_IOERR and not self._connection.in_transaction
+            raised = primary_code(error) == sqlite3.SQLITE_IOERR and not self._connection.in_transaction
             if attempts == 1 or not raised or not self._has_taken_effect(mark):
                 raise
             self._connection.execute("BEGIN IMMEDIATE")
@@ -271,11 +271,11 @@ class Database:
                 return function()
             except sqlite3.Error as error:
                 failures += 1
-                if _primary_code(error) not in _TRIED_AGAIN or _BACKOFF.after(failures) is None:
+                if primary_code(error) not in _TRIED_AGAIN or _BACKOFF.after(failures) is None:
                     raise self._translated(error) from error
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
-        code = _primary_code(error)
+        code = primary_code(error)
         if code == sqlite3.SQLITE_BUSY:
             message = (
                 f"Another process kept the store in {self._path.parent} locked for {_BACKOFF.attempts} times "
@@ -317,12 +317,14 @@ class Database:
             self._connection.close()
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's code for an error, such as ``sqlite3.SQLITE_BUSY``."""
     # Extended codes carry the primary one in their low byte; errors of the Python layer carry none.
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _statements(script: str) -> Iterator[str]:
+def statements_of(script: str) -> Iterator[str]:
+    """Yield the statements of a script, so that they can be run within a transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

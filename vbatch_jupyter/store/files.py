@@ -28,10 +28,13 @@ from vbatch_jupyter.errors import (
     TooLargeError,
     VBatchError,
 )
+from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
+from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
 from vbatch_jupyter.store.disk import MIB, NewFile, Space
+from vbatch_jupyter.store.spool import unpack_timings
 from vbatch_jupyter.store.sweep import ids_with_rows
 
 T = TypeVar("T")
@@ -324,6 +327,13 @@ class Files:
             return msgspec.json.decode(self.sidecar(id, "notes").read_bytes(), type=dict[str, builtins.list[str]])
         return {}
 
+    def timings(self, record: BatchRecord) -> builtins.list[Timing]:
+        """Return the timing of each request of a batch, in the input file's order; nothing if none were kept."""
+        with contextlib.suppress(OSError, ValueError):  # a full disk, a batch service
+            id_ = record.output_file_id or record.error_file_id or ""
+            return unpack_timings(self.sidecar(id_, "timings").read_bytes())
+        return []
+
     def open(self, id: str) -> BinaryIO:  # noqa: A002
         """Open a file's content for reading; deleting the file meanwhile does not disturb the reader.
 
@@ -390,8 +400,12 @@ class Files:
         """Return which of the ids have a file, and all that batches which have not ended will give to their files."""
         # In this order: a batch that ends between the two looks has the rows of its files by the second.
         unfinished = self._database.read(f"SELECT id FROM batch WHERE {UNFINISHED}")  # noqa: S608 - a constant
-        with_rows = ids_with_rows(self._database, "SELECT id FROM file WHERE deleted_at IS NULL AND id", ids)
-        return with_rows | {result_file_id(row["id"], kind) for row in unfinished for kind in ("output", "error")}
+        files = {result_file_id(row["id"], kind) for row in unfinished for kind in ("output", "error")}
+        return files | self.alive(ids)
+
+    def alive(self, ids: Iterable[str]) -> set[str]:
+        """Return which of the ids have a file that was not deleted."""
+        return ids_with_rows(self._database, "SELECT id FROM file WHERE deleted_at IS NULL AND id", ids)
 
     def expire(self) -> builtins.list[str]:
         """Delete the files that have expired, and that no unfinished batch reads; return their ids."""

@@ -144,6 +144,16 @@ CREATE INDEX unfinished_batch ON batch (number) WHERE status IN (
 -- Deleting a file asks which unfinished batch reads it.
 CREATE INDEX batch_by_input_file ON batch (input_file_id);
 
+-- The index of known answers asks which batches have ended since it was last read.
+CREATE INDEX batch_by_output_file ON batch (output_file_id) WHERE output_file_id IS NOT NULL;
+
+-- A sweep asks what has expired.
+CREATE INDEX file_by_expiry ON file (expires_at) WHERE deleted_at IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX upload_by_expiry ON upload (expires_at) WHERE status = 'pending';
+CREATE INDEX batch_by_expiry ON batch (
+    output_expires_after_seconds + coalesce(completed_at, failed_at, expired_at, cancelled_at)
+) WHERE output_expires_after_seconds IS NOT NULL;
+
 -- A status only moves forward (contract §1.3).
 CREATE TRIGGER status_moves_forward
 BEFORE UPDATE OF status ON batch

@@ -21,12 +21,14 @@ import os
 import re
 import struct
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vbatch_jupyter.errors import StoreCorruptError, StoreFullError
 from vbatch_jupyter.protocol.batch import RequestCounts, Usage
+from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store.disk import MIB, close, sync_directory, write_all, writing
 
 NONE, OUTPUT, ERROR = 0, 1, 2
@@ -40,6 +42,7 @@ _USAGE = struct.Struct("<4I")
 _MOST_TOKENS = (1 << 32) - 1
 _CHECKED = struct.Struct("<IBdd")
 _CHECKED_FROM = 8
+_CHECKSUM = struct.Struct("<I")
 _SEGMENT = re.compile(r"spool-(\d+)(-\d+)?")
 
 
@@ -312,3 +315,36 @@ def _packed(usage: Usage) -> bytes:
     except struct.error:
         # A server may send any text.
         return _USAGE.pack(*(min(max(count, 0), _MOST_TOKENS) for count in tokens))
+
+
+def pack_timings(finished_at: array[float], latencies: array[float]) -> bytes:
+    """Return what to keep about the timings of a batch that has ended.
+
+    Parameters
+    ----------
+    finished_at
+        For each request Unix seconds, 0 if it was not run.
+    latencies
+        For each request seconds, NaN if the engine was not asked.
+    """
+    content = finished_at.tobytes() + latencies.tobytes()
+    return content + _CHECKSUM.pack(zlib.crc32(content))
+
+
+def unpack_timings(kept: bytes) -> list[Timing]:
+    """Return the timing of each request, in the input file's order.
+
+    Raises
+    ------
+    ValueError
+        These are not the bytes that `pack_timings` returned.
+    """
+    content, checksum = kept[: -_CHECKSUM.size], kept[-_CHECKSUM.size :]
+    if checksum != _CHECKSUM.pack(zlib.crc32(content)):
+        raise ValueError("The checksum of the timings is wrong.")
+    columns = array("d", content)
+    half = len(columns) // 2
+    return [
+        Timing(finished or None, None if math.isnan(latency) else latency)
+        for finished, latency in zip(columns[:half], columns[half:], strict=True)
+    ]

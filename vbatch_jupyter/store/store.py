@@ -6,6 +6,7 @@
     files/file-…                contents of input, output and error files
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
     files/file-….answers        where the answer to each request is in an output file, so that it can be reused
+    answers.sqlite3             an index of these, by engine and request; made again if it is lost
     files/file-….timings        of a batch that has ended: when each answer came, and how long it took
     engines/engine_…            locked by the process that holds the engine, for as long as it lives
     reserve                     room for state on a full disk
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.store.answers import Answers
 from vbatch_jupyter.store.batches import Batches
 from vbatch_jupyter.store.database import Database
 from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
@@ -62,7 +64,7 @@ class Store:
     ----------
     path, clock
         As above.
-    files, uploads, batches, engines, space, database
+    files, uploads, batches, engines, answers, space, database
         The store's parts.
 
     Raises
@@ -117,6 +119,7 @@ class Store:
             self.path / "batches", database=self.database, files=self.files, space=self.space, clock=now
         )
         self.engines = Engines(self.path / "engines", database=self.database, clock=now)
+        self.answers = Answers(self.path, database=self.database, files=self.files, space=self.space)
         self.space.keep_reserve()
         self._swept_at: float | None = None
 

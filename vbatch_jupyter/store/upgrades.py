@@ -6,12 +6,19 @@ process that opens the store does the whole upgrade again.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sqlite3
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
-from vbatch_jupyter.store.disk import sync_directory
+import msgspec
+
+from vbatch_jupyter.protocol.index import hash_of
+from vbatch_jupyter.protocol.lines import answer_id
+from vbatch_jupyter.store.disk import sync_directory, write_all
 
 
 def _add_origin(connection: sqlite3.Connection, _store: Path) -> None:
@@ -92,6 +99,48 @@ def _let_engines_not_respond(connection: sqlite3.Connection, _store: Path) -> No
     connection.execute("DROP TABLE former_engine")
 
 
+def _add_indexes(connection: sqlite3.Connection, store: Path) -> None:
+    """Make the indexes that keep a large store fast, and say more in the sidecars of answers."""
+    expiry = "output_expires_after_seconds + coalesce(completed_at, failed_at, expired_at, cancelled_at)"
+    for index in (
+        "batch_by_output_file ON batch (output_file_id) WHERE output_file_id IS NOT NULL",
+        "file_by_expiry ON file (expires_at) WHERE deleted_at IS NULL AND expires_at IS NOT NULL",
+        "upload_by_expiry ON upload (expires_at) WHERE status = 'pending'",
+        f"batch_by_expiry ON batch ({expiry}) WHERE output_expires_after_seconds IS NOT NULL",
+    ):
+        connection.execute(f"CREATE INDEX {index}")
+    for path in sorted((store / "files").glob("*.answers")):
+        # One that cannot be read costs requests to the engine, and nothing else.
+        with contextlib.suppress(OSError, ValueError):
+            _widen(path)
+
+
+def _widen(path: Path) -> None:
+    """Add to a sidecar of answers the positions, the ids of the answers, and the lengths of their lines."""
+    header, _, packed = path.read_bytes().partition(b"\n")
+    size = 8 * msgspec.json.decode(header)["count"]
+    if len(packed) != 4 * size:  # an upgrade that was killed has done it
+        return
+    requests, asked_at, asked_bytes, answered_at = (packed[start : start + size] for start in range(0, 4 * size, size))
+    answers, begins, lengths = array("Q"), array("q"), array("q")
+    with path.with_suffix("").open("rb") as output_file:
+        for counted_from_1 in array("q", answered_at):
+            begins.append(counted_from_1 - 1)
+            output_file.seek(counted_from_1 - 1)
+            line = output_file.readline()
+            lengths.append(len(line.rstrip(b"\n")))
+            answers.append(hash_of(answer_id(line)))
+    columns = (array("q", range(len(answers))), requests, answers, asked_at, asked_bytes, begins, lengths)
+    temporary = path.with_suffix(".answers.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, b"".join([header, b"\n", *(bytes(column) for column in columns)]))
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)
+
+
 UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     1: _add_origin,
     2: _move_sidecars,
@@ -101,5 +150,6 @@ UPGRADES: dict[int, Callable[[sqlite3.Connection, Path], None]] = {
     6: _add_engine_seeds,
     7: _pause_with_reason,
     8: _let_engines_not_respond,
+    9: _add_indexes,
 }
 """For each version, the function that upgrades to the next one; called with the store's directory."""

@@ -32,7 +32,6 @@ from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.records import Timing
 from vbatch_jupyter.store import SpoolRecord, disk
 from vbatch_jupyter.store.fsck import check
-from vbatch_jupyter.store.sidecars import timings_of
 
 
 def die(lease):
@@ -197,13 +196,13 @@ def test_when_an_answer_came_outlives_its_owner_and_is_kept_beside_the_batch(sto
         assert list(again.records()) == [mine, reused]
         store.batches.cancel(lease.id)
         lifecycle.finish(store, again)
-    assert timings_of(store.files, store.batches.get(lease.id)) == [
+    assert store.files.timings(store.batches.get(lease.id)) == [
         Timing(1764000000.25, 0.5),
         Timing(1764000001.5, None),
         Timing(None, None),
     ]
     store.files.delete(store.batches.get(lease.id).output_file_id)
-    assert timings_of(store.files, store.batches.get(lease.id)) == []
+    assert store.files.timings(store.batches.get(lease.id)) == []
 
 
 def test_the_first_line_of_a_request_stays_its_line(store):
