@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo lab panel test lint faults soak bench figures vllm-next wheel clean
+.PHONY: help demo lab panel test lint faults soak fuzz bench figures vllm-next wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,7 @@ help:
 	@echo "make lint    set up, run ruff, mypy, import-linter, the checks of rooms and words, and tsc, eslint and prettier on the panel"
 	@echo "make faults  set up, let one error fall on each file system call of a batch's life, about half an hour"
 	@echo "make soak MINUTES=60   set up, kill, fail and stop what runs on one store for that long"
+	@echo "make fuzz    set up, read a million mutated inputs; INPUTS=20000 reads fewer, SEED=1 repeats them"
 	@echo "make bench   set up, compare with LLM.chat, run-batch, a loop of AsyncOpenAI and llama.cpp; BENCH=a,b picks workloads"
 	@echo "make figures set up, measure the parts: the plan, 1,000 to 1,000,000 requests, a chat beside a batch, a busy cell"
 	@echo "make vllm-next VERSION=0.33.0   set up, download that vLLM, say what is not in it that we need; nothing of it is run"
@@ -47,6 +48,9 @@ test: panel
 	@$(BIN)/python tools/build_panel.py test
 	@echo "== pytest: unit, repository, integration, acceptance, engine, notebooks, ui"
 	@$(BIN)/python -m pytest
+
+fuzz: $(READY)
+	@$(BIN)/python -m tools.fuzz $(or $(INPUTS),1000000) --seed $(or $(SEED),0)
 
 lint: $(READY)
 	@echo "== ruff check"

@@ -30,6 +30,7 @@ The tree::
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -229,11 +230,12 @@ def did_you_mean(
 
     folded: dict[str, list[object]] = {}
     for other in known:
-        folded.setdefault(_folded(other), []).append(other)
-    near = difflib.get_close_matches(_folded(name), folded, n=3, cutoff=cutoff)
+        folded.setdefault(_folded(str(other)), []).append(other)
+    near = difflib.get_close_matches(_folded(str(name)), folded, n=3, cutoff=cutoff)
     found = [other for match in near for other in folded[match]][:3]
     return f" Did you mean {' or '.join(map(written, found))}?" if found else ""
 
 
-def _folded(name: object) -> str:
-    return re.sub(r"[\W_]+", "_", str(name)).casefold().strip("_")
+@functools.lru_cache(maxsize=4096)
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name).casefold().strip("_")

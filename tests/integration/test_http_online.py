@@ -266,7 +266,7 @@ def test_a_model_that_nobody_holds_says_how_to_load_it(kernel, client):
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "responses"])
 def test_a_body_that_is_no_request_is_refused(kernel, server, path):
     headers = {"Authorization": f"Bearer {server.token}"}
-    for body in (b"", b"no JSON", b"[1]", b'{"model": 7}', b"{}", b'{"model": ""}'):
+    for body in (b"", b"no JSON", b"[1]", b'{"model": 7}', b"{}", b'{"model": ""}', b'{"model": "m", "\xb9": 4}'):
         answer = httpx.post(f"{server.url}/{path}", content=body, headers=headers)
         assert answer.status_code == 400, body
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}

@@ -74,6 +74,9 @@ def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
         except fastjsonschema.JsonSchemaValueException as error:
             reason = str(error.message).replace("data.", "", 1)
             raise ValueError(f"does not fit the schema ({reason})") from error
+        except Exception as error:
+            # Such as a bound that is not a number: what was compiled compares it with the value.
+            raise ValueError(f"cannot be checked, because the schema is not valid ({error})") from error
         return value
 
     return read
@@ -110,7 +113,7 @@ def _is_readable(pattern: Any) -> bool:
     """Return whether Python can check a pattern; pydantic's may be written for Rust."""
     try:
         re.compile(pattern)
-    except (re.error, TypeError):
+    except (re.error, TypeError, RecursionError, OverflowError, Warning):
         return False
     return True
 

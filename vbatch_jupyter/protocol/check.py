@@ -17,7 +17,7 @@ from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.batch import BatchError
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
-from vbatch_jupyter.protocol.keys import OTHER_ENDPOINTS, about, unknown_keys
+from vbatch_jupyter.protocol.keys import MOST_NAMED, OTHER_ENDPOINTS, about, more_of, shortened, unknown_keys
 from vbatch_jupyter.protocol.notes import outside
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import decode_strictly, keys_next_to_body, quoted
@@ -112,7 +112,7 @@ def check(
         for key in keys_next_to_body(request):
             yield Finding("ignored", "unknown_parameter", outside(key), key, number, name)
         for severity, code, message, key in _of_body(request, endpoint, profile, limits):
-            yield Finding(severity, code, message, f"body.{key}", number, name)
+            yield Finding(severity, code, message, f"body.{shortened(key)}", number, name)
     # How many more there are than are listed.
     for error in errors:
         yield _refused(error)
@@ -226,13 +226,16 @@ def _of_body(
 def _unknown(path: str, keys: Sequence[str], profile: Profile) -> Iterator[tuple[Severity, str, str, str]]:
     of_path, other = ENDPOINTS.get(path), OTHER_ENDPOINTS.get(path)
     if other is not None and other.keys:
-        for key in keys:
-            if key not in other.keys:
-                yield "error", "unknown_parameter", f"OpenAI does not know the key {quoted(key)} for {path}.", key
+        for key in [key for key in keys if key not in other.keys][:MOST_NAMED]:
+            yield "error", "unknown_parameter", f"OpenAI does not know the key {quoted(key)} for {path}.", key
     if of_path is None:
         return
     nobody_knows = unknown_keys(of_path, keys)
-    for key in keys:
+    unnamed = set(nobody_knows[MOST_NAMED:])
+    if unnamed:
+        severity: Severity = "error" if profile.refuses_unknown else "ignored"
+        yield severity, "unknown_parameter", more_of(nobody_knows)[0], nobody_knows[MOST_NAMED]
+    for key in (key for key in keys if key not in unnamed):
         if key in of_path.openai_keys:
             continue
         sentence = about(of_path, key) if key in nobody_knows else f"Only vLLM knows the key {quoted(key)}."

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vbatch_jupyter.protocol.constraint_size import excess
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.records import EngineLimits
 
@@ -47,8 +48,8 @@ class Asked:
         Whether the server reads a text that looks like a number as that number, as vLLM does.
     limits
         Of the engine.
-    rule
-        The one that is being checked.
+    rule, field
+        What is being checked: the rule, and the key of the body.
     """
 
     body: Mapping[str, Any]
@@ -56,9 +57,11 @@ class Asked:
     lenient: bool
     limits: EngineLimits
     rule: Any = None
+    field: str = ""
 
 
-Condition = Callable[[Any, Asked], bool]
+Condition = Callable[[Any, Asked], bool | str | None]
+"""Returns whether the value breaks the rule, or what in it does, which the rule's sentence has as ``{found}``."""
 
 CONDITIONS: dict[str, Condition] = {}
 """By the name that the rules use."""
@@ -123,7 +126,7 @@ def _number(value: Any, asked: Asked) -> bool:
 def _number_outside(value: Any, asked: Asked) -> bool:
     read = number_of(value, lenient=asked.lenient)
     if read is None:
-        return isinstance(value, int)  # too large to be a float
+        return isinstance(value, int) and _outside(value, asked.rule)  # too large to be a float
     return _outside(read, asked.rule)
 
 
@@ -140,7 +143,7 @@ def _limit(value: Any, asked: Asked) -> bool:
     # A completion that only echoes its prompt may have 0 tokens.
     if value == 0 and is_on(asked.body.get("echo")) and asked.path == "/v1/completions":
         return False
-    return _integer(value, asked)
+    return bool(_integer(value, asked))
 
 
 @_condition
@@ -204,6 +207,16 @@ def _not_one_constraint(value: Any, _asked: Asked) -> bool:
 @_condition
 def _more_than_text(value: Any, _asked: Asked) -> bool:
     return bool(value != ["text"])
+
+
+@_condition
+def _too_large(_value: Any, asked: Asked) -> str | None:
+    return excess(asked.field, asked.body, asked.rule.limits, is_strict=False)
+
+
+@_condition
+def _too_large_if_strict(_value: Any, asked: Asked) -> str | None:
+    return excess(asked.field, asked.body, asked.rule.limits, is_strict=True)
 
 
 # ------------------------------------------------------------------------------------------------- two values

@@ -229,7 +229,9 @@ class Endpoint:
             opening = [{"role": "system", "content": body[self.system_key]}] if body.get(self.system_key) else []
             asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
             counted["messages"] = [*opening, *asked]
-            if tools := [tool for tool in body.get("tools") or () if tool.get("type") == "function"]:
+            given = body.get("tools")
+            functions = (tool for tool in (given if isinstance(given, list) else ()) if isinstance(tool, dict))
+            if tools := [tool for tool in functions if tool.get("type") == "function"]:
                 # A chat's tools are one level deeper.
                 counted["tools"] = [
                     {"type": "function", "function": {key: tool[key] for key in tool if key != "type"}}

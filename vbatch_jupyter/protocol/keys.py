@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vbatch_jupyter.errors import BadRequestError, did_you_mean
@@ -30,6 +30,11 @@ class OtherEndpoint:
     required: str
     keys: frozenset[str]
 
+
+MOST_NAMED = 20
+"""The most unknown keys of one request that are named: to look for what is meant takes a while for each."""
+
+_MOST_CHARACTERS = 64
 
 OTHER_ENDPOINTS: Mapping[str, OtherEndpoint] = {
     path: OtherEndpoint(required=table["required"], keys=frozenset(table.get("keys", "").split()))
@@ -78,7 +83,24 @@ def check_keys(endpoint: Endpoint, keys: Collection[str]) -> None:
     vbatch_jupyter.errors.BadRequestError: Neither OpenAI nor vLLM knows the key 'temprature' ... 'temperature'?
     """
     if unknown := unknown_keys(endpoint, keys):
-        raise BadRequestError(" ".join(about(endpoint, key) for key in unknown), param=unknown[0])
+        sentences = [about(endpoint, key) for key in unknown[:MOST_NAMED]]
+        raise BadRequestError(" ".join([*sentences, *more_of(unknown)]), param=shortened(unknown[0]))
+
+
+def more_of(unknown: Sequence[str]) -> list[str]:
+    """Return a sentence about the unknown keys that are not named; nothing if all are."""
+    return [f"It has {more:,} more keys that nobody knows."] if (more := len(unknown) - MOST_NAMED) > 0 else []
+
+
+def shortened(key: str) -> str:
+    """Return a key so that a message with it stays short.
+
+    Examples
+    --------
+    >>> shortened("temprature"), len(shortened("a" * 1000))
+    ('temprature', 65)
+    """
+    return key if len(key) <= _MOST_CHARACTERS else f"{key[:_MOST_CHARACTERS]}…"
 
 
 def about(endpoint: Endpoint, key: str) -> str:
@@ -93,7 +115,7 @@ def about(endpoint: Endpoint, key: str) -> str:
     if (version := endpoint.newer_keys.get(key)) is not None:
         return f"The key '{key}' needs vLLM {version} or newer; the one that is installed ignores it."
     elsewhere = [other.path for other in ENDPOINTS.values() if key in other.known_keys]
-    message = f"Neither OpenAI nor vLLM knows the key '{key}' for {endpoint.path}"
+    message = f"Neither OpenAI nor vLLM knows the key '{shortened(key)}' for {endpoint.path}"
     if elsewhere:
         return f"{message}; it belongs to {' and '.join(elsewhere)}."
     if key == "extra_body":

@@ -16,7 +16,7 @@ import msgspec
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.conditions import PROMPTS
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
-from vbatch_jupyter.protocol.keys import about, unknown_keys
+from vbatch_jupyter.protocol.keys import MOST_NAMED, about, more_of, unknown_keys
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import quoted
 
@@ -139,10 +139,12 @@ def found_in(path: str, body: Mapping[str, Any], profile: Profile, fields: Seque
     endpoint = ENDPOINTS.get(path)
     if endpoint is None or endpoint.known_keys.issuperset(fields):
         return tuple(found)
-    for key in unknown_keys(endpoint, fields):
+    unknown = unknown_keys(endpoint, fields)
+    for key in unknown[:MOST_NAMED]:
         if not any(policy.broken(path, body, profile.server, fields=(key,))):
             sentence = policy.unknown_parameter(key).message if profile.refuses_unknown else about(endpoint, key)
             found.append((profile.refuses_unknown, sentence))
+    found += [(profile.refuses_unknown, sentence) for sentence in more_of(unknown)]
     return tuple(found)
 
 

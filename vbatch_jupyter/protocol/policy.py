@@ -22,7 +22,7 @@ from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol import conditions
 from vbatch_jupyter.protocol.conditions import CONDITIONS, LIMITS, MAX_PROMPTS, MAX_SEQUENCES, MAX_TOKENS, PROMPTS
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint
-from vbatch_jupyter.protocol.keys import check_keys, unknown_keys
+from vbatch_jupyter.protocol.keys import MOST_NAMED, check_keys, more_of, shortened, unknown_keys
 from vbatch_jupyter.records import EngineLimits
 
 Server = Literal["here", "local", "openai", "compatible"]
@@ -65,7 +65,7 @@ class Rule:
         Whether it is not refused, but does nothing.
     path
         The endpoint of the rule; None if it is for all.
-    least, most, above, choices
+    least, most, above, choices, limits
         For the condition.
     breaks, keeps
         Bodies that break the rule, and bodies that do not, as JSON; for tests.
@@ -84,6 +84,7 @@ class Rule:
     most: float | None = None
     above: float | None = None
     choices: Sequence[str] = ()
+    limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     breaks: Sequence[str] = ()
     keeps: Sequence[str] = ()
     source: str = ""
@@ -199,8 +200,9 @@ def refuse(endpoint: Endpoint, body: Mapping[str, Any], by: Answering) -> None:
     if not endpoint.known_keys.issuperset(body):
         check_keys(endpoint, body)
     if by.server == "openai" and (unknown := [key for key in body if key not in endpoint.openai_keys]):
-        message = f"OpenAI does not know {', '.join(map(repr, unknown))} and answers each such request with an error."
-        raise BadRequestError(message, param=unknown[0], code="unknown_parameter")
+        names = ", ".join(repr(shortened(key)) for key in unknown[:MOST_NAMED])
+        message = f"OpenAI does not know {names} and answers each such request with an error."
+        raise BadRequestError(" ".join([message, *more_of(unknown)]), param=unknown[0], code="unknown_parameter")
 
 
 def unknown_parameter(key: str) -> BadRequestError:
@@ -211,7 +213,8 @@ def unknown_parameter(key: str) -> BadRequestError:
     >>> unknown_parameter("temprature").message
     "Unknown parameter: 'temprature'."
     """
-    return BadRequestError(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
+    name = shortened(key)
+    return BadRequestError(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
 
 
 def broken(
@@ -285,9 +288,9 @@ def _breaches(
         if rules is None or (value := asked.body.get(field)) is None:
             continue
         for rule in rules:
-            asked.rule = rule
-            if rule.condition(value, asked):
-                figures = {"path": asked.path, "max_model_len": asked.limits.max_model_len}
+            asked.rule, asked.field = rule, field
+            if found := rule.condition(value, asked):
+                figures = {"path": asked.path, "max_model_len": asked.limits.max_model_len, "found": found}
                 yield Breach(field, _filled(rule.sentence, figures))
                 break
 

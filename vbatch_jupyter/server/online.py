@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import msgspec
@@ -17,7 +18,7 @@ from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
-from vbatch_jupyter.protocol.keys import unknown_keys
+from vbatch_jupyter.protocol.keys import shortened, unknown_keys
 from vbatch_jupyter.server.handler import RefusedError, VBatchHandler
 from vbatch_jupyter.store import EngineRecord
 
@@ -27,7 +28,6 @@ _STATES = ("ready", "loading", "not responding", "dead")
 _RETRY_AFTER_SECONDS = 5
 _JSON = "application/json"
 _NAMED = 20
-_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 IGNORED_HEADER = "x-vbatch-ignored"
 """Names the keys of a request that its engine ignores; OpenAI's objects have no place for that."""
@@ -64,16 +64,17 @@ class OnlineHandler(VBatchHandler):
 
     def _look_at_keys(self, path: str) -> None:
         """Refuse keys that nobody knows, as OpenAI does, and name those that do nothing in a header."""
-        keys = _KEYS.decode(bytes(self._body))
+        # A body whose model is read can still have a key that is not UTF-8.
+        keys = self.body_as(dict[str, msgspec.Raw])
         unknown = unknown_keys(ENDPOINTS[path], keys)
         if unknown and self.backend.profile.refuses_unknown:
             error = policy.unknown_parameter(unknown[0])
             raise RefusedError(400, error.message, param=error.param, code=error.code)
         if unknown or policy.has_ignored(path, keys, "local"):
-            ignored = policy.ignored(path, msgspec.json.decode(bytes(self._body)), "local")
+            ignored = policy.ignored(path, self.body_as(dict[str, Any]), "local")
             names = [*unknown, *(breach.field for breach in ignored)][:_NAMED]
             # A header holds no line breaks and only ASCII.
-            self.set_header(IGNORED_HEADER, ", ".join(ascii(name)[1:-1] for name in names))
+            self.set_header(IGNORED_HEADER, ", ".join(ascii(shortened(name))[1:-1] for name in names))
 
     def on_connection_close(self) -> None:
         """Abort the engine's work for a client that has left."""

@@ -40,3 +40,10 @@ def test_keywords_of_later_drafts_are_checked(schema, fits, breaks):
     assert check(f'{{"x": {fits}}}')
     with pytest.raises(ValueError, match="does not fit the schema"):
         check(f'{{"x": {breaks}}}')
+
+
+def test_a_schema_that_fails_while_it_is_compared_is_an_answer_that_cannot_be_checked():
+    """With fastjsonschema 2.22.3 it compiles, and what it compiles raises a TypeError or a RecursionError."""
+    for schema in ({"required": ["a", 1]}, {"$ref": ""}):
+        with pytest.raises(ValueError, match="cannot be checked, because the schema is not valid"):
+            checker(schema)('{"b": 3}')

@@ -90,6 +90,34 @@ def test_what_would_do_harm_is_refused_by_the_field(path, field, body):
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "sentence"),
+    [
+        (CHAT, {"max_tokens": -3}, "it must be an integer, at least 1. Leave it out for no limit."),
+        (CHAT, {"max_completion_tokens": -(10**400)}, "it must be an integer, at least 1. Leave it out for no limit."),
+        (RESPONSES, {"max_output_tokens": "-3"}, "it must be an integer, at least 1. Leave it out for no limit."),
+        (CHAT, {"max_tokens": 10**400}, "the maximum is 1,048,576."),
+        (CHAT, {"min_tokens": -2}, "it must be an integer, at least 0."),
+        (CHAT, {"n": -2}, "it must be an integer, at least 1."),
+        (COMPLETIONS, {"best_of": 129}, "the maximum is 128, because each answer takes a slot of the engine."),
+        (COMPLETIONS, {"logprobs": 10**9}, "the maximum is 1,048,576."),
+    ],
+)
+def test_a_message_about_a_bound_names_the_bound_that_was_broken(path, body, sentence):
+    with pytest.raises(BadRequestError) as caught:
+        policy.check(path, {"model": "m", **body})
+    assert caught.value.message == f"Invalid '{next(iter(body))}': {sentence}"
+
+
+def test_of_very_many_unknown_keys_twenty_are_named_and_a_very_long_one_is_cut():
+    unknown = {f"temprature_{number}": 0 for number in range(300)}
+    with pytest.raises(BadRequestError) as caught:
+        policy.refuse(ENDPOINTS[CHAT], unknown, policy.LOCAL)
+    assert caught.value.message.count("Did you mean 'temperature'?") == 20
+    assert caught.value.message.endswith(" It has 280 more keys that nobody knows.")
+    assert len(policy.unknown_parameter("a" * 10**6).message) < 100
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "http://169.254.169.254/latest/meta-data",

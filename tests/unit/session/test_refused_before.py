@@ -43,6 +43,10 @@ def session(tmp_path, monkeypatch, said):
         ({"logit_bias": {"1": float("inf")}}, "logit_bias has a number that is not finite"),
         ({"max_tokens": "limit"}, "Invalid 'max_tokens': it must be an integer, at least 1."),
         ({"max_tokens": -3}, "Invalid 'max_tokens': it must be an integer, at least 1."),
+        (
+            {"structured_outputs": {"choice": list(map(str, range(5001)))}},
+            "it has 5,001 values of enum and choice, and",
+        ),
         ({"n": 3, "temperature": 0}, "Invalid 'n': with temperature 0 all answers would be the same"),
         ({"guided_json": {"type": "object"}}, "Invalid 'guided_json': vLLM removed it .* Use structured_outputs"),
         ({"extra_body": {"top_k": 1}}, "the key 'extra_body' .* Write the keys that are in it into the body itself"),
