@@ -24,13 +24,14 @@ def vb_run(engine: Engine, rounds: Rounds) -> None:
     import pandas as pd
 
     import vbatch_jupyter as vb
+    from vbatch_jupyter.session.input_file import submit_file
     from vbatch_jupyter.session.session import current
 
     def ask(requests: list[Request]) -> Any:
         if len({request.max_tokens for request in requests}) > 1:
             path = Path(engine.place, "in.jsonl")
             path.write_text(as_lines(requests, engine.folder))
-            return current().follow(current().submit_file(path)).results()
+            return current().follow(submit_file(current(), path)).results()
         df = pd.DataFrame({"prompt": [request.prompt for request in requests]})
         endpoint = "chat" if requests[0].max_tokens else "embeddings"
         return vb.run(df, "{{ prompt }}", endpoint=endpoint, **requests[0].sampling())

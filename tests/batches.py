@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.waiting import wait_for
 from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.ids import request_id
@@ -59,9 +60,8 @@ def group(batch_id: str, positions: Iterable[int], *, padding: int = 0) -> list[
 
 
 def hold(store: Store, batch_id: str) -> Lease:
-    """Take the lease of a batch that nobody else holds."""
-    lease = store.batches.acquire(batch_id)
-    assert lease is not None
+    """Take the lease of a batch that nobody else keeps; a runner or a server may just be validating it."""
+    lease: Lease = wait_for(lambda: store.batches.acquire(batch_id))
     return lease
 
 

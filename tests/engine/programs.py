@@ -28,6 +28,7 @@ from tests.engine.schema_features import FEATURES, sent
 from vbatch_jupyter.engine.demo_model import demo_model_path
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.session.batch import Batch
+from vbatch_jupyter.session.input_file import submit_file
 from vbatch_jupyter.session.session import current
 
 __all__ = [
@@ -419,7 +420,7 @@ def vectors_as_asked() -> list[Any]:
     }
     path = Path(tempfile.mkdtemp()) / "in.jsonl"
     path.write_bytes(codecs.BOM_UTF8 + json.dumps({**request, "body": body}).encode())
-    out = current().follow(current().submit_file(path)).results()
+    out = current().follow(submit_file(current(), path)).results()
     (both,) = out["response"]
     return [furthest, out["custom_id"].tolist(), [len(one) for one in both], float(np.abs(both[0] - plain).max())]
 

@@ -23,6 +23,7 @@ from tests.waiting import wait_for
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.loop import Backoff
+from vbatch_jupyter.session.input_file import submit_file
 from vbatch_jupyter.store.fsck import check
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def test_what_only_the_service_finds_wrong_is_in_the_rows(session, folder, proxy
     bodies = [{"model": model, "messages": [{"role": "user", "content": "hi"}]} for model in ("echo", "other")]
     lines = [json.dumps({**request, "custom_id": body["model"], "body": body}) for body in bodies]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    out = session.submit_file(tmp_path / "in.jsonl", target="ours").wait(60).results()
+    out = submit_file(session, tmp_path / "in.jsonl", target="ours").wait(60).results()
     assert out["response"].isna().all()
     assert len(out) == 2
     for error in out["error"]:
@@ -362,7 +363,7 @@ def test_what_the_service_would_refuse_is_said_before_anything_is_sent(session, 
     lines = [request, {**request, "body": {"model": "n", "messages": [], "stream": True}}]
     path.write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(BadRequestError, match="ours would refuse this batch, so nothing was sent:\n") as refused:
-        session.submit_file(path, target="ours")
+        submit_file(session, path, target="ours")
     assert [line.partition(": The")[0] for line in str(refused.value).splitlines()[1:]] == [
         "line 2 ('a'): refused: streaming_unsupported: Chat Completions: Streaming is not supported in the Batch API.",
         "line 2 ('a'): refused: mismatched_model",
@@ -386,7 +387,7 @@ def test_a_file_runs_at_the_service_and_its_answers_come_in_its_order(session, t
         for number in range(12)
     ]
     path.write_text("\n\n".join(map(json.dumps, lines)))
-    batch = session.submit_file(path, target="ours")
+    batch = submit_file(session, path, target="ours")
     assert list(batch.wait(60).results()["response"]) == [f"hello {number}" for number in range(12)]
     assert parts_at(service, batch.id) == ["0", "1"]
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vbatch_jupyter.display.drawing import one_line
+from vbatch_jupyter.manager import Manager
+from vbatch_jupyter.manager.chain import timed_lines_of
+from vbatch_jupyter.manager.error_groups import ErrorGroups
+from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.records import Timing
 
 if TYPE_CHECKING:
@@ -17,6 +22,34 @@ _BINS = 30
 _SHOWN_ERRORS = 5
 _SHOWN_CHARACTERS = 60
 _BLUE, _GREEN, _RED = "#1976d2", "#388e3c", "#d32f2f"
+
+
+def plot_of(manager: Manager, record: BatchRecord, errors: Iterable[str]) -> Figure:
+    """Draw a batch that has ended, of its files.
+
+    Parameters
+    ----------
+    manager
+        OpenAI's verbs over the store.
+    record
+        The batch.
+    errors
+        Of its requests without an answer.
+    """
+    counted = ErrorGroups(errors).counted()
+    timings, output_tokens = [], []
+    read = ENDPOINTS.get(record.endpoint, CHAT).read
+    for text, kept in timed_lines_of(manager, [record]):
+        reading = read(text)
+        timings.append(kept.get(reading.id or ""))
+        output_tokens.append(reading.usage.written)
+    return draw(
+        f"{record.id} · {record.model or ''} · {record.status}",
+        timings=timings,
+        output_tokens=output_tokens,
+        completed=len(timings) - sum(counted.values()),
+        errors=counted,
+    )
 
 
 def draw(

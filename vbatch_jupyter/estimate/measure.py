@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.estimate import prices
+from vbatch_jupyter.estimate.fitting import CountTokens, too_long
 from vbatch_jupyter.estimate.report import DryRun, Measured
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.endpoints import Endpoint, endpoint_of
 from vbatch_jupyter.protocol.index import LineIndex
 from vbatch_jupyter.protocol.lines import decode_request_line
 from vbatch_jupyter.protocol.profiles import PROFILES
-from vbatch_jupyter.protocol.requests import quoted
 from vbatch_jupyter.protocol.validation import validate
 
 COUNTED_REQUESTS = 2_000
@@ -24,8 +23,6 @@ COUNTED_REQUESTS = 2_000
 
 _COMPARED_PAIRS = 5_000
 _SHOWN_REQUESTS = 3
-_NAMED = 3
-_LONGEST = 200
 
 
 def estimate(
@@ -35,7 +32,7 @@ def estimate(
     endpoint: str,
     target: str | None = None,
     find_known: Callable[[LineIndex, Callable[[int], bytes], bytearray], int] = lambda *_: 0,
-    count_tokens: Callable[[Sequence[bytes]], Sequence[int]] | None = None,
+    count_tokens: CountTokens | None = None,
     measured: Sequence[Measured] = (),
     max_model_len: int | None = None,
 ) -> DryRun:
@@ -84,17 +81,9 @@ def estimate(
             token_counts = count_tokens([served.countable(body(position)) for position in counted])
             tokens = round(sum(token_counts) * len(index) / len(counted))
             if max_model_len is not None:
-                most = max_model_len - served.generates
-                known = dict(zip(counted, token_counts, strict=True))
-                longest = [position for position in _longest(index, max_model_len) if position not in known]
-                more = count_tokens([served.countable(body(position)) for position in longest])
-                known |= zip(longest, more, strict=True)
-                too_long = sorted(position for position, length in known.items() if length > most)
-                notes += _too_long(
-                    [decode_request_line(read(position)).custom_id for position in too_long[:_NAMED]],
-                    len(too_long),
-                    max_model_len,
-                )
+                sizes = zip(index.lengths, index.offsets, strict=True)
+                long = too_long(file, sizes, count_tokens=count_tokens, max_model_len=max_model_len)
+                notes += [] if long is None else [long]
         first = [decode_request_line(read(position)) for position in range(min(_SHOWN_REQUESTS, len(index)))]
         bodies = {line.custom_id: line.body for line in first}
         return DryRun(
@@ -122,20 +111,6 @@ def _validated(file: BinaryIO, endpoint: str) -> tuple[LineIndex, Sequence[str]]
         error = result.errors[0]
         raise BadRequestError(f"Line {error.line}: {error.message}", param=error.param, code=error.code)
     return result.index, result.notes
-
-
-def _longest(index: LineIndex, max_model_len: int) -> Sequence[int]:
-    """Return the longest requests that may have more tokens than the model takes; a token has at least a byte."""
-    may_be = (position for position, size in enumerate(index.lengths) if size > max_model_len)
-    return heapq.nlargest(_LONGEST, may_be, key=lambda position: index.lengths[position])
-
-
-def _too_long(names: Sequence[str], count: int, max_model_len: int) -> Iterator[str]:
-    if count:
-        listed = ", ".join(map(quoted, names)) + (", …" if count > len(names) else "")
-        who = "1 request has" if count == 1 else f"{count:,} requests have"
-        message = f"{who} more tokens than the model takes ({max_model_len:,}) and would be answered with an error"
-        yield f"{message}: {listed}"
 
 
 def _spread(total: int, most: int) -> Sequence[int]:

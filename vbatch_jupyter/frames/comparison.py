@@ -82,7 +82,7 @@ def compare(
     columns: dict[str, Any] = {}
     for name in shared:
         labels = names if name == "response" else tuple(f"{name}_{side}" for side in names)
-        columns |= {label: side[name].array for label, side in zip(labels, (one, other), strict=True)}
+        columns |= {label: side[name] for label, side in zip(labels, (one, other), strict=True)}
     columns |= {
         f"{label}_error": side["error"].array
         for label, side in zip(names, (one, other), strict=True)
@@ -100,7 +100,9 @@ def compare(
         if label in out.columns.get_level_values(0):
             message = f"The DataFrame already has a column {label!r}"
             raise FrameError(f"{message}; choose other names for the two batches with names=.", param="names")
-        out[full_label(out.columns, label)] = array
+        # pandas makes text of an array of objects that holds only texts, and leaves such a Series as it is.
+        column = array.set_axis(out.index) if isinstance(array, pd.Series) else array
+        out[full_label(out.columns, label)] = column
     return out
 
 

@@ -19,6 +19,7 @@ from vbatch_jupyter.errors import FrameError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.frames.cells import column_position, is_missing
 from vbatch_jupyter.frames.schema import Schema, fields, json_schema, parser
+from vbatch_jupyter.protocol.conditions import number_of
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 EXTRAS = ("tool_calls", "logprobs")
@@ -145,6 +146,8 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         Position of the column that names the requests.
     extras
         Which of the columns ``reasoning``, ``tool_calls`` and ``logprobs`` the result has, whatever the answers are.
+    has_choices
+        Whether each answer is a list of texts, as ``n`` > 1 asks.
     unrendered
         The position and the custom_id of each row that has no request, by the reason.
     """
@@ -156,6 +159,7 @@ class FrameDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     schema: dict[str, Any] | None = None
     custom_id: int | None = None
     extras: tuple[str, ...] = ()
+    has_choices: bool = False
     unrendered: dict[str, list[tuple[int, str]]] = {}
 
     def unrendered_rows(self) -> list[Unrendered]:
@@ -265,6 +269,7 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False
         output=ask.output,
         schema=None if schema is None else json_schema(schema),
         custom_id=None if ask.custom_id is None else column_position(df, ask.custom_id),
+        has_choices="n" in ask.col or (number_of(body.get("n")) or 1) > 1,
         extras=(REASONING, *extras) if reasons and ENDPOINTS[endpoint].generates else extras,
     )
 

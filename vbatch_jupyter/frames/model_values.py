@@ -82,6 +82,33 @@ def names_of(kind: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, _written(name, field) if is_by_alias else name) for name, field in fields.items())
 
 
+def check_names(model: Any) -> None:
+    """Raise an error for a class with a field, at any depth, that no answer could fill.
+
+    Parameters
+    ----------
+    model
+        The class; it is complete.
+
+    Raises
+    ------
+    ValueError
+        As for `names_of`.
+    """
+    pending, seen = [model.__pydantic_core_schema__], set[int]()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Mapping):
+            if hasattr(kind := node.get("cls"), "__pydantic_fields__"):
+                names_of(kind)
+            pending.extend(node.values())
+        elif isinstance(node, (list, tuple)):
+            pending.extend(node)
+
+
 def _written(name: str, field: FieldInfo) -> str:
     """Return the name of a field in the class's JSON schema, as pydantic chooses it."""
     alias = field.validation_alias

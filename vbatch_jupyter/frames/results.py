@@ -37,7 +37,6 @@ A row with several lines, as after a retry, takes the last answer; an error neve
 from __future__ import annotations
 
 import functools
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -57,7 +56,7 @@ from vbatch_jupyter.frames.frame import (
     prefix_of,
     value_columns,
 )
-from vbatch_jupyter.frames.schema import Dtype, Field, Schema, fields, parser
+from vbatch_jupyter.frames.schema import Dtype, Schema, fields, parser
 from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.reading import Reading, read_line
 from vbatch_jupyter.protocol.shapes import Answer, Parse
@@ -117,7 +116,6 @@ def results(
         names,
         read=functools.partial(read_line, shapes=ENDPOINTS.get(endpoint, CHAT).shapes()),
         parser_of=parser_of if parse is None and parser_of is not None else lambda _: parse,
-        schema_fields=() if schema is None else fields(schema),
         full=full,
     )
     for row in description.unrendered_rows():
@@ -130,7 +128,7 @@ def results(
     columns = _Columns(out, [*value_columns(output, schema), *(prefix + name for name in (*extras, "error"))])
     if df is None:
         columns.add(columns.free(_CUSTOM_ID), names, "str")
-    for name, values, dtype in _answer_columns(answers, output, schema, endpoint):
+    for name, values, dtype in _answer_columns(answers, description, schema):
         columns.add(name, values, dtype)
     if full or REASONING in description.extras:
         columns.add(columns.free(prefix + REASONING), [answer.reasoning for answer in answers], "str")
@@ -225,7 +223,6 @@ def _collect(
     *,
     read: Callable[..., Reading],
     parser_of: Callable[[bytes], Parse | None],
-    schema_fields: Sequence[Field],
     full: bool,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
     positions = {name: position for position, name in enumerate(names)}
@@ -251,45 +248,23 @@ def _collect(
     complete = [
         Answer(error=f"No line for this row in the output file or the error file (custom_id {name!r}).")
         if answer is None
-        else _storable(answer, schema_fields)
+        else answer
         for name, answer in zip(names, answers, strict=True)
     ]
     return complete, details
 
 
-def _storable(answer: Answer, schema_fields: Sequence[Field]) -> Answer:
-    """Turn an answer that does not fit its column into an error of its row, instead of failing the whole result."""
-    if not isinstance(answer.value, dict):
-        return answer
-    for field in schema_fields:
-        value = answer.value.get(field.name)
-        if value is not None and not _fits(value, field.dtype):
-            return Answer(
-                error=f"The answer's field {field.name!r} does not fit a column of {field.dtype}: {value!r:.50}."
-            )
-    return answer
-
-
-def _fits(value: object, dtype: Dtype) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if dtype == "Int64":
-        return number and value == value // 1 and -(2**63) <= value < 2**63  # type: ignore[operator]  # a number
-    if dtype == "Float64":
-        return number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # a number
-    return dtype == "object" or isinstance(value, bool if dtype == "boolean" else str)
-
-
 def _answer_columns(
-    answers: list[Answer], output: str, schema: Schema | None, endpoint: str
+    answers: list[Answer], description: FrameDescription, schema: Schema | None
 ) -> Iterable[tuple[str, list[Any], str]]:
     """Return the names, values and dtypes of the columns with the answers."""
-    values = [answer.value for answer in answers]
+    values, output = [answer.value for answer in answers], description.output
     if schema is not None:
         for field in fields(schema):
             of_field = [None if row is None else row.get(field.name) for row in values]
             yield prefix_of(output) + field.name, _converted(of_field, field.dtype), field.dtype
-    elif ENDPOINTS.get(endpoint, CHAT).generates and not any(isinstance(value, array) for value in values):
-        yield output, values, "str"
+    elif ENDPOINTS.get(description.endpoint, CHAT).generates and not any(isinstance(value, array) for value in values):
+        yield output, values, "object" if description.has_choices else "str"
     else:
         yield output, [_vectors(value) for value in values], "object"
 

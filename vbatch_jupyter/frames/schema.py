@@ -20,14 +20,14 @@ import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 from vbatch_jupyter.errors import FrameError
-from vbatch_jupyter.protocol.answer_schema import checker, json_object
+from vbatch_jupyter.protocol.answer_schema import checker, is_storable, json_object
 from vbatch_jupyter.protocol.grammar_schema import GRAMMARS
 from vbatch_jupyter.protocol.shapes import Parse
-from vbatch_jupyter.protocol.subschemas import changed
+from vbatch_jupyter.protocol.subschemas import changed, resolve, types_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -263,22 +263,24 @@ def parser(schema: Schema) -> Parse:
     """
     plain = json_schema(schema)
     if is_model(schema):
-        from vbatch_jupyter.frames.model_values import names_of, values_of
+        from vbatch_jupyter.frames.model_values import check_names, values_of
 
         try:
-            names_of(schema)
+            check_names(schema)
         except ValueError as error:
             raise FrameError(
                 f"schema= cannot be used: {error}. Give it a name as its alias.", param="schema"
             ) from error
-        return functools.partial(_by_model, schema, values_of)
+        return functools.partial(_by_model, schema, values_of, fields(schema))
     try:
-        return checker(plain)
+        return checker(plain, has_columns=True)
     except (TypeError, ValueError) as error:
         raise FrameError(f"schema= is not a valid JSON schema: {error}.", param="schema") from error
 
 
-def _by_model(model: type[BaseModel], values_of: Callable[[BaseModel], Any], text: str) -> dict[str, Any]:
+def _by_model(
+    model: type[BaseModel], values_of: Callable[[BaseModel], Any], columns: Sequence[Field], text: str
+) -> dict[str, Any]:
     json_object(text)
     try:
         instance = model.model_validate_json(text)
@@ -287,7 +289,20 @@ def _by_model(model: type[BaseModel], values_of: Callable[[BaseModel], Any], tex
         reasons = [f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['msg']}" for problem in problems]
         raise ValueError(f"does not fit the schema ({'; '.join(reasons) or error})") from error
     values: dict[str, Any] = values_of(instance)
+    # A validator may make anything of what the model wrote.
+    for field in columns:
+        if not _fits(value := values.get(field.name), field.dtype):
+            reason = f"{field.name}: {value!r:.50} does not fit a column of {field.dtype}"
+            raise ValueError(f"does not fit the schema ({reason})")
     return values
+
+
+def _fits(value: object, dtype: Dtype) -> bool:
+    if value is None or dtype == "object":
+        return True
+    if dtype in ("Int64", "Float64"):
+        return is_storable(value, is_integer=dtype == "Int64")
+    return isinstance(value, bool if dtype == "boolean" else str)
 
 
 def fields(schema: Schema) -> tuple[Field, ...]:
@@ -308,43 +323,20 @@ def fields(schema: Schema) -> tuple[Field, ...]:
 
 
 def _dtype(node: Any, root: JsonSchema) -> Dtype:
-    types = _types(node, root, ()) - {"null"}
+    try:
+        types = types_of(node, root) - {"null"}
+    except ValueError as error:
+        raise FrameError(f"schema= {error}.", param="schema") from error
     if types == {"integer", "number"}:
         return "Float64"
     return _DTYPES.get(types.pop(), "object") if len(types) == 1 else "object"
 
 
-def _types(node: Any, root: JsonSchema, inside: tuple[str, ...]) -> set[str]:
-    """Collect the JSON types that a node allows; ``any`` if they are not known."""
-    if not isinstance(node, Mapping):
-        return {"any"}
-    if "$ref" in node:
-        reference = str(node["$ref"])
-        return {"any"} if reference in inside else _types(_resolve(reference, root), root, (*inside, reference))
-    if "type" in node and node.get("contentMediaType") != "application/json":  # which is pydantic's Json
-        return {node["type"]} if isinstance(node["type"], str) else set(node["type"])
-    values = [node["const"]] if "const" in node else node.get("enum")
-    if isinstance(values, list):
-        return {_type_of(value) for value in values}
-    options = node.get("anyOf") or node.get("oneOf") or node.get("allOf", [])
-    if "allOf" in node and len(options) != 1:
-        return {"any"}
-    return set().union(*(_types(option, root, inside) for option in options)) or {"any"}
-
-
-def _type_of(value: object) -> str:
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-    return names.get(type(value), "any")
-
-
 def _resolve(reference: str, root: JsonSchema) -> dict[str, Any]:
-    found: Any = root
-    for key in reference.removeprefix("#").strip("/").split("/"):
-        name = key.replace("~1", "/").replace("~0", "~")
-        if not reference.startswith("#/") or not isinstance(found, Mapping) or name not in found:
-            raise FrameError(f"schema= refers to {reference!r}, which it does not define.", param="schema")
-        found = found[name]
-    return dict(found)
+    try:
+        return resolve(reference, root)
+    except ValueError as error:
+        raise FrameError(f"schema= {error}.", param="schema") from error
 
 
 def _has_open_map(node: Any) -> bool:

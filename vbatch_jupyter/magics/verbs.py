@@ -45,6 +45,7 @@ from vbatch_jupyter.protocol.policy import NO_LIMITS
 from vbatch_jupyter.records import REBUILD_HELP, SILENCE_HELP
 from vbatch_jupyter.session import session
 from vbatch_jupyter.session.batch import Batch
+from vbatch_jupyter.session.input_file import submit_file
 from vbatch_jupyter.targets.configuration import rules_of
 from vbatch_jupyter.widgets.frontend import PROGRESS_STYLES, draws_widgets
 
@@ -229,7 +230,8 @@ class VBatchMagics(Magics):
     def _run_file(self, options: argparse.Namespace) -> Any:
         current, target = self._session(), self._default("target", options.target)
         background = bool(self._default("background", options.background))
-        batch = current.submit_file(
+        batch = submit_file(
+            current,
             Path(options.file).expanduser(),
             target=target,
             fresh=bool(self._default("fresh", options.fresh)),

@@ -134,7 +134,7 @@ def parsers_of(manager: Manager, root: BatchRecord, *, schemas: bool = True) -> 
     """
     of_frame = None if root.frame is None else msgspec.json.decode(root.frame, type=_Frame)
     if of_frame is not None and of_frame.schema is not None and schemas:
-        parse = _checker(of_frame.schema)
+        parse = _checker(of_frame.schema, has_columns=True)
         return lambda _: parse
     by_name: dict[str, Parse | None] = {}
     # The input file may have been deleted.
@@ -173,10 +173,10 @@ _CALLS = frozenset({"required", "function", "custom"})
 """What ``tool_choice`` is, or its type or mode, where an answer must be a call."""
 
 
-def _checker(schema: Any) -> Parse | None:
+def _checker(schema: Any, *, has_columns: bool = False) -> Parse | None:
     # The engine has checked the schema; an answer cannot be checked against one that is not valid.
     with contextlib.suppress(ValueError):
-        return checker(schema)
+        return checker(schema, has_columns=has_columns)
     return None
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from vbatch_jupyter.protocol.subschemas import changed
+from vbatch_jupyter.protocol.subschemas import changed, types_of
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
-def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
+def checker(schema: Mapping[str, Any], *, has_columns: bool = False) -> Callable[[str], dict[str, Any]]:
     """Return a function that reads answers with a JSON schema.
 
     The function raises a `ValueError` that says why an answer does not fit.
@@ -21,6 +24,8 @@ def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
     ----------
     schema
         Such as `endpoints.Endpoint.schema` finds it in a request.
+    has_columns
+        Whether each field becomes a column, which holds numbers of 64 bits.
 
     Raises
     ------
@@ -37,7 +42,22 @@ def checker(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
         ...
     ValueError: does not fit the schema (stars must be integer)
     """
-    return _checker(msgspec.json.encode(schema))
+    return _checker(msgspec.json.encode(schema), has_columns)
+
+
+def is_storable(value: object, *, is_integer: bool) -> bool:
+    """Return whether a column of integers, or of floats, can hold a value.
+
+    Examples
+    --------
+    >>> is_storable(2**63 - 1, is_integer=True), is_storable(2**63, is_integer=True), is_storable("1", is_integer=True)
+    (True, False, False)
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    if is_integer:  # JSON Schema counts 4.0 as one
+        return value == value // 1 and _LEAST <= value <= _MOST
+    return abs(value) <= sys.float_info.max
 
 
 class _NoDocuments(dict[str, Callable[[str], Any]]):
@@ -55,13 +75,15 @@ def _refuse_document(uri: str) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
+def _checker(schema: bytes, has_columns: bool) -> Callable[[str], dict[str, Any]]:  # noqa: FBT001 - for the cache
     import fastjsonschema
 
+    plain = msgspec.json.decode(schema)
+    numbers = _numbers_of(plain) if has_columns else {}
     try:
         # Formats are notes to the model, not promises; defaults would be values that no model has written.
         compiled = fastjsonschema.compile(
-            _as_of_draft_7(msgspec.json.decode(schema)), handlers=_NoDocuments(), use_default=False, use_formats=False
+            _as_of_draft_7(plain), handlers=_NoDocuments(), use_default=False, use_formats=False
         )
     # A schema that is not one fails in the compiler in many ways.
     except Exception as error:
@@ -77,9 +99,19 @@ def _checker(schema: bytes) -> Callable[[str], dict[str, Any]]:
         except Exception as error:
             # Such as a bound that is not a number: what was compiled compares it with the value.
             raise ValueError(f"cannot be checked, because the schema is not valid ({error})") from error
+        for name, is_integer in numbers.items():
+            if (number := value.get(name)) is not None and not is_storable(number, is_integer=is_integer):
+                dtype = "Int64" if is_integer else "Float64"
+                raise ValueError(f"does not fit the schema ({name}: {number!r:.50} does not fit a column of {dtype})")
         return value
 
     return read
+
+
+def _numbers_of(schema: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the fields whose columns hold numbers only, and whether these are integers."""
+    allowed = {name: types_of(node, schema) - {"null"} for name, node in schema.get("properties", {}).items()}
+    return {name: types == {"integer"} for name, types in allowed.items() if types and types <= {"integer", "number"}}
 
 
 _NEXT_TO_REF = frozenset("$ref $defs definitions $id $schema title description default examples".split())  # noqa: SIM905

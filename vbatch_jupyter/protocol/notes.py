@@ -19,6 +19,7 @@ from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.keys import MOST_NAMED, about, more_of, unknown_keys
 from vbatch_jupyter.protocol.profiles import Profile
 from vbatch_jupyter.protocol.requests import quoted
+from vbatch_jupyter.records import EngineLimits
 
 _FIRST = 3
 _REMEMBERED = 1000
@@ -50,6 +51,8 @@ class Notes:
     ----------
     profile
         Who answers, and what is refused.
+    limits
+        What the engine can do at all: only what is beyond it is then found.
 
     Examples
     --------
@@ -61,8 +64,9 @@ class Notes:
     ['All 2 requests would be answered with an erro', 'All 2 requests have a key that is ignored: Ne']
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, limits: EngineLimits | None = None) -> None:
         self._profile = profile
+        self._limits = limits
         self._shapes: dict[tuple[str, ...], _Shape] = {}
         self._kinds: dict[tuple[bool, str], _Kind] = {}
         self._requests = 0
@@ -87,14 +91,19 @@ class Notes:
         # As JSON: to Python true and 1 are equal, and a list cannot be a key.
         found = shape.found.get(values := msgspec.json.encode(shape.values(body)))
         if found is None:
-            found = found_in(path, body, self._profile, shape.names)
+            found = self._found(path, body, shape.names)
             if len(shape.found) < _REMEMBERED:
                 shape.found[values] = found
-        if not policy.has_plain_prompt(body):
+        if self._limits is None and not policy.has_plain_prompt(body):
             found += tuple(_errors(policy.broken(path, body, self._profile.server, fields=PROMPTS)))
         found += tuple((False, outside(key)) for key in beside)
         for kind in found:
             self._count(kind, custom_id)
+
+    def _found(self, path: str, body: Mapping[str, Any], fields: Sequence[str]) -> Found:
+        if self._limits is None:
+            return found_in(path, body, self._profile, fields)
+        return tuple(_errors(policy.beyond(path, body, self._profile.server, self._limits, fields=fields)))
 
     def _count(self, kind: tuple[bool, str], custom_id: str) -> None:
         seen = self._kinds.get(kind)

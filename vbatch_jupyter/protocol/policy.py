@@ -259,6 +259,26 @@ def broken(
             yield Breach(field, rule.sentence)
 
 
+def beyond(
+    path: str, body: Mapping[str, Any], server: Server, limits: EngineLimits, *, fields: Iterable[str]
+) -> Iterator[Breach]:
+    """Yield of the rules that `broken` checks only those about what the engine can do at all.
+
+    Parameters
+    ----------
+    path, body, server, limits, fields
+        As for `broken`.
+
+    Examples
+    --------
+    >>> body = {"temperature": 5, "max_tokens": 65}
+    >>> limits = EngineLimits(max_model_len=64)
+    >>> [breach.field for breach in beyond("/v1/completions", body, "local", limits, fields=body)]
+    ['max_tokens']
+    """
+    return _breaches(_rules_of_limits(server, path), fields, conditions.Asked(body, path, server != "openai", limits))
+
+
 def ignored(path: str, body: Mapping[str, Any], server: Server) -> Iterator[Breach]:
     """Yield the keys of a body that its server ignores, though OpenAI knows them.
 
@@ -361,6 +381,15 @@ def _rules_of(server: Server, path: str, *, knows_limits: bool) -> tuple[Mapping
     if not knows_limits:
         rules = [rule for rule in rules if rule.condition not in conditions.OF_LIMITS]
     return _by_field(rules, path), [rule for rule in rules if rule.inside is not None]
+
+
+@functools.cache
+def _rules_of_limits(server: Server, path: str) -> Mapping[str, Sequence[Rule]]:
+    by_field, _ = _rules_of(server, path, knows_limits=True)
+    of_limits = {
+        field: [rule for rule in rules if rule.condition in conditions.OF_LIMITS] for field, rules in by_field.items()
+    }
+    return {field: rules for field, rules in of_limits.items() if rules}
 
 
 @functools.cache

@@ -12,10 +12,8 @@ from vbatch_jupyter.display.summary import summary_of
 from vbatch_jupyter.errors import BatchPausedError, ConflictError, FrameError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, parsers_of, refuse_failed, timed_lines_of
-from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
-from vbatch_jupyter.protocol.endpoints import CHAT, ENDPOINTS
 from vbatch_jupyter.protocol.shapes import Parse
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner.collector import Latest
@@ -48,6 +46,10 @@ class Batch:
         Returns what was last finished of it, if it runs in this process.
     draws_widgets
         Returns whether the front end shows it as a widget while it runs.
+    tell
+        Called with the batch while a call waits for it that shows no progress.
+    reopen
+        Makes a handle of the batch's id, in another process too; None if no process can.
     df
         The DataFrame it was made from, if this process still has it.
     schema
@@ -68,6 +70,8 @@ class Batch:
         engine_stats: Callable[[], EngineStats | None] = lambda: None,
         latest: Callable[[str], Latest | None] = lambda _: None,
         draws_widgets: Callable[[], bool] = lambda: False,
+        tell: Callable[[BatchRecord], None] = lambda _: None,
+        reopen: Callable[[str], Batch] | None = None,
         df: pd.DataFrame | None = None,
         schema: Schema | None = None,
     ) -> None:
@@ -76,6 +80,7 @@ class Batch:
         self._engine_stats = engine_stats
         self._latest = latest
         self._draws_widgets = draws_widgets
+        self._tell, self._reopen = tell, reopen
         self._drawn_in: int | None = None
         self._df = df
         self._schema = schema
@@ -84,6 +89,17 @@ class Batch:
 
     def __repr__(self) -> str:
         return self.summary()["text/plain"]
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[str], Batch], tuple[str]]:
+        if self._reopen is None:
+            raise TypeError(f"A handle on batch {self.id} cannot be pickled. Pickle its id.")
+        return self._reopen, (self.id,)
 
     # ------------------------------------------------------------------------------------------------- how it is drawn
 
@@ -174,15 +190,17 @@ class Batch:
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
-    def wait(self, timeout: float | None = None, *, show: Callable[[BatchRecord], None] = lambda _: None) -> Self:
+    def wait(self, timeout: float | None = None, *, show: Callable[[BatchRecord], None] | None = None) -> Self:
         """Wait for the batch to end. An interrupt ends the wait, not the batch.
+
+        If the batch does not advance, it says once why.
 
         Parameters
         ----------
         timeout
             Seconds.
         show
-            Called repeatedly with the current state of the batch.
+            Called repeatedly with the current state of the batch, instead of saying anything.
 
         Raises
         ------
@@ -202,22 +220,25 @@ class Batch:
         return self._awaited().__await__()
 
     async def _awaited(self) -> Self:
-        for _ in self._looks(lambda _: None):
+        for _ in self._looks():
             await asyncio.sleep(_PAUSE_SECONDS)
         return self
 
-    def _looks(self, show: Callable[[BatchRecord], None]) -> Iterator[BatchRecord]:
+    def _looks(self, show: Callable[[BatchRecord], None] | None = None) -> Iterator[BatchRecord]:
         """Read the batch until it has ended, whenever it may have changed; the caller pauses in between."""
         while True:
             # Before reading the batch, or a commit in the meantime would be missed.
             commits, looked_at = self._manager.commits.count, time.monotonic()
             record = self._ended or self._record()
-            show(record)
+            if show is not None:
+                show(record)
             if record.status in TERMINAL_STATUSES:
                 self._ended = record
                 return
             if record.paused:
                 raise BatchPausedError(f"Batch {self.id} is paused: {record.reason}")
+            if show is None:
+                self._tell(record)
             yield record
             # Reading the batch takes a core from the engine for a millisecond.
             while self._manager.commits.count == commits and time.monotonic() - looked_at < _LOOK_SECONDS:
@@ -347,23 +368,10 @@ class Batch:
         BadRequestError
             The input file is not valid.
         """
-        from vbatch_jupyter.display.plots import draw
+        from vbatch_jupyter.display.plots import plot_of
 
         record = self._record()
-        errors = ErrorGroups(failure.error for failure in self._unanswered([record])).counted()
-        timings, output_tokens = [], []
-        read = ENDPOINTS.get(record.endpoint, CHAT).read
-        for text, kept in timed_lines_of(self._manager, [record]):
-            reading = read(text)
-            timings.append(kept.get(reading.id or ""))
-            output_tokens.append(reading.usage.written)
-        return draw(
-            f"{self.id} · {record.model or ''} · {record.status}",
-            timings=timings,
-            output_tokens=output_tokens,
-            completed=len(timings) - sum(errors.values()),
-            errors=errors,
-        )
+        return plot_of(self._manager, record, (failure.error for failure in self._unanswered([record])))
 
     def _unanswered(self, chain: Sequence[BatchRecord]) -> list[Unanswered]:
         record = chain[-1]
@@ -406,12 +414,6 @@ class Batch:
 
     def _handle(self, record: BatchRecord) -> Batch:
         """Return the handle on another batch of the same DataFrame."""
-        return Batch(
-            self._manager,
-            record.id,
-            engine_stats=self._engine_stats,
-            latest=self._latest,
-            draws_widgets=self._draws_widgets,
-            df=self._df,
-            schema=self._schema,
-        )
+        other = Batch.__new__(Batch)
+        vars(other).update(vars(self), id=record.id, _ended=None, _drawn_in=None)
+        return other

@@ -44,6 +44,8 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
         raise FrameError("The DataFrame has no rows, so there is nothing to run.", param="df")
     model = requests.ask.model or "several models"
     engine = session.engine if session.engine and model in session.engine.served_model_names else None
+    # A service has its own tokenizer; the tokenizer of the engine here is the best estimate.
+    counting = session.engine if ask.target else engine
 
     def find_known(index: LineIndex, read: Callable[[int], bytes], finished: bytearray) -> int:
         if engine is None or ask.fresh:
@@ -56,12 +58,9 @@ def dry_run(session: Session, df: pd.DataFrame, ask: Ask) -> DryRun:
         endpoint=requests.description.endpoint,
         target=ask.target,
         find_known=find_known,
-        # A service has its own tokenizer; the tokenizer of the engine here is the best estimate.
-        count_tokens=session.count_tokens
-        if (engine or (ask.target and session.engine)) and session.counts_tokens
-        else None,
+        count_tokens=session.count_tokens if counting is not None and counting.counts_tokens else None,
         measured=measured_batches(session, model, requests.description.endpoint),
-        max_model_len=None if engine is None else engine.limits.max_model_len,
+        max_model_len=None if engine is None or ask.target else engine.limits.max_model_len,
     )
     return dataclasses.replace(found, notes=[*found.notes, *requests.late_notes()])
 

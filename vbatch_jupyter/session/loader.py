@@ -7,15 +7,17 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import ConflictError, EngineLoadError
+from vbatch_jupyter.errors import ConflictError, EngineLoadError, EngineNotLoadedError
+from vbatch_jupyter.protocol.endpoints import Endpoint
 from vbatch_jupyter.records import EngineState, EngineStats, Patience
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.store import Store
@@ -24,6 +26,7 @@ DEMO_MODELS = ("demo", "demo-embeddings")
 """Names that `Loader.load` takes for the models that come as packages."""
 
 _RESUME_SECONDS = 2.0
+_TOKENIZE_SECONDS = 5.0
 
 
 class Loader:
@@ -100,6 +103,17 @@ class Loader:
             self._await_resumed(engine)
             return engine
 
+    def load_and_show(self, model: str, flags: Sequence[str]) -> Engine:
+        """Start an engine, as `load` does, and show the progress on a line."""
+        line, begun = Line(), time.monotonic()
+        try:
+            engine = self.load(model, flags, draw=line.draw)
+        except BaseException as error:
+            line.end(f"{model}: not loaded" + (" (interrupted)" if isinstance(error, KeyboardInterrupt) else ""))
+            raise
+        line.end(f"{', '.join(engine.served_model_names)}: ready in {time.monotonic() - begun:.0f} s")
+        return engine
+
     def unload(self) -> None:
         """End the engine and its processes; `ConflictError` if another thread is loading or unloading."""
         with self._alone():
@@ -175,6 +189,30 @@ class Loader:
             return dataclasses.replace(engine.stats(), retries=engine.retries)
         state, models = self.describe()
         return EngineStats(model=models[0] if models else "", state=state)
+
+    def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
+        """Count the prompt tokens of a request; None if the engine here does not serve its model, or cannot count.
+
+        Parameters
+        ----------
+        endpoint, body
+            The request.
+        """
+        engine = self.engine
+        if (
+            engine is None
+            or not engine.counts_tokens
+            or engine.state != "ready"
+            or body.get("model") not in engine.served_model_names
+        ):
+            return None
+        return self._thread.call(engine.tokenize(endpoint.countable(body)), timeout=_TOKENIZE_SECONDS)
+
+    def count_tokens(self, bodies: Sequence[bytes]) -> list[int]:
+        """Count the prompt tokens of each of some chats or completions with the engine's tokenizer."""
+        if self.engine is None:
+            raise EngineNotLoadedError
+        return self._thread.call(self.engine.tokenize_all(bodies))
 
     def give_up(self) -> None:
         """End a load that another thread waits for; the kernel shuts down."""

@@ -10,12 +10,12 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,15 +25,12 @@ from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.listener import Verbs
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineNotLoadedError, FrameError
+from vbatch_jupyter.errors import BadRequestError, ConflictError, EngineNotLoadedError, FrameError, StoreError
 from vbatch_jupyter.loop import Attempts, Loop
-from vbatch_jupyter.manager import Manager
-from vbatch_jupyter.manager.waiting import refuse_to_wait
+from vbatch_jupyter.manager import Manager, waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.protocol.check import first_model, first_url
-from vbatch_jupyter.protocol.endpoints import Endpoint
+from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.policy import Answering
-from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.records import EngineStats
 from vbatch_jupyter.runner import Runner
 from vbatch_jupyter.session.batch import Batch
@@ -52,7 +49,9 @@ if TYPE_CHECKING:
     from vbatch_jupyter.frames.render import Requests
     from vbatch_jupyter.frames.schema import Schema
 
-_CLOSE_SECONDS, _TOKENIZE_SECONDS = 20.0, 5.0
+_CLOSE_SECONDS = 20.0
+_NOTES_SECONDS = 2.0
+"""How long a call that does not wait for a batch waits for what its validation notes."""
 
 
 class Session:
@@ -72,6 +71,8 @@ class Session:
     ----------
     progress, patience
         How to show a batch that a cell waits for; how long the engine may give no sign of life.
+    tokenize, count_tokens
+        Count prompt tokens, as `Loader` describes.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Session:
         self._thread = EngineThread()
         self.progress: ProgressStyle = "auto"
         self._notices: collections.deque[str] = collections.deque()
-        self._noted = set[str]()
+        self._noted, self._told_waiting = set[str](), set[str]()
         # ipykernel shows what a thread prints under the cell that started it, so the main thread prints the notices.
         self._say = say or self._notices.append
         self._runner = Runner(store, on_notice=self._say, attempts=(attempts := Attempts.from_environment()))
@@ -96,6 +97,7 @@ class Session:
         self.manager = Manager(store, profile="local", wake=self._wake, origin=os.environ.get("JPY_SESSION_NAME"))
         self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine, say=self._say)
         self.patience = self._loader.patience
+        self.tokenize, self.count_tokens = self._loader.tokenize, self._loader.count_tokens
         verbs = Verbs(
             engine=lambda: self.engine,
             stats=self._loader.stats,
@@ -107,10 +109,6 @@ class Session:
         self._own_loops = [*self._runner.loops, self._targets.loop]
         self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
         self._own_loops.append(self._presence.loop)
-
-    def _say_notices(self, line: Callable[[], Line] = Line) -> None:
-        while self._notices:
-            line().say(self._notices.popleft())
 
     def _wake(self) -> None:
         self._runner.loops[0].wake()
@@ -136,18 +134,9 @@ class Session:
         model, flags
             What ``vllm serve`` would be given; the model may also be one of `loader.DEMO_MODELS`.
         """
-        line = Line()
-        begun = time.monotonic()
-        try:
-            engine = self._loader.load(model, flags, draw=line.draw)
-        except BaseException as error:
-            line.end(f"{model}: not loaded" + (" (interrupted)" if isinstance(error, KeyboardInterrupt) else ""))
-            raise
-        line.end(f"{', '.join(engine.served_model_names)}: ready in {time.monotonic() - begun:.0f} s")
+        engine = self._loader.load_and_show(model, flags)
         self._presence.publish()
-        for note in engine.notes:
-            self._say(note)
-        self._say_notices()
+        self._tell(*engine.notes)
         return engine
 
     def _load_silently(self, model: str, flags: Sequence[str]) -> None:
@@ -173,44 +162,17 @@ class Session:
         """Return the names of the batch services that can run a batch instead of the engine."""
         return tuple(targets())
 
-    def tokenize(self, endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
-        """Count the prompt tokens of a request; None if the engine here does not serve its model.
-
-        Parameters
-        ----------
-        endpoint, body
-            The request.
-        """
-        engine = self.engine
-        if (
-            engine is None
-            or not self.counts_tokens
-            or engine.state != "ready"
-            or body.get("model") not in engine.served_model_names
-        ):
-            return None
-        return self._thread.call(engine.tokenize(endpoint.countable(body)), timeout=_TOKENIZE_SECONDS)
-
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether there is an engine with a tokenizer."""
-        return self.engine is not None and self.engine.counts_tokens
-
     def loaded_engine(self) -> Engine:
         """Return the engine; `EngineNotLoadedError` if no engine is loaded."""
         if self.engine is None:
             raise EngineNotLoadedError
         return self.engine
 
-    def count_tokens(self, bodies: Sequence[bytes]) -> list[int]:
-        """Count the prompt tokens of each of some chats or completions with the engine's tokenizer."""
-        return self._thread.call(self.loaded_engine().tokenize_all(bodies))
-
     # ----------------------------------------------------------------------------------------------------- batches
 
     def attach(self, id: str) -> Batch:  # noqa: A002 - OpenAI's word
         """Return a batch of the store by its id."""
-        self._say_notices()
+        self._tell()
         return self._batch(self.manager.batches.retrieve(id).id)
 
     def _batch(self, id: str, *, df: pd.DataFrame | None = None, schema: Schema | None = None) -> Batch:  # noqa: A002
@@ -220,6 +182,8 @@ class Session:
             engine_stats=self.engine_stats,
             latest=self._runner.latest,
             draws_widgets=lambda: draws_widgets(self.progress),
+            tell=self._tell_waiting,
+            reopen=functools.partial(_reopened, str(self.store.path)),
             df=df,
             schema=schema,
         )
@@ -240,104 +204,132 @@ class Session:
 
         if "model" not in ask.col:
             ask = dataclasses.replace(ask, model=ask.model or self._default_model(ask.target))
-        here = self.engine if ask.target is None and ask.model in self.served_model_names() else None
+        here = self._engine_for(ask.model) if ask.target is None else None
         known = rules_of(ask.target or "local") if here is None else here
         by = Answering(known.server) if here is None else Answering(here.server, here.limits)
         requests = requests_of(df, ask, by, reasons=here is not None and here.has_reasoning, grammar=known.grammar)
         self._tell(*(requests.notes if tells else ()))
         return requests
 
-    def _tell(self, *notes: str) -> None:
+    def _engine_for(self, model: str | None) -> Engine | None:
+        return self.engine if model in self.served_model_names() else None
+
+    def _tell(self, *notes: str, line: Callable[[], Line] = Line) -> None:
         for note in notes:
             self._say(note)
-        self._say_notices()
+        while self._notices:
+            line().say(self._notices.popleft())
+
+    def _tell_notes(self, record: BatchRecord, line: Callable[[], Line] = Line) -> None:
+        notes: Sequence[str] = ()
+        if record.status != "validating" and record.id not in self._noted:
+            self._noted.add(record.id)
+            notes = self.manager.batches.notes(record)
+        self._tell(*(f"{record.id}: {note}" for note in notes), line=line)
+
+    def _tell_waiting(self, record: BatchRecord) -> None:
+        self._tell_notes(record)
+        if record.id not in self._told_waiting and (why := self.manager.batches.waiting(record)) is not None:
+            self._told_waiting.add(record.id)
+            self._tell(f"{record.id} waits: {why}")
+
+    def _tell_notes_soon(self, id: str) -> None:  # noqa: A002 - OpenAI's word
+        # So that they appear under the cell that makes a batch and returns; a longer validation is not waited for.
+        until = time.monotonic() + _NOTES_SECONDS
+        while (record := self.manager.batches.retrieve(id)).status == "validating" and time.monotonic() < until:
+            time.sleep(0.02)
+        self._tell_notes(record)
+
+    def _tell_unfit(self, file: FileRecord, model: str | None, *, of_frame: bool) -> None:
+        # The keys of a frame's requests have been checked.
+        here = self._engine_for(model)
+        if here is None or (of_frame and file.bytes <= (here.limits.max_model_len or math.inf)):
+            return
+        from vbatch_jupyter.estimate.fitting import unfit
+
+        count_tokens = self.count_tokens if here.counts_tokens and here.state == "ready" else None
+        with self.manager.files.content(file.id) as content:
+            self._tell(*unfit(content, here.limits, count_tokens=count_tokens, looks_at_keys=not of_frame))
 
     def submit(self, df: pd.DataFrame, ask: Ask) -> Batch:
         """Make a batch of a frame; `vbatch_jupyter.submit` says more."""
         requests = self.requests_of(df, ask)
         if not len(requests.df):
             raise FrameError("The DataFrame has no rows, so there is no batch to submit.", param="df")
-        return self._submit(requests)
+        return self._submit(requests, may_wait=True)
 
-    def _submit(self, requests: Requests) -> Batch:
+    def _submit(self, requests: Requests, *, may_wait: bool) -> Batch:
         ask = requests.ask
         target = None if ask.target is None else reachable_target(ask.target)
         file = self.manager.files.create(requests.lines, filename="dataframe.jsonl", purpose="batch")
         self._tell(*requests.late_notes())
         frame = requests.described()
-        record = self._create(file.id, endpoint=frame.endpoint, target=target, fresh=ask.fresh, frame=frame.to_json())
+        fields: dict[str, Any] = {"endpoint": frame.endpoint, "frame": frame.to_json(), "fresh": ask.fresh}
+        record = self.create(file, ask.model, target=target, may_wait=may_wait, **fields)
         # A copy: if the frame is sorted or filled in place meanwhile, the answers must still match their rows.
         return self._batch(record.id, df=requests.df.copy(), schema=ask.schema)
 
-    def submit_file(
-        self, path: Path, *, target: str | None = None, fresh: bool = False, may_wait: bool = True
-    ) -> Batch:
-        """Make a batch of an input file.
+    def create(
+        self,
+        file: FileRecord,
+        model: str | None,
+        *,
+        endpoint: str,
+        target: Target | None,
+        may_wait: bool,
+        frame: str | None = None,
+        **fields: Any,
+    ) -> BatchRecord:
+        """Make a batch of a file in the store, and say what is known of its requests.
 
         Parameters
         ----------
-        path
-            The file; it may hold as many requests as the disk does.
+        file
+            The input file.
+        model
+            The model of its requests.
+        endpoint, frame, **fields
+            As for `BatchesManager.create`.
         target
-            The batch service that runs it; the engine here by default.
-        fresh
-            Ask the engine even if an answer is known.
+            The batch service that runs it instead of the engine here.
         may_wait
-            Whether it may wait for an engine that serves its model.
-
-        Raises
-        ------
-        EngineNotLoadedError
-            No engine serves its model, and it may not wait.
-        BadRequestError
-            It cannot be read, or the service would refuse it.
+            Whether the call returns without waiting for the batch, so that what its validation notes is said here.
         """
-        service = None if target is None else reachable_target(target)
-        rules = PROFILES["local"] if service is None else service.rules()
-        try:
-            with path.open("rb") as content:
-                endpoint = first_url(content, rules)
-                if service is None and not may_wait:
-                    self._refuse_to_wait(first_model(content, rules))
-                content.seek(0)
-                chunks = iter(lambda: content.read(1024 * 1024), b"")
-                file = self.manager.files.create(chunks, filename=path.name, purpose="batch")
-                record = self._create(file.id, endpoint=endpoint, target=service, fresh=fresh)
-        except OSError as error:
-            raise BadRequestError(f"The file {path} cannot be read: {error.strerror}.", param="file") from error
-        return self._batch(record.id)
-
-    def _create(self, file_id: str, *, endpoint: str, target: Target | None, **fields: Any) -> BatchRecord:
-        if target is not None:
+        if target is None:
+            self._tell_unfit(file, model, of_frame=frame is not None)
+        else:
             try:
-                with self.manager.files.content(file_id) as checked:
+                with self.manager.files.content(file.id) as checked:
                     note = check_for_target(checked, target, endpoint)
             except BadRequestError:
-                self.manager.files.delete(file_id)
+                self.manager.files.delete(file.id)
                 raise
-            if note is not None:
-                self._say(note)
+            self._tell(*([] if note is None else [note]))
             fields |= {"profile": target.profile, "target": msgspec.json.encode(target).decode()}
-        return self.manager.batches.create(input_file_id=file_id, endpoint=endpoint, **fields)
+        record = self.manager.batches.create(input_file_id=file.id, endpoint=endpoint, frame=frame, **fields)
+        if may_wait:
+            self._tell_notes_soon(record.id)
+        return record
 
     def _default_model(self, target: str | None) -> str:
         if target is not None and self.engine is None:
             raise FrameError(f"Name the model for {target} with model=.", param="model")
         return self.loaded_engine().served_model_names[0]
 
-    def _refuse_to_wait(self, model: str | None) -> None:
+    def refuse_to_wait(self, model: str | None) -> None:
+        """Raise an error if no engine has the model, as `waiting.refuse_to_wait` does."""
         # The store is asked only for what the engine here does not serve.
         if model not in self.served_model_names():
-            refuse_to_wait(model, self.store.engines.live(planned=True))
+            waiting.refuse_to_wait(model, self.store.engines.live(planned=True))
 
     def run(self, df: pd.DataFrame, ask: Ask) -> pd.DataFrame:
         """Send a frame through a batch and return its result; `vbatch_jupyter.run` says more."""
         if ask.target is None:
             ask = dataclasses.replace(ask, model=ask.model or self._default_model(None))
-            self._refuse_to_wait(ask.model)
+            self.refuse_to_wait(ask.model)
         requests = self.requests_of(df, ask)
         if len(requests.df):
-            return self.follow(self._submit(requests)).results()
+            return self.follow(self._submit(requests, may_wait=False)).results()
         from vbatch_jupyter.frames.results import results
 
         # A frame without rows makes no batch; mistakes have been reported before.
@@ -364,11 +356,7 @@ class Session:
         progress = Progress(batch.snapshot()) if live is None and self.progress != "none" else None
 
         def show(now: BatchRecord) -> None:
-            if now.status != "validating" and batch.id not in self._noted:
-                self._noted.add(batch.id)
-                for note in self.manager.batches.notes(now):
-                    self._say(f"{batch.id}: {note}")
-            self._say_notices(line)
+            self._tell_notes(now, line)
             if progress is not None:
                 line().draw(progress.see(batch.snapshot(now)).line(with_engine=True))
 
@@ -409,6 +397,15 @@ class Session:
         finally:
             self._thread.stop()
             self.store.close()
+
+
+def _reopened(store_path: str, id: str) -> Batch:  # noqa: A002 - OpenAI's word
+    """Return a batch of this process's store; what a pickled handle becomes."""
+    session = current()
+    if str(session.store.path) != store_path:
+        message = f"Batch {id} is in the store {store_path}, and this process uses {session.store.path}."
+        raise StoreError(f"{message} Set the environment variable VBATCH_STORE to that store.")
+    return session.attach(id)
 
 
 @functools.cache

@@ -56,6 +56,14 @@ def test_a_schemas_fields_have_two_columns_each(session):
         vb.compare(one, text)
 
 
+def test_a_column_of_objects_stays_one_if_it_holds_only_texts():
+    """Pandas 3.1.1 makes ``str`` of an array of objects that holds only texts."""
+    one = pd.DataFrame({"any": pd.Series(["x", "y"], dtype=object), "error": pd.NA})
+    out = compare(one, one, custom_ids=(["r", "s"], ["r", "s"]), df=pd.DataFrame({"n": [1, 2]}, index=["p", "q"]))
+    assert out.dtypes[["any_a", "any_b"]].tolist() == [object, object]
+    assert out.loc["q", "any_b"] == "y"
+
+
 def test_a_sample_is_compared_with_the_whole_and_other_frames_are_refused(session):
     df = pd.DataFrame({"text": ["a", "b", "c"], "id": ["p", "q", "r"]})
     whole = session.submit(df, Ask.of("{{ text }}"))

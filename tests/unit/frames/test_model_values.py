@@ -99,8 +99,22 @@ def test_a_field_that_is_read_from_inside_another_is_refused_before_the_run() ->
     class Deep(BaseModel):
         city: str = Field(default="", validation_alias=AliasPath("address", "city"))
 
-    with pytest.raises(FrameError, match=r"'city' is read from a path.*which no model is asked for"):
-        parser(Deep)
+    class Person(BaseModel):
+        name: str
+        friends: dict[str, list["Deep | Person"]] | None = None
+
+    @dataclass
+    class Home:
+        rooms: int
+        where: Deep | None = None
+
+    class Owner(BaseModel):
+        home: Home
+
+    Person.model_rebuild(_types_namespace={"Deep": Deep, "Person": Person})
+    for model in (Deep, Person, Owner):
+        with pytest.raises(FrameError, match=r"'city' is read from a path.*which no model is asked for"):
+            parser(model)
 
 
 class Serialised(BaseModel):

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vbatch_jupyter.frames.frame import FrameDescription
+from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.frames.frame import FrameDescription, describe
 from vbatch_jupyter.frames.results import results
+from vbatch_jupyter.protocol.endpoints import CHAT
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
 IS_PANDAS_2 = pd.Series([""]).dtype == object
@@ -106,6 +108,15 @@ def test_a_field_of_several_types_has_one_dtype_whatever_the_answers_are(
     assert pd.isna(r["a"].iloc[1])
     if r["error"].isna().iloc[0]:
         assert r["a"].iloc[0] == value or value is None
+
+
+@pytest.mark.parametrize("lines", [[said(0, "a", n=2), refused(1)], [refused(0), refused(1)]])
+def test_a_column_of_lists_has_one_dtype_whatever_the_answers_are(lines: list[bytes]) -> None:
+    df = pd.DataFrame({"x": ["p", "q"]})
+    description = describe(df, Ask.of("{{ x }}", n=2), CHAT.path)
+    assert results(lines, description, df=df)["response"].dtype == object
+    kept = FrameDescription.from_json(description.to_json())
+    assert results(lines, kept)["response"].dtype == object
 
 
 def test_lists_of_texts_are_objects() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ import pytest
 
 import vbatch_jupyter as vb
 from tests.unit.session_surface import open_session
-from vbatch_jupyter.errors import BadRequestError
+from vbatch_jupyter.errors import BadRequestError, StoreError
 from vbatch_jupyter.frames.ask import Ask
+from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.records import EngineLimits
+from vbatch_jupyter.session.input_file import submit_file
 
 DF = pd.DataFrame({"text": ["a", "b", "c"]})
 EMPTY = "a text in it is empty. vLLM would embed only its special tokens, a vector that means nothing."
@@ -121,7 +125,7 @@ def test_a_file_says_how_many_of_its_requests_fail_or_ask_in_vain_before_they_ru
             body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], **rest}
             line = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(line) + "\n")
-    batch = session.follow(session.submit_file(path))
+    batch = session.follow(submit_file(session, path))
     temperature, guided, unknown = (note.partition(": ")[2] for note in said)
     error = "of 4 requests ('{}') would be answered with an error: Invalid '{}': {}"
     assert temperature == "1 " + error.format("r0", "temperature", "it must be a number from 0 to 2.")
@@ -149,3 +153,94 @@ def test_a_batch_over_http_answers_an_unknown_key_as_openai_does(session):
         "param": "temprature",
         "code": "unknown_parameter",
     }
+
+
+LONG = "more tokens than the model takes (8) and would be answered with an error"
+
+
+def written(folder, bodies):
+    path = folder / "in.jsonl"
+    with path.open("w") as file:
+        for number, rest in enumerate(bodies):
+            line = {"custom_id": f"r{number}", "method": "POST", "url": CHAT.path, "body": {"model": "echo", **rest}}
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+def chat(content: str, **rest: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **rest}
+
+
+@pytest.mark.parametrize("call", [vb.run, vb.submit])
+def test_rows_that_are_too_long_are_counted_and_named_before_the_first_is_asked(session, said, call):
+    session.engine.limits = EngineLimits(max_model_len=8)
+    create, before = session.manager.batches.create, []
+
+    def created(**fields):
+        before.extend(said)
+        return create(**fields)
+
+    session.manager.batches.create = created
+    call(pd.DataFrame({"text": ["a", "b " * 8, "c " * 9, "d " * 7, *["e " * 20] * 3]}), "{{ text }}")
+    assert before == said == [f"5 requests have {LONG}: 'row-1', 'row-2', 'row-4', …"]
+
+
+def test_a_file_says_which_requests_the_loaded_engine_cannot_answer_before_the_first_is_asked(session, said, tmp_path):
+    session.engine.limits = EngineLimits(max_model_len=8, takes_tools=False)
+    bodies = [chat("a"), chat("b", max_tokens=9), chat("c " * 9), chat("d", tools=TOOLS), chat("e", max_tokens=8)]
+    submit_file(session, written(tmp_path, bodies))
+    tokens, tools, long = said
+    assert tools.startswith(
+        "1 of 5 requests ('r3') would be answered with an error: Invalid 'tools': the engine has no"
+    )
+    assert tokens == (
+        "1 of 5 requests ('r1') would be answered with an error: Invalid 'max_tokens': the model takes at most 8 "
+        "tokens, prompt and answer together."
+    )
+    assert long == f"1 request has {LONG}: 'r2'"
+
+
+def test_what_the_store_cannot_write_is_no_fault_of_the_file_that_is_sent(session, tmp_path, monkeypatch):
+    path = written(tmp_path, [chat("a")])
+    with pytest.raises(BadRequestError, match=r"The file .*none.jsonl cannot be read: No such file or directory."):
+        submit_file(session, tmp_path / "none.jsonl")
+
+    def write(descriptor, data):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(StoreError, match="Input/output error"):
+        submit_file(session, path)
+
+
+def test_only_rows_that_may_be_too_long_are_counted_and_of_very_many_the_longest(session, said):
+    count, counted = session.engine.tokenize, []
+
+    async def tokenize(body):
+        counted.append(body)
+        return await count(body)
+
+    session.engine.tokenize = tokenize
+    session.engine.limits = EngineLimits(max_model_len=1_000)
+    df = pd.DataFrame({"text": ["a " * 300] * 400})
+    vb.submit(df, "{{ text }}")
+    assert (counted, said) == ([], [])
+    # They have more bytes than the model takes tokens, and 300 tokens: so far from the limit that 32 are enough.
+    vb.submit(df, "{{ text }}" + "." * 600)
+    assert (len(counted), said) == (32, [])
+    vb.submit(df, "{{ text }}" + "a " * 701)
+    assert len(counted) == 32 + 256
+    # A line with a longer name is longer.
+    long = f"{LONG.replace('8', '1,000')}: 'row-100', 'row-101', 'row-102', …"
+    assert said == [f"At least 256 requests have {long}"]
+
+
+def test_a_batch_that_is_not_waited_for_says_its_notes_in_the_same_cell(session, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("vbatch_jupyter.session.session._NOTES_SECONDS", 3600)
+    batch = vb.submit(DF, "{{ text }}", functions=[{"name": "f"}])
+    note = "have a key that is ignored: 'functions': use tools and tool_choice."
+    assert said == [f"{batch.id}: All 3 requests {note}"]
+    of_file = submit_file(session, written(tmp_path, [chat("a", functions=[{"name": "f"}])] * 2))
+    assert said[1:] == [f"{of_file.id}: All 2 requests {note}"]
+    session.follow(of_file)
+    assert len(said) == 2

@@ -15,6 +15,7 @@ from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.session.batch import Batch
 from vbatch_jupyter.session.dry_run import dry_run
+from vbatch_jupyter.session.input_file import submit_file
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store import Store
 
@@ -163,8 +164,8 @@ def test_a_file_and_a_frame_take_each_others_samples(kernel: Kernel, tmp_path: P
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(kernel.session.requests_of(equal(4), ask).lines))
     kept = kernel.run(3, temperature=1)
-    assert numbers(kernel.session.submit_file(path).results()) == [*kept, 4]
-    assert sorted(numbers(kernel.session.submit_file(path, fresh=True).results())) == [5, 6, 7, 8]
+    assert numbers(submit_file(kernel.session, path).results()) == [*kept, 4]
+    assert sorted(numbers(submit_file(kernel.session, path, fresh=True).results())) == [5, 6, 7, 8]
     assert kernel.run(8, temperature=1)[4:] == [*kept, 4]
     assert kernel.engine.requests == 8
 
