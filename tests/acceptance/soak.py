@@ -301,6 +301,8 @@ def main() -> int:
     chosen = parser.parse_args()
     place = chosen.folder or (Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None)
     print(f"seed {chosen.seed}", flush=True)
+    # The processes must not outlive this one, and one that is stopped would.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(dir=place, prefix="soak-") as folder:
         soak = Soak(Path(folder), chosen.seed)
         try:

@@ -325,6 +325,69 @@ class _Lost:
         raise sqlite3.OperationalError("disk I/O error")
 
 
+class _Failing(sqlite3.Connection):
+    """A connection on which one statement raises an error, before it has run or after it."""
+
+    fails: tuple[str, int, str] | None = None
+
+    def execute(self, sql, *parameters):
+        if self.fails is None or not sql.startswith(self.fails[0]):
+            return super().execute(sql, *parameters)
+        _, code, message = self.fails
+        self.fails = None
+        if sql == "COMMIT":
+            super().execute(sql)
+        error = sqlite3.OperationalError(message)
+        error.sqlite_errorcode = code
+        raise error
+
+
+@pytest.fixture
+def failing(store):
+    """Put a connection into a store that fails where it is told to."""
+    store.database._connection.close()
+    connection = sqlite3.connect(
+        store.path / "vbatch.sqlite3", isolation_level=None, check_same_thread=False, factory=_Failing
+    )
+    connection.row_factory = sqlite3.Row
+    store.database._connection = connection
+    return connection
+
+
+def test_a_commit_that_raises_after_it_has_taken_effect_is_a_commit(store, failing):
+    # The last thing that SQLite does is to put the end of the journal on the disk.
+    failing.fails = "COMMIT", sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"
+    batch = make_batch(store, 2)
+    assert failing.fails is None
+    assert [file.id for file in store.files.list().data] == [batch.input_file_id]
+    failing.fails = "COMMIT", sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"
+    assert store.batches.cancel(batch.id).status == "cancelling"
+    failing.fails = "COMMIT", sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"
+    assert lifecycle.tend(store) == [batch.id]
+    assert store.files.delete(batch.input_file_id).id == batch.input_file_id
+    assert [record.status for record in store.batches.list().data] == ["cancelled"]
+    assert check(store) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (sqlite3.SQLITE_IOERR_READ, "disk I/O error"),
+        # What SQLite says if the disk has an error as it reads.
+        (sqlite3.SQLITE_CORRUPT, "database disk image is malformed"),
+        # What it says if it cannot see whether the file was moved.
+        (sqlite3.SQLITE_READONLY_DBMOVED, "attempt to write a readonly database"),
+        (sqlite3.SQLITE_CANTOPEN, "unable to open database file"),
+    ],
+)
+def test_an_error_of_the_database_that_does_not_come_again_is_not_seen(store, failing, code, message):
+    failing.fails = "BEGIN", code, message
+    batch = make_batch(store, 2)
+    failing.fails = "SELECT", code, message
+    assert store.batches.get(batch.id) == batch
+    assert failing.fails is None
+
+
 def test_the_reserve_is_kept_and_takes_its_room_on_the_disk(tmp_path):
     with open_store(tmp_path / "store", reserve_bytes=1 << 20) as store:
         state = (store.path / "reserve").stat()
