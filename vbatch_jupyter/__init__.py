@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vbatch_jupyter.engine.base import Engine
     from vbatch_jupyter.estimate.report import DryRun
-    from vbatch_jupyter.frames.ask import Column
+    from vbatch_jupyter.frames.ask import Column, Prompt
     from vbatch_jupyter.frames.schema import Schema
     from vbatch_jupyter.session.batch import Batch
     from vbatch_jupyter.session.session import Session
@@ -86,8 +86,9 @@ def unload() -> None:
 
 def submit(
     df: pd.DataFrame,
-    template: str,
+    template: Prompt | None = None,
     *,
+    messages: Hashable | None = None,
     system: str | None = None,
     schema: Schema | None = None,
     endpoint: str = "chat",
@@ -109,7 +110,12 @@ def submit(
         The DataFrame. It is not changed.
     template
         The prompt, a Jinja2 template with ``{{ column }}`` for the value of each row. A template that uses no column
-        is an error, unless it has ``{# no columns #}``.
+        is an error, unless it has ``{# no columns #}``. It may also be a list of messages, in which every text is a
+        template, or a function that is called with a dict of each row and returns a text or a list of messages. If the
+        last message is the assistant's, the answer continues it.
+    messages
+        The label of a column whose cells are lists of messages (``{"role": …, "content": …}``). The template, if there
+        is one, comes after them.
     system
         The system prompt, a template too; it may be the same for every row.
     schema
@@ -153,6 +159,7 @@ def submit(
 
     ask = Ask(
         template=template,
+        messages=messages,
         system=system,
         schema=schema,
         endpoint=endpoint,
@@ -182,7 +189,7 @@ def _asks_as_submit_does(function: F) -> F:
 
 
 @_asks_as_submit_does
-def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
+def dry_run(df: pd.DataFrame, template: Prompt | None = None, **options: Any) -> DryRun:
     """Return what a batch would ask, compute and cost, without running anything.
 
     It shows the first requests as they would be sent, the number of prompt tokens, how many requests are duplicates
@@ -208,7 +215,7 @@ def dry_run(df: pd.DataFrame, template: str, **options: Any) -> DryRun:
 
 
 @_asks_as_submit_does
-def run(df: pd.DataFrame, template: str, **options: Any) -> pd.DataFrame:
+def run(df: pd.DataFrame, template: Prompt | None = None, **options: Any) -> pd.DataFrame:
     """Run a DataFrame as a batch, show its progress, and return the result.
 
     The result has the rows, index and columns of the DataFrame, in order, and after them ``response`` (or one column

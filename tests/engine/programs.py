@@ -59,6 +59,7 @@ __all__ = [
     "os",
     "pd",
     "prompt_of",
+    "prompts_sent",
     "rated",
     "rendered_in_place",
     "run_with_a_broken_logger",
@@ -102,6 +103,19 @@ def prompt_of(messages: list[dict[str, Any]]) -> str:
 
     _, body = ask(CHAT, model="demo", messages=messages, max_tokens=1, return_token_ids=True)
     return str(AutoTokenizer.from_pretrained(demo_model_path()).decode(body["prompt_token_ids"]))
+
+
+def prompts_sent(df: pd.DataFrame, template: Any = None, **options: Any) -> list[str]:
+    """Return the prompts that the demo model's chat template makes of a frame's rows."""
+    from transformers import AutoTokenizer
+
+    batch = vb.submit(df, template, max_tokens=2, return_token_ids=True, **options)
+    batch.wait()
+    record, tokenizer = current().store.batches.get(batch.id), AutoTokenizer.from_pretrained(demo_model_path())
+    assert record.output_file_id is not None, batch.errors()
+    with current().manager.files.content(record.output_file_id) as output:
+        bodies = {line["custom_id"]: line["response"]["body"] for line in map(json.loads, output)}
+    return [str(tokenizer.decode(bodies[f"row-{row}"]["prompt_token_ids"])) for row in range(len(df))]
 
 
 def unchecked(asked: list[tuple[str, dict[str, Any]]]) -> list[tuple[int, str]]:

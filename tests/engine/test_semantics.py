@@ -311,6 +311,44 @@ def test_a_cell_magic_gives_the_frame(session: Session) -> None:
     assert session.ask(several) == ["list2", "list2"]
 
 
+CONVERSATIONS = """
+asked = pd.DataFrame({"word": ["one", "two"], "tone": ["kind", None]})
+asked["history"] = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], None]
+shots = [{"role": "system", "content": "Be {{ tone }}."}, {"role": "user", "content": "Say {{ word }}"}]
+of_function = lambda row: [{"role": "system", "content": row["word"]}, {"role": "user", "content": "Hi"}]
+said = {
+    "list": prompts_sent(asked, shots),
+    "prefill": prompts_sent(asked, [*shots, {"role": "assistant", "content": "I say"}]),
+    "history": prompts_sent(asked, "And {{ word }}?", messages="history", system="Go."),
+    "function": prompts_sent(asked, of_function),
+}
+responses = vb.run(asked, shots, endpoint="responses", max_output_tokens=2)
+text = "--- system\\nBe {{ tone }}.\\n--- user\\nSay {{ word }}"
+get_ipython().run_cell_magic("vbatch", "asked -o out --max-tokens 2", text)
+builder_rows = vb.dry_run(asked, shots, max_tokens=2).prompt_tokens
+show([said, responses["error"].isna().all().item(), out["error"].isna().all().item(), builder_rows])
+"""
+
+
+def test_conversations_reach_the_model_turn_by_turn(session: Session) -> None:
+    said, responses, magic, counted = session.ask(CONVERSATIONS)
+    turn, end = "<|im_start|>{}\n{}", "<|im_end|>\n"
+    kind, free = (turn.format("system", text) + end for text in ("Be kind.", "Be ."))
+    one, two = (turn.format("user", f"Say {word}") + end for word in ("one", "two"))
+    begun = "<|im_start|>assistant\n"
+    assert said["list"] == [kind + one + begun, free + two + begun]
+    assert said["prefill"] == [kind + one + begun + "I say", free + two + begun + "I say"]
+    greeted = turn.format("user", "Hi") + end + begun + "Hello" + end
+    go = turn.format("system", "Go.") + end
+    assert said["history"] == [
+        go + greeted + turn.format("user", "And one?") + end + begun,
+        go + turn.format("user", "And two?") + end + begun,
+    ]
+    assert said["function"][1] == turn.format("system", "two") + end + turn.format("user", "Hi") + end + begun
+    assert (responses, magic) == (True, True)
+    assert counted > 20
+
+
 LIMITED = """
 limited = pd.DataFrame({"word": ["one", "two", "three"], "limit": [3, 4, 5], "end": [None, None, None]})
 lengths = {}

@@ -22,6 +22,7 @@ from vbatch_jupyter.widgets.cell_text import cell_text
 
 OF_THE_CELL = {"df", "dry_run", "export", "background", "out", "help"}
 VALUES: dict[str, Any] = {
+    "messages": "the ticket",
     "system": 'It\'s "brief"',
     "schema": "MOOD",
     "endpoint": "responses",

@@ -14,7 +14,8 @@ these records:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import MISSING, field
 from numbers import Integral
 from typing import Any, Literal, Self, TypeAlias
@@ -24,6 +25,13 @@ from vbatch_jupyter.frames.schema import Schema
 
 ON_ERROR = ("row", "raise")
 """What a row that cannot be rendered may be: a row with its error, or an error before anything runs."""
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Callable[[dict[Hashable, Any]], Any]
+"""A template, a list of messages with templates, or a function that returns a text or messages for a row."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+TURN = re.compile(rf"^---[ \t]*(?P<role>{'|'.join(ROLES)})[ \t]*$", re.MULTILINE)
+"""A line that begins a message in the magics and the builder, such as ``--- system``."""
 
 Face: TypeAlias = Literal["keyword", "flag", "trait", "builder"]
 
@@ -100,11 +108,15 @@ class Ask:
     ('chat', {'max_tokens': 8})
     """
 
-    template: str = _asked(
+    template: Prompt | None = _asked(  # noqa: RUF009 - it is a field
         "the prompt, with {{ column }} for a row's values",
+        default=None,
         label="prompt",
         has_lines=True,
         absent={"flag": "the text of the cell is the template", "trait": "each cell has a template of its own"},
+    )
+    messages: Hashable | None = _asked(  # noqa: RUF009 - it is a field
+        "column of lists of messages; the prompt comes after them", default=None, metavar="COLUMN"
     )
     system: str | None = _asked("the system prompt", default=None, short="s", metavar="TEXT", has_lines=True)
     schema: Schema | None = _asked(  # noqa: RUF009 - it is a field
@@ -166,6 +178,8 @@ class Ask:
 
     def __post_init__(self) -> None:
         columns = {name: value.label for name, value in self.body.items() if isinstance(value, Column)}
+        if isinstance(self.messages, Column):
+            object.__setattr__(self, "messages", self.messages.label)
         model: Any = self.model
         if isinstance(model, Column):
             columns["model"] = model.label
@@ -185,7 +199,7 @@ class Ask:
                 raise FrameError(f"{one.name}= must be {_WORDS[kind]}, not {value!r:.50}.", param=one.name)
 
     @classmethod
-    def of(cls, template: str, **options: Any) -> Self:
+    def of(cls, template: Prompt | None = None, **options: Any) -> Self:
         """Sort options into the fields and the body.
 
         Parameters
@@ -215,6 +229,38 @@ _BODY_OPTIONS: Mapping[str, Option] = {
 
 OPTIONS: Mapping[str, Option] = {**_FIELD_OPTIONS, **_BODY_OPTIONS}
 """The options by name: the fields of `Ask`, and the keys of the body that have their own flags."""
+
+
+def prompt_of(template: Prompt, options: Mapping[str, Any]) -> Prompt | None:
+    """Return what the text of a cell or of the builder asks: a template, messages, or nothing but ``messages=``."""
+    if not isinstance(template, str):
+        return template
+    return None if options.get("messages") is not None and not template.strip() else messages_of(template)
+
+
+def messages_of(text: str) -> str | list[dict[str, str]]:
+    r"""Return the messages of a text that begins with a line such as ``--- user``, and any other text as it is.
+
+    Parameters
+    ----------
+    text
+        A cell of the magics, or the builder's prompt.
+
+    Examples
+    --------
+    >>> messages_of("--- system\nBe brief.\n--- user\nSay {{ word }}")
+    [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Say {{ word }}'}]
+    >>> messages_of("Say {{ word }}")
+    'Say {{ word }}'
+    """
+    turns = list(TURN.finditer(text))
+    if not turns or text[: turns[0].start()].strip():
+        return text
+    ends = [*(turn.start() for turn in turns[1:]), len(text)]
+    return [
+        {"role": turn["role"], "content": text[turn.end() : end].strip("\n")}
+        for turn, end in zip(turns, ends, strict=True)
+    ]
 
 
 def offered(face: Face) -> dict[str, Option]:

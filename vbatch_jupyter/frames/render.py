@@ -38,6 +38,8 @@ from vbatch_jupyter.protocol.profiles import PROFILES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vbatch_jupyter.frames.conversation import Conversation
+
 _CUSTOM_ID_BYTES = PROFILES["local"].max_custom_id_bytes
 
 _ROWS_AT_ONCE = 8_192
@@ -137,24 +139,32 @@ def requests_of(
         raise FrameError(
             f"on_error= must be {' or '.join(map(repr, ON_ERROR))}, not {ask.on_error!r}.", param="on_error"
         )
-    prompt = Template(ask.template, df.columns, levels=df.index.names)
+    prompt: Template | Conversation
+    if isinstance(ask.template, str) and ask.messages is None:
+        prompt = Template(ask.template, df.columns, levels=df.index.names)
+    else:
+        from vbatch_jupyter.frames.conversation import conversation_of
+
+        prompt = conversation_of(ask.template, ask.messages, df)
     prompt.refuse_no_column()
     system = None if ask.system is None else Template(ask.system, df.columns, levels=df.index.names, param="system")
+    common = plain_body(ask.body)
     rows = _Rows(
         df=df,
         ask=ask,
+        common=common,
+        continues=by.server != "openai" and "continue_final_message" in endpoint.known_keys,
         prompt=prompt,
         # A text is sent as it is: Jinja drops a newline at its end.
         system=system if system is not None and system.is_computed else None,
         orders=_field_orders(df, prompt) if ask.reorder_fields else None,
         names=custom_ids(df, ask.custom_id),
         url=endpoint.path,
-        build=_body_builder(endpoint, ask, by, grammar),
+        build=_body_builder(endpoint, ask, common, by, grammar),
     )
     if ask.col:
         from vbatch_jupyter.frames.row_parameters import parameters_by_row
 
-        common = plain_body(ask.body) | ({} if ask.model is None else {"model": ask.model})
         rows.parameters = parameters_by_row(df, ask.col, common, lambda rest: _refuse(endpoint, rows.build, rest, by))
     return Requests(
         df,
@@ -215,7 +225,9 @@ class _Rows:
 
     df: pd.DataFrame
     ask: Ask
-    prompt: Template
+    common: Mapping[str, Any]
+    continues: bool
+    prompt: Template | Conversation
     system: Template | None
     orders: Orders | None
     names: list[str]
@@ -270,6 +282,8 @@ class _Rows:
             own["system"] = self.system.render_cells(system, where=where)
         if self.parameters is not None:
             own["rest"] = self.parameters[position]
+        if isinstance(prompt, list):
+            own |= self._own_of_messages(prompt, own, where)
         body = self.build(prompt, **own)
         try:
             return encode_request_line(self.names[position], self.url, body) + b"\n"
@@ -277,10 +291,25 @@ class _Rows:
             message = f"The prompt of {where()} cannot be sent: {error.message}"
             raise TemplateError(message, param="template") from error
 
+    def _own_of_messages(
+        self, messages: Sequence[Mapping[str, Any]], own: Mapping[str, Any], where: Callable[[], str]
+    ) -> dict[str, Any]:
+        """Return the parameters that let the model continue a last message of the assistant, and not answer it."""
+        if self.ask.system is not None and messages[0]["role"] in ("system", "developer"):
+            message = f"The messages of {where()} begin with a system message, and system= is another. Leave one out."
+            raise TemplateError(message, param="system")
+        if messages[-1]["role"] != "assistant":
+            return {}
+        if not self.continues:
+            message = f"The last message of {where()} is the assistant's, and only vLLM's chats can continue one."
+            raise TemplateError(message, param="template")
+        rest = own.get("rest", self.common)
+        return {"rest": {"add_generation_prompt": False, "continue_final_message": True, **rest}}
+
     def _systems(self, start: int, stop: int) -> Iterable[Sequence[Any] | None]:
         return itertools.repeat(None) if self.system is None else self._cells(self.system, start, stop)
 
-    def _cells(self, template: Template, start: int, stop: int) -> Iterable[Sequence[Any]]:
+    def _cells(self, template: Template | Conversation, start: int, stop: int) -> Iterable[Sequence[Any]]:
         columns, levels = self.df.columns, self.df.index.names
         cells = [
             cells_of(self.df.iloc[start:stop, place], columns[place])
@@ -299,8 +328,8 @@ def _this_row() -> str:
     return "this row"
 
 
-def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
-    if not template.sends_rows:
+def _field_orders(df: pd.DataFrame, template: Template | Conversation) -> Orders | None:
+    if not isinstance(template, Template) or not template.sends_rows:
         message = "reorder_fields= is for templates that send whole rows, such as {{ row | tojson }}; "
         raise FrameError(f"{message}with named columns, you choose the order.", param="reorder_fields")
     names = template.row_names
@@ -308,7 +337,9 @@ def _field_orders(df: pd.DataFrame, template: Template) -> Orders | None:
     return field_orders([cells_of(df.iloc[:, at], df.columns[at]) for at in places], names) if names else None
 
 
-def _body_builder(endpoint: Endpoint, ask: Ask, by: policy.Answering, grammar: str) -> Callable[[str], dict[str, Any]]:
+def _body_builder(
+    endpoint: Endpoint, ask: Ask, common: Mapping[str, Any], by: policy.Answering, grammar: str
+) -> Callable[..., dict[str, Any]]:
     """Return a function from a prompt to its request's body, after checking everything else in the body."""
     for taken in ("model", endpoint.prompt_key, "stream"):
         if taken in ask.body or (taken in ask.col and taken != "model"):
@@ -326,7 +357,7 @@ def _body_builder(endpoint: Endpoint, ask: Ask, by: policy.Answering, grammar: s
         model=ask.model or "",
         system=ask.system,
         response_format=None if ask.schema is None else response_format(ask.schema, grammar),
-        rest=plain_body(ask.body),
+        rest=common,
     )
     try:
         check_keys(endpoint, ask.col)
@@ -341,9 +372,10 @@ def _body_builder(endpoint: Endpoint, ask: Ask, by: policy.Answering, grammar: s
 def _refuse(
     endpoint: Endpoint, build: Callable[..., dict[str, Any]], rest: Mapping[str, Any], by: policy.Answering
 ) -> None:
-    if not isinstance(model := rest.get("model"), str) or not model:
+    body = build("a", rest=rest)
+    if not isinstance(model := body["model"], str) or not model:
         raise FrameError(f"the model must be a name, not {model!r}.", param="model")
-    policy.refuse(endpoint, build("a", rest=rest), by)
+    policy.refuse(endpoint, body, by)
 
 
 def _notes(endpoint: Endpoint, ask: Ask, grammar: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from vbatch_jupyter.errors import FrameError, TemplateError, did_you_mean
+from vbatch_jupyter.frames.ask import TURN
 from vbatch_jupyter.frames.cells import cell_of, describe_columns, placeholder, positions_by_label
 from vbatch_jupyter.frames.sandbox import Environment, Row
 
@@ -46,6 +47,8 @@ class Template:
         The names of the index's levels; their positions come after those of the columns.
     param
         The argument that the template is.
+    name
+        How errors name the template; by default, as the argument.
 
     Attributes
     ----------
@@ -68,11 +71,17 @@ class Template:
     """
 
     def __init__(
-        self, source: str, columns: Iterable[Hashable], *, levels: Iterable[Hashable] = (), param: str = "template"
+        self,
+        source: str,
+        columns: Iterable[Hashable],
+        *,
+        levels: Iterable[Hashable] = (),
+        param: str = "template",
+        name: str | None = None,
     ) -> None:
         self.source = source
         self._param = param
-        self._name = "the template" if param == "template" else f"{param}="
+        self._name = name or ("the template" if param == "template" else f"{param}=")
         self._columns = list(columns)
         self._positions = positions_by_label(self._columns)
         for position, level in enumerate(levels, len(self._columns)):
@@ -246,6 +255,9 @@ class Template:
         return [
             f"{other} in {self._name} is sent as it is. For the column's value, write {written}."
             for other, written in self._others().items()
+        ] + [
+            f"The line {turn[0]!r} in {self._name} is sent as it is. Begin with such a line to send messages."
+            for turn in TURN.finditer(self.source)
         ]
 
     def _others(self) -> dict[str, str]:
@@ -306,7 +318,7 @@ class Template:
         if " has an error in line " in message and odd is not None:
             message += f" Write a column whose label is not an identifier as {_as_written(odd)}."
         return TemplateError(
-            message[0].upper() + message[1:] if message.startswith("the ") else message, param=self._param
+            message[0].upper() + message[1:] if message.startswith(self._name) else message, param=self._param
         )
 
 

@@ -24,7 +24,7 @@ from traitlets import Bool, Enum, Float, Instance, Integer, Unicode
 from vbatch_jupyter.display.drawing import one_line
 from vbatch_jupyter.display.listing import BatchList
 from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError, did_you_mean
-from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
+from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, Prompt, offered, prompt_of
 from vbatch_jupyter.magics import defaults, environment
 from vbatch_jupyter.magics.grammar import (
     HelpShownError,
@@ -169,7 +169,7 @@ class VBatchMagics(Magics):
             return self._out(options.out, current.submit(df, ask))
         return self._out(options.out, current.run(df, ask))
 
-    def _ask(self, options: argparse.Namespace, template: str) -> Ask:
+    def _ask(self, options: argparse.Namespace, template: Prompt) -> Ask:
         """Return the ask of flags and defaults, without defaults that do not apply to the endpoint."""
         said: dict[str, Any] = {name: getattr(options, name, None) for name in offered("flag")}
         endpoint = self._default("endpoint", said["endpoint"]) or Ask.endpoint
@@ -189,7 +189,8 @@ class VBatchMagics(Magics):
             raise UsageError(f"{twice[0]!r} is both in --body and in another flag. See {named} in %%vbatch -h.")
         default = {name: value for name, value in (self._default("body", None) or {}).items() if _takes(endpoint, name)}
         body = default | {name: value for name, value in of_body.items() if value is not None} | flag
-        return Ask(template=template, body=body, **{name: value for name, value in asked.items() if value is not None})
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return Ask(template=prompt_of(template, asked), body=body, **asked)
 
     # ------------------------------------------------------------------------------------------------------ the verbs
 
@@ -265,9 +266,10 @@ class VBatchMagics(Magics):
 
     def _export(self, options: argparse.Namespace) -> None:
         prompt, names = options.prompt, self._user_ns()
-        self._write(options, names[prompt] if isinstance(names.get(prompt), str) else prompt, options.file)
+        named = names.get(prompt)
+        self._write(options, named if isinstance(named, (str, list)) or callable(named) else prompt, options.file)
 
-    def _write(self, options: argparse.Namespace, template: str, name: str) -> None:
+    def _write(self, options: argparse.Namespace, template: Prompt, name: str) -> None:
         requests = self._session().requests_of(self._named(options.df, "DataFrame"), self._ask(options, template))
         path = Path(name).expanduser()
         try:

@@ -57,6 +57,8 @@ class Endpoint:
         The keys that limit how many tokens an answer may have.
     response
         The shape of its responses.
+    takes_messages
+        Whether its prompt may be a list of messages.
     generates
         Whether its answers are generated token by token; a vector is not.
     """
@@ -74,6 +76,7 @@ class Endpoint:
     newer_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limits: tuple[str, ...] = ()
     response: type[ResponseBody]
+    takes_messages: bool = False
     generates: bool = True
 
     def __post_init__(self) -> None:
@@ -94,7 +97,7 @@ class Endpoint:
 
     def body(
         self,
-        prompt: object,
+        prompt: str | list[dict[str, Any]],
         *,
         model: str,
         system: str | None = None,
@@ -106,7 +109,7 @@ class Endpoint:
         Parameters
         ----------
         prompt
-            A text, or for ``messages`` also a list of content parts.
+            A text or, where the endpoint takes them, a list of messages.
         model
             The model's name.
         system
@@ -119,7 +122,7 @@ class Endpoint:
         Raises
         ------
         BadRequestError
-            The endpoint takes no system prompt or no schema, or ``rest`` has it too.
+            The endpoint takes no system prompt, no messages or no schema, or ``rest`` has it too.
 
         Examples
         --------
@@ -128,9 +131,13 @@ class Endpoint:
         >>> RESPONSES.body("Hello", model="m", system="Be brief.")
         {'model': 'm', 'input': 'Hello', 'instructions': 'Be brief.'}
         """
+        if isinstance(prompt, list) and not self.takes_messages:
+            taking = " and ".join(endpoint.name for endpoint in ENDPOINTS.values() if endpoint.takes_messages)
+            raise BadRequestError(f"A list of messages works with {taking}; give one text.", param="template")
         if self.prompt_key == "messages":
             opening = [] if system is None else [{"role": "system", "content": system}]
-            body = {"model": model, "messages": [*opening, {"role": "user", "content": prompt}], **rest}
+            messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            body = {"model": model, "messages": [*opening, *messages], **rest}
         else:
             body = {"model": model, self.prompt_key: prompt, **rest}
         if system is not None and self.system_key != self.prompt_key:
@@ -315,6 +322,7 @@ CHAT = Endpoint(
     title="Chat Completions",
     prompt_key="messages",
     system_key="messages",
+    takes_messages=True,
     schema_key="response_format",
     limits=("max_completion_tokens", "max_tokens"),
     response=ChatBody,
@@ -347,6 +355,7 @@ RESPONSES = Endpoint(
     title="Responses",
     prompt_key="input",
     system_key="instructions",
+    takes_messages=True,
     schema_key="text",
     limits=("max_output_tokens",),
     response=OutputBody,

@@ -13,7 +13,7 @@ import ipywidgets
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.errors import FrameError, VBatchError
-from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered
+from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, offered, prompt_of
 from vbatch_jupyter.frames.schema import schemas_among
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint, endpoint_of
 from vbatch_jupyter.widgets.buttons import CopyButton, Left
@@ -168,7 +168,8 @@ class Builder:
                 raise FrameError(f"There is no variable {fields['schema']!r} to use as the schema.", param="schema")
             fields["schema"] = self._names[fields["schema"]]
         body = {name: value for name, value in options.items() if OPTIONS[name].of_body} | fields.pop("body", {})
-        return Ask(template=self._fields["template"].value, sample=sample, body=body, **fields)
+        template = prompt_of(self._fields["template"].value, fields)
+        return Ask(template=template, sample=sample, body=body, **fields)
 
     def _offer_columns(self) -> None:
         from vbatch_jupyter.frames.cells import placeholder
@@ -194,7 +195,7 @@ class Builder:
             options = self._options()
             if not self._out.value.isidentifier():
                 raise FrameError(f"{self._out.value!r} is not a valid variable name.")
-            if template.strip():
+            if template.strip() or "messages" in options:
                 self._preview.value = self._rendered(self._ask(options, sample=_ROWS_SEEN))
                 cell, is_ready = cell_text(self._frame.value, template, options, out=self._out.value), True
             else:

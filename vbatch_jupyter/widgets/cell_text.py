@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from vbatch_jupyter.frames.ask import Option, offered
+from vbatch_jupyter.frames.ask import Option, offered, prompt_of
 
 
 def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -> str:
@@ -42,12 +42,13 @@ def cell_text(df: str, template: str, options: Mapping[str, Any], *, out: str) -
         arguments = [f"{name}={_as_python(offered('flag')[name], value)}" for name, value in chosen.items()]
         arguments += [f"{name}=vb.col({label!r})" for name, label in columns.items()]
         arguments += [f"**{body!r}"] if body else []
-        return f"{out} = {df}.vbatch.run({', '.join([repr(template), *arguments])})"
+        return f"{out} = {df}.vbatch.run({', '.join([repr(prompt_of(template, options)), *arguments])})"
     flags = "".join(
         f" --{name.replace('_', '-')}{_as_word(value)}" for name, value in chosen.items() if value is not False
     )
     flags += "".join(f" --col {shlex.quote(f'{name}={label}')}" for name, label in columns.items())
-    return f"%%vbatch {df} -o {out}{flags}\n{template}"
+    # IPython refuses a cell magic with an empty cell.
+    return f"%%vbatch {df} -o {out}{flags}\n{template or ' '}"
 
 
 def _as_python(option: Option, value: object) -> str:

@@ -231,7 +231,6 @@ def test_a_column_that_cannot_name_the_requests_is_refused_before_the_first_line
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"template": None}, "template= must be a text, not None."),
         ({"sample": 2.5}, "sample= must be a whole number, not 2.5."),
         ({"sample": "5"}, "sample= must be a whole number, not '5'."),
         ({"sample": True}, "sample= must be a whole number, not True."),

@@ -61,6 +61,47 @@ def test_a_cell_sends_a_frame_and_keeps_the_result(shell):
     assert list(value.columns) == ["text", "name", "said", "said_error"]
 
 
+def sent_by(shell, batch="batch"):
+    """Return the body of the first request of a batch."""
+    with shell.names[batch]._manager.files.content(shell.names[batch].to_openai().input_file_id) as lines:
+        return json.loads(lines.readline())["body"]
+
+
+def test_a_cell_with_roles_is_a_conversation(shell):
+    shell.run("%%vbatch df -b -o batch\n--- system\nBe {{ name }}.\n--- user\nSay {{ text }}")
+    assert sent_by(shell)["messages"] == [
+        {"role": "system", "content": "Be x."},
+        {"role": "user", "content": "Say a"},
+    ]
+
+
+def test_a_column_of_messages_needs_no_text_in_the_cell(shell):
+    shell.names["df"]["past"] = [[{"role": "user", "content": "Hi"}]] * 2
+    shell.run("%%vbatch df -b -o batch --messages past\n ")
+    assert sent_by(shell)["messages"] == [{"role": "user", "content": "Hi"}]
+    shell.run("%%vbatch df -b -o batch --messages past\nAnd {{ text }}?")
+    assert [turn["content"] for turn in sent_by(shell)["messages"]] == ["Hi", "And a?"]
+
+
+def test_parameters_come_from_columns(shell):
+    shell.names["df"]["limit"] = [3, 4]
+    shell.run("%%vbatch df -b -o batch --col max-tokens=limit --col user=name\n{{ text }}")
+    assert (sent_by(shell)["max_tokens"], sent_by(shell)["user"]) == (3, "x")
+    for line, message in (
+        ("--col limit", "argument --col: not of the form KEY=COLUMN: limit. See %%vbatch -h."),
+        ("--col user=name --col user=text", "argument --col: 'user' is given twice. See %%vbatch -h."),
+        ("--max-tokens 3 --col max_tokens=limit", "'max_tokens' is both a parameter and taken from a column."),
+    ):
+        assert message in "".join(shell.run(f"%%vbatch df {line}\n{{{{ text }}}}")[:2])
+
+
+def test_an_export_takes_a_variable_with_messages(shell, tmp_path):
+    shell.names["turns"] = [{"role": "user", "content": "Say {{ text }}"}]
+    shell.run(f"%vbatch export df {tmp_path / 'asked.jsonl'} -p turns")
+    line = (tmp_path / "asked.jsonl").read_text().splitlines()[1]
+    assert json.loads(line)["body"]["messages"] == [{"role": "user", "content": "Say refuse me"}]
+
+
 def test_a_background_cell_gives_the_batch(shell):
     shell.run("%%vbatch df -b -o batch --system 'Be brief, {text}'\n{{ text }}")
     batch = shell.names["batch"]

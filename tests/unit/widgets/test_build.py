@@ -61,6 +61,21 @@ def test_a_column_is_inserted_and_the_first_three_requests_are_seen_with_their_t
     assert not builder._all.disabled
 
 
+def test_the_turns_of_a_conversation_are_seen_and_the_cell_asks_the_same(session, names):
+    builder = Builder(session, names, df="df")
+    names["df"]["past"] = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]] * 8
+    builder._fields["template"].value = "--- user\nSay {{ text }}"
+    builder._fields["messages"].value = "past"
+    seen = builder._preview.value
+    assert [seen.index(text) for text in ("Hi", "Hello", "Say number 0")] == sorted(
+        seen.index(text) for text in ("Hi", "Hello", "Say number 0")
+    )
+    assert builder._cell.value == "%%vbatch df -o out --messages past --model echo\n--- user\nSay {{ text }}"
+    builder._fields["template"].value = ""
+    assert builder._cell.value == "%%vbatch df -o out --messages past --model echo\n "
+    assert not builder._all.disabled
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda endpoint: endpoint.name)
 def test_it_counts_the_same_tokens_as_the_dry_run_for_every_endpoint(session, names, endpoint, monkeypatch):
     monkeypatch.setattr("vbatch_jupyter.session.session.current", lambda: session)
