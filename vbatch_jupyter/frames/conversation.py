@@ -154,7 +154,7 @@ class Conversation:
             raise TemplateError(f"The function cannot be called for {where()}: {reason}.", param="template") from error
 
     def _part(self, key: str, value: Any, name: str) -> Any:
-        """Return a part of a message, with a `_Text` in the place of each template."""
+        """Return a part of a message, with a `_Text` instead of each template."""
         if isinstance(value, Mapping):
             return {inner: self._part(inner, item, name) for inner, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -172,7 +172,7 @@ class Conversation:
 
 
 class _Text(int):
-    """Which of the rendered texts stands in this place."""
+    """The number of a rendered text."""
 
 
 def _filled(part: Any, texts: Sequence[str]) -> Any:

@@ -135,9 +135,9 @@ def _as_of_draft_7(node: Any, _name: str = "") -> Any:
         old.pop("contains", None)
     if "pattern" in old and not _is_readable(old["pattern"]):
         del old["pattern"]
-    if "$ref" in old and (beside := {key: old.pop(key) for key in [*old] if key not in _NEXT_TO_REF}):
+    if "$ref" in old and (siblings := {key: old.pop(key) for key in [*old] if key not in _NEXT_TO_REF}):
         # Draft 7 ignores what is next to a $ref.
-        old["allOf"] = [{"$ref": old.pop("$ref")}, beside]
+        old["allOf"] = [{"$ref": old.pop("$ref")}, siblings]
     return changed(old, _as_of_draft_7)
 
 

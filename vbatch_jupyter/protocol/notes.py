@@ -71,14 +71,14 @@ class Notes:
         self._kinds: dict[tuple[bool, str], _Kind] = {}
         self._requests = 0
 
-    def see(self, path: str, body: Mapping[str, Any], custom_id: str, *, beside: Sequence[str] = ()) -> None:
+    def see(self, path: str, body: Mapping[str, Any], custom_id: str, *, others: Sequence[str] = ()) -> None:
         """Look at one request.
 
         Parameters
         ----------
         path, body, custom_id
             The request's.
-        beside
+        others
             The keys of its body that are next to it.
         """
         self._requests += 1
@@ -96,7 +96,7 @@ class Notes:
                 shape.found[values] = found
         if self._limits is None and not policy.has_plain_prompt(body):
             found += tuple(_errors(policy.broken(path, body, self._profile.server, fields=PROMPTS)))
-        found += tuple((False, outside(key)) for key in beside)
+        found += tuple((False, outside(key)) for key in others)
         for kind in found:
             self._count(kind, custom_id)
 

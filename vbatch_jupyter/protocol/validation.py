@@ -360,7 +360,7 @@ class _Validator:
         if not nameless and line.line is not None:
             lengths = self._prefix_lengths
             text = "" if endpoint is None else beginning(endpoint.turns(body), lengths[-1])
-            self.notes.see(url, body, request["custom_id"], beside=keys_next_to_body(request))
+            self.notes.see(url, body, request["custom_id"], others=keys_next_to_body(request))
             limit = None if endpoint is None else endpoint.output_limit(body)
             self.index.append(
                 offset=line.offset,
