@@ -87,14 +87,14 @@ class Failure:
         When it failed first, in monotonic seconds.
     again_at
         When it may be tried again.
-    reason
-        What was last written down about it; None if nothing could be written.
+    mark
+        What was remembered with it.
     """
 
     times: int
     since: float
     again_at: float
-    reason: str | None = None
+    mark: int | None = None
 
 
 class Attempts:
@@ -112,7 +112,7 @@ class Attempts:
     Examples
     --------
     >>> attempts = Attempts(stays_after_seconds=60, clock=iter([0, 0.05, 0.1, 100]).__next__)
-    >>> attempts.failed("a").times, attempts.is_due("a", None), attempts.is_due("a", None), attempts.failed("a").times
+    >>> attempts.failed("a").times, attempts.is_due("a"), attempts.is_due("a"), attempts.failed("a").times
     (1, False, True, 2)
     """
 
@@ -143,27 +143,19 @@ class Attempts:
         self._failures[name] = failure
         return failure
 
-    def noted(self, name: str, reason: str | None) -> None:
-        """Remember what is written down about a failure: who removes it wants the next attempt at once."""
+    def remember(self, name: str, mark: int | None) -> None:
+        """Remember something with a failure, until the next one."""
         if (failure := self._failures.get(name)) is not None:
-            self._failures[name] = dataclasses.replace(failure, reason=reason)
+            self._failures[name] = dataclasses.replace(failure, mark=mark)
 
-    def is_due(self, name: str, reason: str | None) -> bool:
-        """Return whether something may be tried: it has not failed, its pause is over, or its reason was removed.
-
-        With the reason all its failures are forgotten.
-
-        Parameters
-        ----------
-        name
-            Its name.
-        reason
-            What is written down about it now.
-        """
+    def mark(self, name: str) -> int | None:
+        """Return what was remembered with a failure."""
         failure = self._failures.get(name)
-        if failure is not None and failure.reason is not None and reason is None:
-            self.forget(name)
-            return True
+        return None if failure is None else failure.mark
+
+    def is_due(self, name: str) -> bool:
+        """Return whether something may be tried: it has not failed, or its pause is over."""
+        failure = self._failures.get(name)
         return failure is None or self._clock() >= failure.again_at
 
     def pause(self, name: str) -> float:

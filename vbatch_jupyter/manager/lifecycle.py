@@ -25,7 +25,7 @@ from vbatch_jupyter.errors import (
     StoreFullError,
 )
 from vbatch_jupyter.loop import Attempts
-from vbatch_jupyter.manager.waiting import postpone
+from vbatch_jupyter.manager.waiting import is_due, postpone
 from vbatch_jupyter.protocol import validation
 from vbatch_jupyter.protocol.batch import BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.ids import request_id
@@ -322,7 +322,7 @@ def tend(
 
 
 def _must_wait(store: Store, record: BatchRecord, attempts: Attempts) -> bool:
-    return not attempts.is_due(record.id, record.reason) or _waits_for_engine(store, record) or _is_stuck(store, record)
+    return not is_due(record, attempts) or _waits_for_engine(store, record) or _is_stuck(store, record)
 
 
 def _tend_one(

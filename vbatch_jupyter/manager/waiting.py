@@ -140,7 +140,7 @@ def why_paused(batch_id: str, error: BaseException) -> str:
     return f"{sentence_of(error)} When the cause is gone, resume the batch: %vbatch resume {batch_id}"
 
 
-def lasts(error: BaseException, batch_id: str, attempts: Attempts) -> bool:
+def lasts(error: BaseException, batch_id: str = "", attempts: Attempts | None = None) -> bool:
     """Return whether it is of no use to try a batch again.
 
     An error of the store or of the operating system may be temporary. It lasts if it has come back for an hour
@@ -154,18 +154,19 @@ def lasts(error: BaseException, batch_id: str, attempts: Attempts) -> bool:
     batch_id
         The batch.
     attempts
-        Those of this process.
+        Those of this process; by default the error is the first one.
 
     Examples
     --------
-    >>> [lasts(error, "batch_0", Attempts()) for error in (OSError(24, "Too many files"), StoreCorruptError("lost"))]
+    >>> [lasts(error) for error in (OSError(24, "Too many files"), StoreCorruptError("lost"))]
     [False, True]
     """
     if isinstance(error, StoreFullError | StoreBusyError):
         return False
     if isinstance(error, FencedError | StoreCorruptError | StoreVersionError):
         return True
-    return not isinstance(error, StoreError | OSError | MemoryError) or attempts.stays(batch_id)
+    is_known = isinstance(error, StoreError | OSError | MemoryError)
+    return not is_known or (attempts is not None and attempts.stays(batch_id))
 
 
 def postpone(lease: Lease, error: Exception, attempts: Attempts) -> str | None:
@@ -188,8 +189,25 @@ def postpone(lease: Lease, error: Exception, attempts: Attempts) -> str | None:
     is_new = lease.reason != reason if is_paused else failure.times == 1
     # If a pause cannot be written, the batch is tried again.
     if lease.note_waiting(reason, paused=is_paused):
-        attempts.noted(lease.id, reason)
+        attempts.remember(lease.id, lease.epoch)
     return f"Batch {lease.id} {'is paused' if is_paused else 'waits'}: {reason}" if is_new else None
+
+
+def is_due(record: BatchRecord, attempts: Attempts) -> bool:
+    """Return whether a batch may be tried: it has not failed here, its pause is over, or it was resumed since.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    attempts
+        Those of this process.
+    """
+    epoch = attempts.mark(record.id)
+    # A record that is older than the reason has an owner, or an epoch from before.
+    if epoch is not None and record.reason is None and record.owner is None and record.epoch >= epoch:
+        attempts.forget(record.id)
+    return attempts.is_due(record.id)
 
 
 def status_text(record: BatchRecord) -> str:

@@ -20,7 +20,7 @@ from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.errors import EngineError, StoreBusyError
 from vbatch_jupyter.loop import Attempts, Loop, each_of, in_thread
 from vbatch_jupyter.manager import lifecycle
-from vbatch_jupyter.manager.waiting import postpone
+from vbatch_jupyter.manager.waiting import is_due, postpone
 from vbatch_jupyter.planning.plan import plan as plan_requests
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.records import HOLDS_REQUESTS
@@ -177,7 +177,7 @@ class Runner:
             self._start(record, lease)
 
     def _may_start(self, record: BatchRecord) -> bool:
-        if self._stopping or record.paused or not self._attempts.is_due(record.id, record.reason):
+        if self._stopping or record.paused or not is_due(record, self._attempts):
             return False
         if record.status == "validating":
             return True
@@ -234,7 +234,7 @@ class Runner:
             self._loss = None
             self._lost.discard(lease.id)
         if record.reason not in (None, DISK_FULL_REASON):
-            self._attempts.noted(lease.id, None)
+            self._attempts.remember(lease.id, None)
             await in_thread(lambda: lease.update(reason=None))
         if engine.state not in HOLDS_REQUESTS and (reason := await self._rebuild(engine)) is not None:
             self._lost.add(lease.id)

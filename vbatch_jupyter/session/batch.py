@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vbatch_jupyter.display.progress import Snapshot
 from vbatch_jupyter.display.summary import summary_of
-from vbatch_jupyter.errors import BatchPausedError, ConflictError, FrameError
+from vbatch_jupyter.errors import BatchPausedError, ConflictError, FrameError, StoreError
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.chain import chain_of, custom_ids_of, lines_of, parsers_of, refuse_failed, timed_lines_of
 from vbatch_jupyter.manager.retry import Unanswered, retry, unanswered
+from vbatch_jupyter.manager.waiting import lasts
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts, Status
 from vbatch_jupyter.protocol.shapes import Parse
 from vbatch_jupyter.records import EngineStats
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.02
 _LOOK_SECONDS = 0.25
-"""How often to look at the store while this process commits nothing, because another process may commit."""
+"""How often to look, which takes a core from the engine for a millisecond, while only another process may commit."""
 
 
 class Batch:
@@ -226,12 +227,18 @@ class Batch:
 
     def _looks(self, show: Callable[[BatchRecord], None] | None = None) -> Iterator[BatchRecord]:
         """Read the batch until it has ended, whenever it may have changed; the caller pauses in between."""
+        record = self._ended
         while True:
             # Before reading the batch, or a commit in the meantime would be missed.
             commits, looked_at = self._manager.commits.count, time.monotonic()
-            record = self._ended or self._record()
-            if show is not None:
-                show(record)
+            try:
+                record = self._ended or self._record()
+                if show is not None:
+                    show(record)
+            except (StoreError, OSError) as error:
+                # The batch goes on after such an error, and so does who waits for it. The loops say it.
+                if record is None or lasts(error):
+                    raise
             if record.status in TERMINAL_STATUSES:
                 self._ended = record
                 return
@@ -240,7 +247,6 @@ class Batch:
             if show is None:
                 self._tell(record)
             yield record
-            # Reading the batch takes a core from the engine for a millisecond.
             while self._manager.commits.count == commits and time.monotonic() - looked_at < _LOOK_SECONDS:
                 yield record
 
@@ -341,12 +347,7 @@ class Batch:
     def errors(self) -> pd.DataFrame:
         """List the rows and requests without an answer: custom_id, status code and the reason.
 
-        Raises
-        ------
-        ConflictError
-            The batch has not ended yet.
-        BadRequestError
-            The input file is not valid.
+        A batch that has not ended is a `ConflictError`, and an input file that is not valid a `BadRequestError`.
         """
         from vbatch_jupyter.frames.frame import FrameDescription
         from vbatch_jupyter.frames.results import failures

@@ -16,7 +16,7 @@ from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
 from vbatch_jupyter.engine.thread import EngineThread
-from vbatch_jupyter.errors import ConflictError, EngineLoadError, EngineNotLoadedError
+from vbatch_jupyter.errors import ConflictError, EngineLoadError, EngineNotLoadedError, StoreError
 from vbatch_jupyter.protocol.endpoints import Endpoint
 from vbatch_jupyter.records import EngineState, EngineStats, Patience
 from vbatch_jupyter.runner import Runner
@@ -167,13 +167,15 @@ class Loader:
     def _await_resumed(self, engine: Engine) -> None:
         # So that notices about resumed batches appear under the cell that loads, not under the next one.
         until = time.monotonic() + _RESUME_SECONDS
-        while time.monotonic() < until and any(
-            record.status == "in_progress"
-            and record.model in engine.served_model_names
-            and record.id not in self._runner.resumed
-            for record in self._store.batches.unfinished()
-        ):
-            time.sleep(0.02)
+        # If the store cannot be read now, the runner tries again.
+        with contextlib.suppress(StoreError, OSError):
+            while time.monotonic() < until and any(
+                record.status == "in_progress"
+                and record.model in engine.served_model_names
+                and record.id not in self._runner.resumed
+                for record in self._store.batches.unfinished()
+            ):
+                time.sleep(0.02)
 
     def describe(self) -> tuple[EngineState, Sequence[str]]:
         """Return the state, and the names that are served or will be; from any thread."""
