@@ -15,12 +15,13 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from tests.batches import ENDPOINT, group, input_lines, open_store
+from tests.batches import ENDPOINT, group, input_lines, make_batch, open_store
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.protocol.validation import validate
 from vbatch_jupyter.store import Store
 
+REQUESTS = 20
 UPLOAD = b"{}\n" * 100_000
 
 # Every call that changes what is on the disk, or what others may do; a kill falls before each, and so after each too.
@@ -70,6 +71,18 @@ def run_until_step(path: Path, step: int, seconds_ahead: float) -> None:
         _die_at(step, store)
         advance_all(store, group_size=2)
         os._exit(0)
+
+
+def run_batches_until(path: Path, stop: Event) -> None:
+    """Make and run one batch after the other, and delete a file of each third."""
+    with open_store(path) as store:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            record = make_batch(store, REQUESTS)
+            advance_all(store, group_size=5)
+            if number % 3 == 2:
+                store.files.delete(str(store.batches.get(record.id).output_file_id))
 
 
 def upload_until_step(path: Path, step: int) -> None:

@@ -120,6 +120,9 @@ def line_parser() -> argparse.ArgumentParser:
     environment.add_argument(
         "-w", "--write", metavar="FILE", help="write them into a file that only you can read, and do not print the key"
     )
+    clean = verb("clean", "remove the batches that ended long ago, with their files; by itself, say what 30d would be")
+    clean.add_argument("--older-than", metavar="AGE", help="such as 30d, 12h or 2w; without it nothing is removed")
+    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     return parser
 
 

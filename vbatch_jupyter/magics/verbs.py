@@ -37,6 +37,7 @@ from vbatch_jupyter.magics.grammar import (
     words_of,
 )
 from vbatch_jupyter.manager.error_groups import ErrorGroups
+from vbatch_jupyter.manager.retention import lines_of_clean
 from vbatch_jupyter.manager.waiting import models_for
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES
 from vbatch_jupyter.protocol.check import Summary, check
@@ -137,6 +138,7 @@ class VBatchMagics(Magics):
             "export": self._export,
             "check": self._check,
             "env": _env,
+            "clean": self._clean,
         }
         check_verb(words, verbs)
         options = line_parser().parse_args(with_model(words) or ["-h"])
@@ -227,6 +229,11 @@ class VBatchMagics(Magics):
         shown = records if options.all else records[:_LISTED]
         waiting = [current.manager.batches.waiting(record) for record in shown]
         return BatchList(shown, waiting, left_out=len(records) - len(shown))
+
+    def _clean(self, options: argparse.Namespace) -> None:
+        lines = list(lines_of_clean(self._session().store, older_than=options.older_than, dry_run=options.dry_run))
+        # The sum and the advice come last.
+        print("\n".join(lines if len(lines) <= _LISTED else [*lines[: _LISTED - 3], "…", *lines[-2:]]))
 
     def _run_file(self, options: argparse.Namespace) -> Any:
         current, target = self._session(), self._default("target", options.target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -294,6 +295,12 @@ class Batches:
             return _fetch(connection, id)
 
         return self._database.write(take)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove the rows of batches that have ended; their files stay."""
+        statement = f"DELETE FROM batch WHERE NOT {UNFINISHED} AND id IN (SELECT value FROM json_each(?))"  # noqa: S608
+        chosen = json.dumps(list(ids))
+        self._database.write(lambda connection: connection.execute(statement, (chosen,)).close())
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Return which of the ids are batches that have not ended; only they have a directory."""

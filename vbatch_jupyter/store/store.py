@@ -38,6 +38,9 @@ from vbatch_jupyter.store.uploads import Uploads
 
 DATABASE_NAME = "vbatch.sqlite3"
 
+PLACES = ("files", "uploads", "batches", "engines")
+"""The directories of a store."""
+
 
 class Store:
     """The store in one directory.
@@ -104,7 +107,7 @@ class Store:
         if must_exist and not holds_store:
             raise StoreError(f"There is no store in {self.path}. Set VBATCH_STORE to its directory.")
         make_private(self.path, holds_store=holds_store)
-        for name in ("files", "uploads", "batches", "engines"):
+        for name in PLACES:
             make_private(self.path / name, holds_store=True)
         sync_directory(self.path)
         self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)

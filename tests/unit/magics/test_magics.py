@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.magics.grammar import line_parser
 from vbatch_jupyter.session.batch import Batch
 
-VERBS = "load unload engine build list show attach cancel resume results retry run export check env".split()  # noqa: SIM905
+VERBS = "load unload engine build list show attach cancel resume results retry run export check env clean".split()  # noqa: SIM905
 
 
 class Shell:
@@ -514,3 +515,17 @@ def test_a_literal_that_looks_like_a_variable_is_named_in_the_error(shell, line,
 def test_an_expression_in_place_of_a_frame_is_told_what_to_do(shell):
     _, err, _ = shell.run("%%vbatch df.head(1)\n{{ text }}")
     assert "must be the name of a variable, not 'df.head(1)'. Assign it to a variable first." in err
+
+
+def test_clean_says_what_would_go_and_removes_it_only_with_an_age(shell, session):
+    shell.run("%%vbatch df -o out\n{{ text }}")
+    (record,) = session.batches()
+    session.store.clock = lambda: time.time() + 31 * 86_400
+    batch, total, advice = shell.run("%vbatch clean")[0].splitlines()
+    assert batch.startswith(f"{record.id}  completed  ended ")
+    assert total.startswith("1 batch and 3 files (")
+    assert total.endswith(" MiB) would be removed.")
+    assert advice == "To remove them, add --older-than 30d."
+    assert len(list(session.batches())) == 1
+    assert shell.run("%vbatch clean --older-than 30d")[0].splitlines()[-1].endswith(" MiB) were removed.")
+    assert list(session.batches()) == []

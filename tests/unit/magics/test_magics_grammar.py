@@ -63,7 +63,7 @@ def test_every_flag_that_many_use_has_a_short_form_and_each_verb_its_help():
     ):
         assert flags[short] is flags[long]
     assert list(verb_parsers()) == [
-        *"load unload engine build list show attach cancel resume results retry run export check env".split(),  # noqa: SIM905
+        *"load unload engine build list show attach cancel resume results retry run export check env clean".split(),  # noqa: SIM905
     ]
     assert all("-h" in parser._option_string_actions for parser in verb_parsers().values())
 
