@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 SECRET_HEADER = "x-vbatch-secret"  # noqa: S105 - its name
 """The header that carries the secret of a kernel's socket."""
@@ -121,3 +121,40 @@ class Timing(NamedTuple):
 
     finished_at: float | None
     latency: float | None
+
+
+class Identified(Protocol):
+    """What has an id."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+
+IdentifiedT = TypeVar("IdentifiedT", bound=Identified)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page(Generic[IdentifiedT]):
+    """One page of a list.
+
+    Parameters
+    ----------
+    data
+        The records, in the order that was asked for.
+    has_more
+        Whether more follow the last one.
+    """
+
+    data: tuple[IdentifiedT, ...]
+    has_more: bool
+
+    @property
+    def first_id(self) -> str | None:
+        """Id of the first record; None on an empty page."""
+        return self.data[0].id if self.data else None
+
+    @property
+    def last_id(self) -> str | None:
+        """Id of the last record, the cursor of the next page; None on an empty page."""
+        return self.data[-1].id if self.data else None

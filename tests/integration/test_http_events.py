@@ -197,7 +197,7 @@ def test_a_loop_that_fails_is_seen_everywhere_until_it_works_again(server, http,
             http.post(f"vbatch/v1/batches/{first.id}/cancel")
             problems = problems_of(events)
             assert [(problem["loop"], problem["kernel_id"]) for problem in problems] == [("tending", None)]
-            assert problems[0]["text"].startswith("NotADirectoryError: [Errno 20] Not a directory: ")
+            assert "Not a directory" in problems[0]["text"]
             response = http.get("vbatch/readyz")
             assert (response.status_code, response.json()["status"]) == (503, "not_ready")
             assert response.json()["problems"] == problems
@@ -205,7 +205,7 @@ def test_a_loop_that_fails_is_seen_everywhere_until_it_works_again(server, http,
             assert figure("vbatch_loop_failing") == 1
             # Each poke takes a step, and each of them fails: it is counted, and said once.
             assert figure("vbatch_loop_problems_total") >= before + 1
-            assert server.log().count("The tending loop failed and will try again: NotADirectoryError") == 1
+            assert server.log().count("The tending loop failed and will try again: ") == 1
         finally:
             batches.unlink()
             aside.rename(batches)

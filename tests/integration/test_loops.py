@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ async def target_runner(store: Store, say: Say) -> AsyncIterator[Owner]:
 
 @contextlib.asynccontextmanager
 async def server(store: Store, say: Say) -> AsyncIterator[Backend]:
-    backend = Backend(open_store(store.path), profile="openai", say=say)
+    backend = Backend(functools.partial(open_store, store.path), profile="openai", say=say)
     yield backend
     await backend.close()
 
@@ -107,7 +108,7 @@ async def engine_kernels(store: Store, say: Say) -> AsyncIterator[Owner]:
 async def events(store: Store, say: Say) -> AsyncIterator[Owner]:
     async with server(store, say) as backend:
         watch = EngineWatch(backend)
-        events = Events(backend, watch, BatchWatch(backend.manager, watch))
+        events = Events(backend, watch, BatchWatch(backend, watch))
         await events.subscribe()
         yield Owner(backend.loops[-1], backend.store, "version")
         await events.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -27,7 +28,7 @@ from vbatch_jupyter.server import (
     uploads,
     views,
 )
-from vbatch_jupyter.server.backend import BACKEND_KEY, Backend
+from vbatch_jupyter.server.backend import BACKEND_KEY, STORE_WAIT_SECONDS, Backend
 from vbatch_jupyter.server.events import Events
 from vbatch_jupyter.server.file_lines import LinePages
 from vbatch_jupyter.server.handler import UnknownHandler
@@ -81,6 +82,11 @@ class VBatch(ExtensionApp):
     ).tag(config=True)
     body_idle_seconds = Float(
         60.0, help="Seconds without a byte of a request's body until the request is refused as too slow."
+    ).tag(config=True)
+    store_wait_seconds = Float(
+        STORE_WAIT_SECONDS,
+        help="""Seconds that a request waits until another process lets the store go, before the client is asked to try
+        again with status 503; by default 8.""",
     ).tag(config=True)
     tend_seconds = Float(
         1.0,
@@ -140,16 +146,17 @@ class VBatch(ExtensionApp):
         return proposal["value"]
 
     def initialize_settings(self) -> None:
-        """Open the store."""
+        """Make what the handlers share; the store is opened when it is first needed, and may be damaged."""
         # Every kernel that the server starts has it, notebooks' too.
         os.environ.update(Patience(self.engine_silence_seconds, self.engine_rebuild_seconds).variables())
         self._backend = Backend(
-            Store(self.store_path or None),
+            functools.partial(Store, self.store_path or None, wait_seconds=self.store_wait_seconds),
             profile=self.profile,
             strict_models=self.strict_models,
             max_file_bytes=self.max_file_bytes,
             idle_seconds=self.body_idle_seconds,
             max_request_bytes=self.max_request_bytes,
+            store_wait_seconds=self.store_wait_seconds,
             say=self.log.warning,
             attempts=Attempts(
                 Backoff(first=0.1, longest=self.retry_longest_seconds), stays_after_seconds=self.pause_after_seconds
@@ -161,7 +168,7 @@ class VBatch(ExtensionApp):
                 os.environ[f"VBATCH_{name.upper()}"] = str(getattr(self, name))
         self.settings[BACKEND_KEY] = backend = self._backend
         backend.watch = EngineWatch(backend)
-        backend.batch_watch = BatchWatch(backend.manager, backend.watch)
+        backend.batch_watch = BatchWatch(backend, backend.watch)
         backend.events = Events(backend, backend.watch, backend.batch_watch)
         backend.pages = LinePages(backend)
         backend.kernels = self._engine_kernels()

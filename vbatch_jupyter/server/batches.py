@@ -32,8 +32,7 @@ class BatchesHandler(VBatchHandler):
     async def get(self) -> None:
         """List the batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.integer("limit", 20)
-        batches = self.backend.manager.batches
-        self.send(page_of(await self.backend.call(lambda: batches.list(after=after, limit=limit))))
+        await self.send_from(lambda: page_of(self.backend.manager.batches.list(after=after, limit=limit)))
 
     @web.authenticated
     async def post(self) -> None:

@@ -49,11 +49,11 @@ class CheckHandler(VBatchHandler):
             content = bytes(self._body)
             target = self.get_query_argument("target", "openai")
             self._refuse_unknown(target)
-            self.send(await self.backend.call(lambda: self._report(io.BytesIO(content), target)))
+            await self.send_from(lambda: self._report(io.BytesIO(content), target))
             return
         asked = self.body_as(CheckedFile)
         self._refuse_unknown(asked.target)
-        self.send(await self.backend.call(lambda: self._report_of(asked)))
+        await self.send_from(lambda: self._report_of(asked))
 
     def _report_of(self, asked: CheckedFile) -> dict[str, Any]:
         with self.backend.manager.files.content(asked.file_id) as content:

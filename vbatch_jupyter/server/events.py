@@ -132,7 +132,7 @@ class Events:
             self._problems = problems
             self._tell("problems", {"problems": problems})
         now = asyncio.get_running_loop().time()
-        newest = await self._backend.call(self._backend.store.version)
+        newest = await self._backend.call(lambda: self._backend.store.version())  # noqa: PLW0108 - opened in the thread
         if newest != self._version or now - self._looked_at >= _FIGURES_SECONDS:
             async with self._lock:
                 await self._look()

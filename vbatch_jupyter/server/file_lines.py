@@ -7,15 +7,17 @@ and a few before them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import msgspec
 from tornado import web
 
+from vbatch_jupyter.errors import StoreBusyError
 from vbatch_jupyter.protocol.lines import without_mark
 from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import VBatchHandler
@@ -149,10 +151,12 @@ class LinePages:
             There is no such file.
         """
         # Before anything that is kept: a deleted file has no lines.
-        await self._backend.call(lambda: self._backend.manager.files.retrieve(file_id))
+        with contextlib.suppress(StoreBusyError):
+            await self._backend.glance(lambda: self._backend.manager.files.retrieve(file_id))
         if file_id not in self._known:
             # One task for all requests in the meantime.
-            self._known[file_id] = asyncio.ensure_future(self._with(file_id, LineOffsets))
+            read = self._with(file_id, LineOffsets)
+            self._known[file_id] = asyncio.ensure_future(self._backend.call(read))
         self._known.move_to_end(file_id)
         while len(self._known) > _FILES_KEPT:
             self._known.popitem(last=False)
@@ -163,14 +167,15 @@ class LinePages:
             if (task := self._known.get(file_id)) is not None and task.done():
                 del self._known[file_id]
             raise
-        return offsets.total, await self._with(file_id, lambda content: offsets.page(content, start, limit))
+        page = self._with(file_id, lambda content: offsets.page(content, start, limit))
+        return offsets.total, await self._backend.glance(page)
 
-    def _with(self, file_id: str, read: Callable[[BinaryIO], Any]) -> Awaitable[Any]:
+    def _with(self, file_id: str, read: Callable[[BinaryIO], Any]) -> Callable[[], Any]:
         def call() -> Any:
             with self._backend.manager.files.content(file_id) as content:
                 return read(content)
 
-        return self._backend.call(call)
+        return call
 
 
 def line_item(number: int, text: bytes, cut: bool) -> dict[str, Any]:  # noqa: FBT001 - as the page gives them
@@ -208,9 +213,15 @@ class LinesHandler(VBatchHandler):
         """Return a page of a file's lines."""
         start, limit = self.within("start", 1, None), self.within("limit", 100, MAX_LIMIT)
         total, lines = await self.backend.pages.read(file_id, start, limit)
-        items = await self.backend.call(lambda: [line_item(*line) for line in lines])
         has_more = start + len(lines) <= total
-        self.send({"object": "list", "data": items, "total": total, "has_more": has_more})
+        await self.send_from(
+            lambda: {
+                "object": "list",
+                "data": [line_item(*line) for line in lines],
+                "total": total,
+                "has_more": has_more,
+            }
+        )
 
 
 ROUTES = ((r"/vbatch/files/([^/]+)/lines", LinesHandler),)

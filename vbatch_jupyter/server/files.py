@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from tornado import web
 from tornado.iostream import StreamClosedError
 
+from vbatch_jupyter.errors import StoreBusyError
 from vbatch_jupyter.manager.checks import expires_after_of
 from vbatch_jupyter.server.forms import FormHandler
 from vbatch_jupyter.server.handler import VBatchHandler, page_of
@@ -36,11 +39,12 @@ class FilesHandler(FormHandler[Incoming]):
     @web.authenticated
     async def get(self) -> None:
         """List the files."""
-        files, limit = self.backend.manager.files, self.integer("limit", 10_000)
-        after, purpose = self.get_query_argument("after", None), self.get_query_argument("purpose", None)
+        limit, after = self.integer("limit", 10_000), self.get_query_argument("after", None)
+        purpose = self.get_query_argument("purpose", None)
         order = cast("Literal['asc', 'desc']", self.get_query_argument("order", "desc"))
-        page = await self.backend.call(lambda: files.list(purpose=purpose, after=after, limit=limit, order=order))
-        self.send(page_of(page))
+        await self.send_from(
+            lambda: page_of(self.backend.manager.files.list(purpose=purpose, after=after, limit=limit, order=order))
+        )
 
     @web.authenticated
     async def post(self) -> None:
@@ -85,17 +89,15 @@ class ContentHandler(VBatchHandler):
     @web.authenticated
     async def get(self, file_id: str) -> None:
         """Send a file's content, always as data and never as a page, whatever its name."""
-        files = self.backend.manager.files
-        record = await self.backend.call(lambda: files.retrieve(file_id))
-        content = await self.backend.call(lambda: files.content(file_id))
-        name = record.filename if _PLAIN_NAME.fullmatch(record.filename) else record.id
+        # Read by a glance: a store that others hold does not keep anyone from a file.
+        name, content = await self.backend.glance(lambda: self._opened(file_id))
         self.set_header("Content-Type", "application/octet-stream")
-        self.set_header("Content-Length", str(record.bytes))
+        self.set_header("Content-Length", str(os.fstat(content.fileno()).st_size))
         self.set_header("Content-Disposition", f'attachment; filename="{name}"')
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Content-Security-Policy", "default-src 'none'; sandbox")
         try:
-            while piece := await self.backend.call(lambda: content.read(_PIECE_BYTES)):
+            while piece := await self.backend.glance(lambda: content.read(_PIECE_BYTES)):
                 self.write(piece)
                 # The next piece is read when this one has gone, so that a slow client holds no more than one.
                 await self.flush()
@@ -104,7 +106,14 @@ class ContentHandler(VBatchHandler):
             # The client has gone.
             return
         finally:
-            await self.backend.call(content.close)
+            await self.backend.glance(content.close)
+
+    def _opened(self, file_id: str) -> tuple[str, BinaryIO]:
+        files, name = self.backend.manager.files, file_id
+        with contextlib.suppress(StoreBusyError):
+            given = files.retrieve(file_id).filename
+            name = given if _PLAIN_NAME.fullmatch(given) else file_id
+        return name, files.content(file_id)
 
 
 def expires_after_in(fields: dict[str, str]) -> dict[str, Any] | None:

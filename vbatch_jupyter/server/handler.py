@@ -6,13 +6,14 @@ A request is authenticated and authorised before the first byte of its body is r
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from jupyter_core.utils import ensure_async
 from tornado import web
+from tornado.iostream import StreamClosedError
 
 from vbatch_jupyter.errors import (
     BadRequestError,
@@ -20,6 +21,7 @@ from vbatch_jupyter.errors import (
     EngineError,
     NotFoundError,
     StoreBusyError,
+    StoreError,
     StoreFullError,
     TooLargeError,
     VBatchError,
@@ -41,9 +43,15 @@ _STATUSES: tuple[tuple[type[VBatchError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
     (StoreFullError, 507),
-    (StoreBusyError, 503),
+    (StoreError, 503),
     (EngineError, 503),
 )
+_CODES: tuple[tuple[type[VBatchError], str], ...] = (
+    (StoreFullError, "store_full"),
+    (StoreBusyError, "store_busy"),
+    (StoreError, "store_unavailable"),
+)
+_RETRY_AFTER_SECONDS = 5
 
 
 class RefusedError(web.HTTPError):
@@ -216,10 +224,15 @@ class VBatchHandler(ReceivingHandler):
 
     def send(self, answer: object) -> None:
         """Answer with an object as JSON; one of OpenAI's types with every field, also those that are null."""
-        dump = getattr(answer, "model_dump", None)
-        self.finish(msgspec.json.encode(dump(mode="json") if dump else answer))
+        self.finish(_encoded(answer))
+
+    async def send_from(self, function: Callable[[], object]) -> None:
+        """Answer with what a function that blocks returns; it may be long, and is encoded in that thread too."""
+        self.finish(await self.backend.call(lambda: _encoded(function())))
 
     def _handle_request_exception(self, error: BaseException) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StreamClosedError):
+            error = StoreError(f"The store cannot be used: {error}.")
         if isinstance(error, VBatchError):
             try:
                 # tornado answers with the exception that is being handled.
@@ -275,9 +288,19 @@ def _refused(error: VBatchError) -> RefusedError:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), _SERVER_ERROR)
     kind = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
     param, code = getattr(error, "param", None), getattr(error, "code", None)
-    # The client's retries of a conflict would only be refused again.
-    headers = {"x-should-retry": "false"} if isinstance(error, ConflictError) else {}
+    code = code or next((code for of, code in _CODES if isinstance(error, of)), None)
+    headers = {}
+    if isinstance(error, ConflictError):
+        # The client's retries of a conflict would only be refused again.
+        headers = {"x-should-retry": "false"}
+    elif isinstance(error, StoreError):
+        headers = {"retry-after": str(_RETRY_AFTER_SECONDS)}
     return RefusedError(status, str(error), type=kind, param=param, code=code, headers=headers)
+
+
+def _encoded(answer: object) -> bytes:
+    dump = getattr(answer, "model_dump", None)
+    return msgspec.json.encode(dump(mode="json") if dump else answer)
 
 
 def page_of(records: Any) -> dict[str, Any]:

@@ -30,12 +30,12 @@ class ReadyHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """Return whether batches can be taken, what fails, and the states of the engines; status 503 if not ready."""
-        watch, store = self.backend.watch, self.backend.store
+        watch, backend = self.backend.watch, self.backend
         reason, engines, free = None, [], None
         try:
-            free = await self.backend.call(store.space.free)
+            free = await backend.glance(lambda: backend.store.space.free())  # noqa: PLW0108 - the store is opened in the thread
             engines = await watch.look()
-            await self.backend.call(store.check_writable)
+            await backend.glance(lambda: backend.store.check_writable())  # noqa: PLW0108 - likewise
         except (StoreError, OSError) as error:
             reason = str(error)
         problems = watch.problems()

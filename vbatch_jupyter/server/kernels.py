@@ -8,7 +8,6 @@ kernels. If a user shuts it down there, it stays down until something new needs 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import os
@@ -22,15 +21,14 @@ from typing import Any
 import msgspec
 from jupyter_core.utils import ensure_async
 
-from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Backoff, each_of
 from vbatch_jupyter.protocol.batch import BatchRecord
-from vbatch_jupyter.records import NAME_VARIABLE
+from vbatch_jupyter.records import NAME_VARIABLE, EngineState
 from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import RefusedError
 from vbatch_jupyter.server.kernel_specs import KERNEL_NAME
 from vbatch_jupyter.server.watch import EngineWatch
-from vbatch_jupyter.store import EngineRecord
+from vbatch_jupyter.store import EngineRecord, Store
 
 RESTARTS = 3
 """How often a kernel that died is started again within `RESTARTS_SECONDS`."""
@@ -59,8 +57,8 @@ class _Planned:
     name: str
     model: str
     flags: list[str]
-    row: EngineRecord
-    """What the store was told last."""
+    row: EngineRecord | None = None
+    """What the store was told last; None until it has been opened."""
     kernel_id: str | None = None
     starting: asyncio.Task[None] | None = None
     wanted: bool = False
@@ -137,15 +135,8 @@ class EngineKernels:
         self._backend = backend
         self._watch = watch
         self._kernel_manager = kernel_manager
-        self._engines = backend.store.engines
-        self._planned = {
-            name: _Planned(
-                name,
-                *arguments_of(name, text),
-                row=self._engines.register(kernel_id=None, name=name, models=[name], note=_starts_when_needed(name)),
-            )
-            for name, text in models.items()
-        }
+        self._planned = {name: _Planned(name, *arguments_of(name, text)) for name, text in models.items()}
+        backend.on_open.append(self._register)
         self._idle_seconds = idle_seconds
         self._load_wait_seconds = load_wait_seconds
         self._activity = activity
@@ -168,8 +159,12 @@ class EngineKernels:
             if (task := planned.starting) is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        with contextlib.suppress(StoreError):
-            await self._backend.call(self._engines.close)
+
+    def _register(self, store: Store) -> None:
+        # In a thread, before anyone asks the store which models there are.
+        for planned in self._planned.values():
+            note = _starts_when_needed(planned.name)
+            planned.row = store.engines.register(kernel_id=None, name=planned.name, models=[planned.name], note=note)
 
     # ------------------------------------------------------------------------------------------- what others ask for
 
@@ -225,7 +220,8 @@ class EngineKernels:
 
     async def _look(self) -> None:
         engines = await self._backend.engines()
-        unfinished = await self._backend.call(self._backend.store.batches.unfinished)
+        store = await self._backend.call(lambda: self._backend.store)
+        unfinished = await self._backend.call(store.batches.unfinished)
         running = [record for record in unfinished if record.status == "in_progress" and not record.paused]
         self._keep_from_culling(engines, running)
         idle = [planned for planned in self._planned.values() if planned.starting is None]
@@ -301,9 +297,10 @@ class EngineKernels:
             self._loop.wake()
 
     async def _start_kernel(self, planned: _Planned) -> None:
+        store = await self._backend.call(lambda: self._backend.store)
         environment = {
             **os.environ,
-            "VBATCH_STORE": str(self._backend.store.path),
+            "VBATCH_STORE": str(store.path),
             NAME_VARIABLE: planned.name,
         }
         kernel_id = await ensure_async(
@@ -351,15 +348,17 @@ class EngineKernels:
     async def _tell(self) -> None:
         """Tell the store what has changed, for every process that says why a batch waits."""
         for planned in self._planned.values():
-            row = dataclasses.replace(
-                planned.row, state="loading" if planned.starting is not None else "unloaded", note=planned.note()
-            )
-            if row != planned.row:
-                told = functools.partial(
-                    self._engines.update, row.id, state=row.state, models=row.models, note=row.note
-                )
-                await self._backend.call(told)
+            before = planned.row
+            if before is None:
+                continue
+            state: EngineState = "loading" if planned.starting is not None else "unloaded"
+            row = dataclasses.replace(before, state=state, note=planned.note())
+            if row != before:
+                await self._backend.call(functools.partial(self._write, row))
                 planned.row = row
+
+    def _write(self, row: EngineRecord) -> None:
+        self._backend.store.engines.update(row.id, state=row.state, models=row.models, note=row.note)
 
 
 def serves(engines: Sequence[EngineRecord], model: str, *states: str) -> bool:

@@ -82,7 +82,7 @@ class OpenApiHandler(VBatchHandler):
     @web.authenticated
     async def get(self) -> None:
         """Return the description."""
-        self.send(await self.backend.call(lambda: describe(self.base_url)))
+        await self.send_from(lambda: describe(self.base_url))
 
 
 ROUTES = ((r"/vbatch/openapi\.json", OpenApiHandler),)

@@ -10,11 +10,11 @@ from typing import Any
 
 from tornado import web
 
-from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.retry import has_unanswered
 from vbatch_jupyter.manager.time_left import Pace
 from vbatch_jupyter.manager.waiting import counts_text, progress_text, retry_label, why_waiting
 from vbatch_jupyter.protocol.batch import BatchRecord
+from vbatch_jupyter.server.backend import Backend
 from vbatch_jupyter.server.handler import VBatchHandler
 from vbatch_jupyter.server.watch import EngineView, EngineWatch
 
@@ -74,22 +74,22 @@ class BatchWatch:
 
     Parameters
     ----------
-    manager
-        OpenAI's verbs over the store; it blocks, as the methods here do.
+    backend
+        Has the verbs over the store, which block, as the methods here do.
     watch
         Knows the engines.
     """
 
-    def __init__(self, manager: Manager, watch: EngineWatch) -> None:
-        self._manager = manager
+    def __init__(self, backend: Backend, watch: EngineWatch) -> None:
+        self._backend = backend
         self._watch = watch
         self._paces: dict[str, Pace] = {}
 
     def view(self, record: BatchRecord) -> BatchView:
         """Return a batch's view, with the pace when it was last read."""
         waiting = why_waiting(record, self._watch.rows)
-        unanswered = has_unanswered(self._manager, record)
-        notes = self._manager.batches.notes(record)
+        unanswered = has_unanswered(self._backend.manager, record)
+        notes = self._backend.manager.batches.notes(record)
         pace = self._paces.get(record.id)
         if pace is None or record.status != "in_progress" or waiting is not None:
             return BatchView(record, waiting, unanswered, notes)
@@ -124,7 +124,7 @@ class BatchViewsHandler(VBatchHandler):
         """Return a page of all batches, newest first."""
         after, limit = self.get_query_argument("after", None), self.within("limit", 100, MAX_LIMIT)
         await self.backend.watch.look()
-        self.send(await self.backend.call(lambda: self._page(after, limit)))
+        await self.send_from(lambda: self._page(after, limit))
 
     def _page(self, after: str | None, limit: int) -> dict[str, Any]:
         shown, batches = self.backend.batch_watch, self.backend.store.batches

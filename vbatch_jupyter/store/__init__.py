@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vbatch_jupyter.store.database import Page
-from vbatch_jupyter.store.disk import NewFile
+from vbatch_jupyter.records import Page
+from vbatch_jupyter.store.disk import NewFile, may_wait, within
 from vbatch_jupyter.store.engines import EngineRecord
 from vbatch_jupyter.store.files import Incoming
 from vbatch_jupyter.store.lease import DISK_FULL_REASON, Lease
@@ -20,4 +20,6 @@ __all__ = [
     "Recovered",
     "SpoolRecord",
     "Store",
+    "may_wait",
+    "within",
 ]

@@ -20,7 +20,8 @@ from pathlib import Path
 from vbatch_jupyter.errors import ConflictError, NotFoundError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, Status
 from vbatch_jupyter.protocol.ids import BATCH_ID
-from vbatch_jupyter.store.database import UNFINISHED, Database, Page, batch_columns, batch_from_row, insert
+from vbatch_jupyter.records import Page
+from vbatch_jupyter.store.database import UNFINISHED, Database, batch_columns, batch_from_row, insert
 from vbatch_jupyter.store.disk import FileLock, Space, sync_directory, writing
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.lease import Lease

@@ -1,4 +1,4 @@
-"""The store's one SQLite connection, with whole transactions, retried while the database is busy; its rows as records.
+"""The store's one SQLite connection, with whole transactions and one deadline for waiting; its rows as records.
 
 If another database takes the place of this one, it is opened; so is one whose connection an error has left unusable.
 
@@ -21,10 +21,10 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,19 +33,13 @@ from vbatch_jupyter.errors import (
     StoreCorruptError,
     StoreError,
     StoreFullError,
-    StoreVersionError,
 )
-from vbatch_jupyter.loop import Backoff
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.file import FileRecord
-from vbatch_jupyter.store.disk import Space, full_message
-from vbatch_jupyter.store.upgrades import UPGRADES
+from vbatch_jupyter.store.disk import Space, full_message, has_waited, may_wait, within
+from vbatch_jupyter.store.upgrades import SCHEMA_VERSION, bring_up, refuse_newer
 
 T = TypeVar("T")
-RecordT = TypeVar("RecordT", BatchRecord, FileRecord)
-
-SCHEMA_VERSION = 10
-"""The ``PRAGMA user_version`` of a store of this release."""
 
 UNFINISHED = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
 """The condition for a batch that has not ended, as the index of these batches has it."""
@@ -54,8 +48,22 @@ _BATCH_FIELDS = tuple(field.name for field in dataclasses.fields(BatchRecord))
 _FILE_FIELDS = tuple(field.name for field in dataclasses.fields(FileRecord))
 _BOOLEANS = frozenset({"paused", "careful", "fresh"})
 
-# SQLite itself has waited before it says that the database is busy.
-_BACKOFF = Backoff(first=0.0, longest=0.0, attempts=3)
+WAIT_SECONDS = 30.0
+"""How long one call waits for other threads and processes, if nothing else is said."""
+
+# SQLite waits this long at a time; in between an Interrupt is noticed.
+_ATTEMPT_SECONDS = 0.1
+_PAUSE_SECONDS = 0.01
+_ATTEMPTS = 3
+
+
+@dataclasses.dataclass
+class _Wait:
+    """One call's waiting: when it must end, and how long it was."""
+
+    deadline: float
+    seconds: float = 0.0
+
 
 _TRIED_AGAIN = frozenset(
     {
@@ -89,39 +97,52 @@ class Database:
         The database's file; it and its tables are made if they are missing.
     space
         Its reserve is spent if the disk has no room for a transaction.
-    busy_seconds
-        How long one attempt waits for another process's lock; there are three.
+    wait_seconds
+        How long one call waits for others at most; `within` sets less for several calls together.
 
     Raises
     ------
     StoreVersionError
         A newer release has written it.
+    StoreCorruptError
+        It is damaged, or belongs to another program, or it is missing and the store's directory has content.
     """
 
-    def __init__(self, path: Path, *, space: Space, busy_seconds: float = 10.0) -> None:
+    def __init__(self, path: Path, *, space: Space, wait_seconds: float = WAIT_SECONDS) -> None:
         self._path = path
         self._space = space
-        self._busy_seconds = busy_seconds
+        self._wait_seconds = wait_seconds
         self._lock = threading.RLock()
         self.commits = Commits()
         """How often this object has committed."""
+        self.is_held = False
+        """Whether the last call had to give up waiting for others."""
+        self.on_replaced: Callable[[], object] = lambda: None
+        """Called when another database has taken the place of the one before."""
         self._opened: tuple[int, int] | None = None
         self._is_closed = False
         self._open()
 
     def _open(self) -> None:
+        path = self._path
+        if path.exists() and not path.is_file():
+            raise StoreError(f"The database {path} cannot be used: it is not a file.")
         try:
             self._connection = sqlite3.connect(
-                self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+                path, timeout=_ATTEMPT_SECONDS, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
             raise self._translated(error) from error
         self._connection.row_factory = sqlite3.Row
         try:
             # chmod and not a umask, which would be the whole process's; nothing else can reach into the 0700 directory.
-            self._path.chmod(0o600)
+            path.chmod(0o600)
             self._opened = self._found()
-            self._prepare()
+            with within(self._wait_seconds):
+                self.read("PRAGMA journal_mode = TRUNCATE")
+                self.read("PRAGMA synchronous = FULL")
+                self.read("PRAGMA foreign_keys = ON")
+                bring_up(path, self.read, self.write)
         except BaseException:
             self._opened = None
             self._connection.close()
@@ -146,46 +167,13 @@ class Database:
             raise StoreError(message) from error
         except OSError as error:
             raise StoreError(f"The database {self._path} cannot be used: {error.strerror}.") from error
+        # Whatever becomes of the next one, this one is closed.
+        self._opened = None
         self._connection.close()
         self._open()
         # Everything that was read before has changed.
         self.commits.count += 1
-
-    def _prepare(self) -> None:
-        self.read("PRAGMA journal_mode = TRUNCATE")
-        self.read("PRAGMA synchronous = FULL")
-        self.read("PRAGMA foreign_keys = ON")
-        if self._version() == 0:
-            self.write(self._create)
-        if self._version() in UPGRADES:
-            self.write(self._upgrade)
-        version = self._version()
-        if version > SCHEMA_VERSION:
-            message = (
-                f"The store in {self._path.parent} was written by a newer vbatch-jupyter (its version is {version}, "
-                f"this release knows {SCHEMA_VERSION}). Upgrade vbatch-jupyter, or set VBATCH_STORE to another "
-                "directory."
-            )
-            raise StoreVersionError(message)
-
-    def _version(self) -> int:
-        return int(self.read("PRAGMA user_version")[0][0])
-
-    def _create(self, connection: sqlite3.Connection) -> None:
-        # Another process may have made the tables in the meantime.
-        if connection.execute("PRAGMA user_version").fetchall()[0][0]:
-            return
-        schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
-        # `executescript` would commit the transaction, and a kill could leave half a store.
-        for statement in statements_of(schema):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _upgrade(self, connection: sqlite3.Connection) -> None:
-        # Another process may have done it in the meantime.
-        while (version := connection.execute("PRAGMA user_version").fetchall()[0][0]) in UPGRADES:
-            UPGRADES[version](connection, self._path.parent)
-            connection.execute(f"PRAGMA user_version = {version + 1}")
+        self.on_replaced()
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """Return all rows of one query.
@@ -193,10 +181,12 @@ class Database:
         Raises
         ------
         StoreBusyError
-            Another process kept the database locked.
+            Others kept the database locked until the deadline.
         """
-        with self._lock:
-            return self._retried(lambda: self._connection.execute(sql, parameters).fetchall())
+        with self._alone() as wait:
+            return self._retried(
+                wait, lambda: self._waited(wait, lambda: self._connection.execute(sql, parameters).fetchall())
+            )
 
     def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function in one transaction, and commit before returning.
@@ -209,25 +199,29 @@ class Database:
         Raises
         ------
         StoreBusyError
-            Another process kept the database locked.
+            Others kept the database locked until the deadline.
         StoreFullError
             The disk is full, even after the reserve was spent.
+        StoreVersionError
+            A newer release has upgraded the store meanwhile.
         """
-        with self._lock:
+        with self._alone() as wait:
             try:
-                return self._retried(lambda: self._transaction(function))
+                return self._retried(wait, lambda: self._transaction(function, wait))
             except StoreFullError:
                 # The reserve keeps state writable on a full disk.
                 if not self._space.spend_reserve():
                     raise
-                return self._retried(lambda: self._transaction(function))
+                return self._retried(wait, lambda: self._transaction(function, wait))
 
-    def _transaction(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, function: Callable[[sqlite3.Connection], T], wait: _Wait) -> T:
         try:
             # IMMEDIATE: a transaction that reads first and then cannot get the write lock would have to be thrown away.
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._waited(wait, lambda: self._connection.execute("BEGIN IMMEDIATE"))
+            if (version := self._connection.execute("PRAGMA user_version").fetchall()[0][0]) > SCHEMA_VERSION:
+                refuse_newer(self._path, version)
             result = function(self._connection)
-            self._commit()
+            self._commit(wait)
             self.commits.count += 1
         except BaseException:
             # BaseException: an Interrupt must not leave the transaction open and the database locked.
@@ -240,7 +234,7 @@ class Database:
             raise
         return result
 
-    def _commit(self, attempts: int = 3) -> None:
+    def _commit(self, wait: _Wait, attempts: int = 3) -> None:
         """Commit; one that raises an error after the transaction has taken effect is put on the disk by another one.
 
         SQLite's last step is to put the journal's end on the disk. If that fails, everyone sees the transaction, and a
@@ -250,38 +244,78 @@ class Database:
         # A number in the header, which each transaction writes anyway; nothing else uses it.
         self._connection.execute(f"PRAGMA application_id = {mark}")
         try:
-            self._connection.execute("COMMIT")
+            # Where readers are in the way the transaction stays open, and new readers wait for it.
+            self._waited(wait, lambda: self._connection.execute("COMMIT"))
         except sqlite3.Error as error:
             raised = primary_code(error) == sqlite3.SQLITE_IOERR and not self._connection.in_transaction
             if attempts == 1 or not raised or not self._has_taken_effect(mark):
                 raise
             self._connection.execute("BEGIN IMMEDIATE")
-            self._commit(attempts - 1)
+            self._commit(wait, attempts - 1)
 
     def _has_taken_effect(self, mark: int) -> bool:
         with contextlib.suppress(sqlite3.Error):
             return bool(self._connection.execute("PRAGMA application_id").fetchall()[0][0] == mark)
         return False
 
-    def _retried(self, function: Callable[[], T]) -> T:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[_Wait]:
+        """Keep the other threads of this process away; they wait as they would for another process."""
+        begun = time.monotonic()
+        wait = _Wait(begun + may_wait(self._wait_seconds))
+        if not self._lock.acquire(timeout=wait.deadline - begun):
+            raise self._busy()
+        try:
+            wait.seconds = time.monotonic() - begun
+            yield wait
+        finally:
+            self._lock.release()
+            has_waited(wait.seconds)
+
+    def _waited(self, wait: _Wait, function: Callable[[], T]) -> T:
+        """Call again while others hold the database, until the deadline."""
+        while True:
+            begun = time.monotonic()
+            try:
+                return function()
+            except sqlite3.Error as error:
+                if primary_code(error) != sqlite3.SQLITE_BUSY or begun >= wait.deadline:
+                    raise
+                # SQLite does not always wait itself.
+                time.sleep(_PAUSE_SECONDS)
+                wait.seconds += time.monotonic() - begun
+
+    def _retried(self, wait: _Wait, function: Callable[[], T]) -> T:
         failures = 0
         while True:
             self._ensure_open()
             try:
-                return function()
+                result = function()
             except sqlite3.Error as error:
-                failures += 1
-                if primary_code(error) not in _TRIED_AGAIN or _BACKOFF.after(failures) is None:
+                is_busy = primary_code(error) == sqlite3.SQLITE_BUSY
+                failures += not is_busy
+                if (
+                    failures == _ATTEMPTS
+                    or primary_code(error) not in _TRIED_AGAIN
+                    or (is_busy and time.monotonic() >= wait.deadline)
+                ):
                     raise self._translated(error) from error
+            else:
+                self.is_held = False
+                return result
+
+    def _busy(self) -> StoreBusyError:
+        self.is_held = True
+        message = (
+            f"Another process keeps the database {self._path} locked. Try again; if this stays, look for a stopped "
+            "process that uses the store."
+        )
+        return StoreBusyError(message)
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
         code = primary_code(error)
         if code == sqlite3.SQLITE_BUSY:
-            message = (
-                f"Another process kept the store in {self._path.parent} locked for {_BACKOFF.attempts} times "
-                f"{self._busy_seconds:g} s. Look for a stopped process that uses it, and try again."
-            )
-            return StoreBusyError(message)
+            return self._busy()
         if code == sqlite3.SQLITE_FULL:
             return StoreFullError(full_message(self._path.parent))
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
@@ -321,43 +355,6 @@ def primary_code(error: sqlite3.Error) -> int:
     """Return SQLite's code for an error, such as ``sqlite3.SQLITE_BUSY``."""
     # Extended codes carry the primary one in their low byte; errors of the Python layer carry none.
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def statements_of(script: str) -> Iterator[str]:
-    """Yield the statements of a script, so that they can be run within a transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        # SQLite knows that the semicolons inside a trigger do not end it.
-        if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Page(Generic[RecordT]):
-    """One page of a list.
-
-    Parameters
-    ----------
-    data
-        The records, in the order that was asked for.
-    has_more
-        Whether more follow the last one.
-    """
-
-    data: tuple[RecordT, ...]
-    has_more: bool
-
-    @property
-    def first_id(self) -> str | None:
-        """Id of the first record; None on an empty page."""
-        return self.data[0].id if self.data else None
-
-    @property
-    def last_id(self) -> str | None:
-        """Id of the last record, the cursor of the next page; None on an empty page."""
-        return self.data[-1].id if self.data else None
 
 
 def file_from_row(row: sqlite3.Row) -> FileRecord:

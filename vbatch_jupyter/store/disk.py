@@ -1,4 +1,4 @@
-"""Bytes on the disk: locks, durable files, free space, and the reserve.
+"""Bytes on the disk: locks and how long they are waited for, durable files, free space, and the reserve.
 
 It promises that the operating system drops a lock when its owner dies, however it dies; that a file which `NewFile`
 has put in its place is whole and on the disk, and that no sweep removes it while its block lasts; that a write the disk
@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -72,6 +73,44 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _Allowance(threading.local):
+    """How many seconds this thread may still wait for databases."""
+
+    left: float = math.inf
+
+
+_allowance = _Allowance()
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let this thread's calls wait no longer than this in all, whatever store they ask.
+
+    Only waiting for others counts, and not the work itself. A call that does not have to wait always succeeds.
+
+    Parameters
+    ----------
+    seconds
+        How long the calls in the block wait together.
+    """
+    before = _allowance.left
+    _allowance.left = allowed = min(before, max(seconds, 0.0))
+    try:
+        yield
+    finally:
+        _allowance.left = before - (allowed - _allowance.left)
+
+
+def may_wait(most: float) -> float:
+    """Return how many seconds this thread may wait now, of at most so many."""
+    return min(most, max(_allowance.left, 0.0))
+
+
+def has_waited(seconds: float) -> None:
+    """Count what this thread has waited."""
+    _allowance.left -= seconds
 
 
 class FileLock:

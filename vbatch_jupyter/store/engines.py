@@ -92,6 +92,8 @@ class Engines:
         self._database = database
         self._clock = clock
         self._held: dict[str, FileLock] = {}
+        self._registered: dict[str, EngineRecord] = {}
+        database.on_replaced = self._register_again
 
     def register(
         self,
@@ -121,11 +123,27 @@ class Engines:
             created_at=int(self._clock()),
             note=note,
         )
+        self._make(record)
+        return record
+
+    def _make(self, record: EngineRecord) -> None:
         # The lock first: a row without one would be taken for that of a dead process.
         self._held[record.id] = FileLock.make(self.directory / record.id)
         columns = {**dataclasses.asdict(record), "models": json.dumps(record.models)}
-        self._database.write(lambda connection: insert(connection, "engine", columns))
-        return record
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM engine WHERE id = ?", (record.id,))
+            insert(connection, "engine", columns)
+
+        self._database.write(write)
+        self._registered[record.id] = record
+
+    def _register_again(self) -> None:
+        """Register what this process has registered in a store whose place has been taken by another."""
+        for record in list(self._registered.values()):
+            if (lock := self._held.pop(record.id, None)) is not None:
+                lock.release()
+            self._make(record)
 
     def update(
         self,
@@ -152,6 +170,10 @@ class Engines:
         )
         values = (state, json.dumps(list(models)), name, note, id)
         self._database.write(lambda connection: connection.execute(statement, values).close())
+        if (record := self._registered.get(id)) is not None:
+            self._registered[id] = dataclasses.replace(
+                record, state=state, models=tuple(models), name=name or record.name, note=note or record.note
+            )
 
     def live(self, *, planned: bool = False) -> list[EngineRecord]:
         """Return the engines whose processes live, oldest first.
@@ -161,11 +183,15 @@ class Engines:
         planned
             Whether to return also the engines that a Jupyter server would start.
         """
-        wanted = (record for record in self._all() if planned or record.note is None)
-        return [record for record in wanted if self._is_live(record.id)]
+        return self.still_live(record for record in self._all() if planned or record.note is None)
+
+    def still_live(self, records: Iterable[EngineRecord]) -> list[EngineRecord]:
+        """Return those of some engines whose processes live; the database is not asked."""
+        return [record for record in records if self._is_live(record.id)]
 
     def remove(self, id: str) -> None:  # noqa: A002 - OpenAI's word
         """Remove an engine. It is not an error if it does not exist."""
+        self._registered.pop(id, None)
         self._database.write(lambda connection: connection.execute("DELETE FROM engine WHERE id = ?", (id,)).close())
         (self.directory / id).unlink(missing_ok=True)
         if (lock := self._held.pop(id, None)) is not None:

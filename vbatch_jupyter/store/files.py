@@ -22,6 +22,7 @@ import msgspec
 from vbatch_jupyter.errors import (
     ConflictError,
     NotFoundError,
+    StoreBusyError,
     StoreCorruptError,
     StoreError,
     StoreFullError,
@@ -31,8 +32,8 @@ from vbatch_jupyter.errors import (
 from vbatch_jupyter.protocol.batch import BatchRecord
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.ids import FILE_ID, new_file_id, result_file_id
-from vbatch_jupyter.records import Timing
-from vbatch_jupyter.store.database import UNFINISHED, Database, Page, file_from_row, insert
+from vbatch_jupyter.records import Page, Timing
+from vbatch_jupyter.store.database import UNFINISHED, Database, file_from_row, insert
 from vbatch_jupyter.store.disk import MIB, NewFile, Space
 from vbatch_jupyter.store.spool import unpack_timings
 from vbatch_jupyter.store.sweep import ids_with_rows
@@ -344,15 +345,14 @@ class Files:
         StoreCorruptError
             Its content is lost.
         """
-        self.get(id)
+        with contextlib.suppress(StoreBusyError):  # content is whole, and goes when its file is deleted
+            self.get(id)
         try:
             descriptor = os.open(self.path(id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            # Any other error, such as too many open files, says nothing about the content.
-            if error.errno not in _LOST:
+            if error.errno not in _LOST:  # such as too many open files, which says nothing about the content
                 raise
-            # Deleted since we read its row: that is not damage.
-            self.get(id)
+            self.get(id)  # deleted since we read its row: that is not damage
             message = (
                 f"The content of file {id} cannot be read at {self.path(id)}: {error.strerror}. Run "
                 "`python -m vbatch_jupyter fsck` to see what else is damaged."

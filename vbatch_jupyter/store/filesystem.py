@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 from vbatch_jupyter.errors import StoreError, StoreFilesystemError
@@ -71,7 +72,7 @@ def refuse_network(path: Path, *, mountinfo: Path = MOUNTINFO) -> None:
         raise StoreFilesystemError(message)
 
 
-def make_private(path: Path, *, holds_store: bool) -> None:
+def make_private(path: Path, *, holds_store: bool, ours: Collection[str] = ()) -> None:
     """Make a directory that only its owner can enter, or make one so that is there already.
 
     Parameters
@@ -80,6 +81,8 @@ def make_private(path: Path, *, holds_store: bool) -> None:
         The directory.
     holds_store
         Whether a store is in it already. A directory with anything else in it is left alone.
+    ours
+        Names that do not count, because a store that is being made has them.
 
     Raises
     ------
@@ -92,10 +95,9 @@ def make_private(path: Path, *, holds_store: bool) -> None:
         state = path.stat()
         if state.st_uid != os.geteuid():
             raise StoreError(f"The store cannot be in {path}: the directory belongs to another user. {advice}")
-        if stat.S_IMODE(state.st_mode) == stat.S_IRWXU:
-            return
-        if not holds_store and next(path.iterdir(), None) is not None:
+        if not holds_store and any(child.name not in ours for child in path.iterdir()):
             raise StoreError(f"The store cannot be in {path}: the directory has other files in it. {advice}")
-        path.chmod(0o700)
+        if stat.S_IMODE(state.st_mode) != stat.S_IRWXU:
+            path.chmod(0o700)
     except OSError as error:
         raise StoreError(f"The store cannot be in {path}: {error.strerror}. {advice}") from error

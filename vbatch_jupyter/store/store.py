@@ -28,7 +28,7 @@ from typing import Self
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.store.answers import Answers
 from vbatch_jupyter.store.batches import Batches
-from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.database import WAIT_SECONDS, Database
 from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
 from vbatch_jupyter.store.engines import Engines
 from vbatch_jupyter.store.files import Files
@@ -40,6 +40,8 @@ DATABASE_NAME = "vbatch.sqlite3"
 
 PLACES = ("files", "uploads", "batches", "engines")
 """The directories of a store."""
+# What a store has when its making was interrupted, and what a disk of its own has.
+_OURS = frozenset({*PLACES, DATABASE_NAME, f"{DATABASE_NAME}-journal", "reserve", "lost+found"})
 
 
 class Store:
@@ -56,8 +58,8 @@ class Store:
         Space that is freed when the disk is full, so that a batch can still be cancelled; 64 MiB by default.
     floor_bytes
         What the store leaves free on its disk; 1 GiB by default.
-    busy_seconds
-        How long one attempt waits for another process's transaction; there are three.
+    wait_seconds
+        How long one call waits for the transactions of others; 30 seconds by default.
     mountinfo
         The operating system's list of mounts.
     must_exist
@@ -76,8 +78,12 @@ class Store:
         The directory is on a network file system.
     StoreVersionError
         A newer release has written the store.
+    StoreCorruptError
+        The database is damaged, is missing though there are files, or belongs to another program.
+    StoreBusyError
+        Others keep the database locked.
     StoreError
-        The directory belongs to another user, has other files in it, or has no store though it must.
+        The directory belongs to another user, has other files in it, cannot be used, or has no store though it must.
 
     Examples
     --------
@@ -96,22 +102,30 @@ class Store:
         clock: Callable[[], float] = time.time,
         reserve_bytes: int = 64 * MIB,
         floor_bytes: int = GIB,
-        busy_seconds: float = 10.0,
+        wait_seconds: float = WAIT_SECONDS,
         mountinfo: Path = MOUNTINFO,
         must_exist: bool = False,
     ) -> None:
         self.path = Path(path or _default_path()).expanduser().absolute()
         self.clock = clock
-        refuse_network(self.path, mountinfo=mountinfo)
-        holds_store = (self.path / DATABASE_NAME).is_file()
-        if must_exist and not holds_store:
-            raise StoreError(f"There is no store in {self.path}. Set VBATCH_STORE to its directory.")
-        make_private(self.path, holds_store=holds_store)
-        for name in PLACES:
-            make_private(self.path / name, holds_store=True)
-        sync_directory(self.path)
-        self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
-        self.database = Database(self.path / DATABASE_NAME, space=self.space, busy_seconds=busy_seconds)
+        try:
+            refuse_network(self.path, mountinfo=mountinfo)
+            holds_store = (self.path / DATABASE_NAME).is_file()
+            if must_exist and not holds_store:
+                raise StoreError(f"There is no store in {self.path}. Set VBATCH_STORE to its directory.")
+            make_private(self.path, holds_store=holds_store, ours=_OURS)
+            for name in PLACES:
+                make_private(self.path / name, holds_store=True)
+            sync_directory(self.path)
+            self.space = Space(self.path, reserve_bytes=reserve_bytes, floor_bytes=floor_bytes)
+            self.database = Database(self.path / DATABASE_NAME, space=self.space, wait_seconds=wait_seconds)
+            try:
+                self.space.keep_reserve()
+            except BaseException:
+                self.database.close()
+                raise
+        except OSError as error:
+            raise StoreError(f"The store in {self.path} cannot be opened: {error}.") from error
         # Through the attribute, so that a clock that is set later is used everywhere.
         now: Callable[[], float] = functools.partial(operator.methodcaller("clock"), self)
         self.files = Files(self.path / "files", database=self.database, space=self.space, clock=now)
@@ -123,7 +137,6 @@ class Store:
         )
         self.engines = Engines(self.path / "engines", database=self.database, clock=now)
         self.answers = Answers(self.path, database=self.database, files=self.files, space=self.space)
-        self.space.keep_reserve()
         self._swept_at: float | None = None
 
     def __repr__(self) -> str:

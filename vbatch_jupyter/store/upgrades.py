@@ -1,4 +1,4 @@
-"""Upgrades a store of an earlier release to this one, one version at a time.
+"""Makes the tables of a new store, and upgrades a store of an earlier release to this one, one version at a time.
 
 Each upgrade runs in the transaction that raises the version. A kill in the middle leaves the old version, and the next
 process that opens the store does the whole upgrade again.
@@ -11,14 +11,117 @@ import os
 import shutil
 import sqlite3
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 
 import msgspec
 
+from vbatch_jupyter.errors import StoreCorruptError, StoreVersionError
 from vbatch_jupyter.protocol.index import hash_of
 from vbatch_jupyter.protocol.lines import answer_id
 from vbatch_jupyter.store.disk import sync_directory, write_all
+
+SCHEMA_VERSION = 10
+"""The ``PRAGMA user_version`` of a store of this release."""
+
+_ASK_VERSION = "PRAGMA user_version"
+_TABLES = frozenset({"batch", "engine", "file", "upload", "upload_part"})
+_CONTENT = ("files", "batches", "uploads")
+
+
+def refuse_newer(path: Path, version: int) -> None:
+    """Raise an error for a store of a newer release.
+
+    Raises
+    ------
+    StoreVersionError
+        It is one.
+    """
+    if version > SCHEMA_VERSION:
+        message = (
+            f"The store in {path.parent} was written by a newer vbatch-jupyter (its version is {version}, this "
+            f"release knows {SCHEMA_VERSION}). Upgrade vbatch-jupyter, or set VBATCH_STORE to another directory."
+        )
+        raise StoreVersionError(message)
+
+
+def bring_up(
+    path: Path,
+    read: Callable[[str], list[sqlite3.Row]],
+    write: Callable[[Callable[[sqlite3.Connection], None]], None],
+) -> None:
+    """Make the tables of a new database, or bring those of an earlier release up to this one.
+
+    Parameters
+    ----------
+    path
+        The database's file, in the store's directory.
+    read, write
+        Of its `Database`.
+
+    Raises
+    ------
+    StoreVersionError
+        A newer release has written it.
+    StoreCorruptError
+        It has the tables of another program, or it is new and the directory has the content of a store.
+    """
+
+    def create(connection: sqlite3.Connection) -> None:
+        # Another process may have made the tables in the meantime.
+        if _version(connection.execute(_ASK_VERSION).fetchall()) == 0:
+            _create(connection, path)
+
+    def upgrade(connection: sqlite3.Connection) -> None:
+        # Another process may have done it in the meantime.
+        while (version := _version(connection.execute(_ASK_VERSION).fetchall())) in UPGRADES:
+            UPGRADES[version](connection, path.parent)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+
+    if _version(read(_ASK_VERSION)) == 0:
+        write(create)
+    if _version(read(_ASK_VERSION)) in UPGRADES:
+        write(upgrade)
+    refuse_newer(path, _version(read(_ASK_VERSION)))
+    if not {row["name"] for row in read("SELECT name FROM sqlite_master")} >= _TABLES:
+        raise _foreign(path)
+
+
+def _version(rows: list[sqlite3.Row]) -> int:
+    return int(rows[0][0])
+
+
+def _foreign(path: Path) -> StoreCorruptError:
+    return StoreCorruptError(f"The database {path} belongs to another program. Set VBATCH_STORE to another directory.")
+
+
+def _create(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
+        raise _foreign(path)
+    # With a new database the next sweep would remove all of it.
+    for directory in (path.parent / name for name in _CONTENT):
+        if directory.is_dir() and next(directory.iterdir(), None) is not None:
+            message = (
+                f"The database {path} is missing or empty, but {directory} has files. Restore the database from a "
+                "backup, or set VBATCH_STORE to another directory. Nothing was changed."
+            )
+            raise StoreCorruptError(message)
+    # `executescript` would commit the transaction, and a kill could leave half a store.
+    for statement in statements_of(resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def statements_of(script: str) -> Iterator[str]:
+    """Yield the statements of a script, so that they can be run within a transaction."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        # SQLite knows that the semicolons inside a trigger do not end it.
+        if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _add_origin(connection: sqlite3.Connection, _store: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.batches import open_store
 from vbatch_jupyter.errors import StoreError
 
 OWNER = """
@@ -100,3 +101,17 @@ def test_a_lock_without_a_row_is_swept_and_one_that_is_held_is_not(store):
     store.database.write(lambda connection: connection.execute("DELETE FROM engine").close())
     store.sweep()
     assert [path.name for path in (store.path / "engines").iterdir()] == [record.id]
+
+
+def test_an_engine_is_registered_in_a_store_that_takes_the_place_of_its_own(tmp_path):
+    with open_store(tmp_path / "store") as store:
+        record = store.engines.register(kernel_id="k", name=None)
+        store.engines.update(record.id, state="ready", models=["m"])
+        expected = store.engines.live()
+        store.path.rename(tmp_path / "before")
+        with open_store(store.path) as other:
+            assert other.engines.live() == []
+            assert store.engines.live() == expected
+            assert other.engines.live() == expected
+            store.engines.remove(record.id)
+            assert other.engines.live() == []

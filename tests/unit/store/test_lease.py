@@ -271,7 +271,7 @@ def test_lines_that_were_written_but_not_counted_are_found(store):
 
 def test_a_group_that_could_not_be_counted_may_be_given_again(tmp_path):
     path = tmp_path / "store"
-    with open_store(path, busy_seconds=0.01) as store, open_store(path) as rival, begin(store, 2) as lease:
+    with open_store(path, wait_seconds=0.01) as store, open_store(path) as rival, begin(store, 2) as lease:
         lease.append(group(lease.id, [0]))
 
         def while_locked(connection):
@@ -458,7 +458,7 @@ def test_publishing_shows_files_status_counts_and_usage_together(store):
 
 def test_a_batch_whose_end_could_not_be_committed_ends_at_the_next_try(tmp_path):
     path = tmp_path / "store"
-    with open_store(path, busy_seconds=0.01) as store, begin(store, 4) as lease:
+    with open_store(path, wait_seconds=0.01) as store, begin(store, 4) as lease:
         lease.append(group(lease.id, range(4)))
         reader = sqlite3.connect(path / "vbatch.sqlite3", isolation_level=None)
         reader.execute("BEGIN")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,9 +25,10 @@ from vbatch_jupyter.errors import (
 )
 from vbatch_jupyter.manager import lifecycle
 from vbatch_jupyter.protocol.batch import NEXT_STATUSES, TERMINAL_STATUSES
-from vbatch_jupyter.store import Store
+from vbatch_jupyter.store import Store, within
 from vbatch_jupyter.store.filesystem import filesystem_type
 from vbatch_jupyter.store.fsck import check
+from vbatch_jupyter.store.upgrades import SCHEMA_VERSION
 
 
 def test_everything_in_a_store_is_its_owners_alone(store):
@@ -223,10 +227,10 @@ def _moves(store, before, after):
 
 
 def test_a_database_that_another_process_keeps_locked_is_a_busy_store(tmp_path):
-    with open_store(tmp_path / "store", busy_seconds=0.01) as store:
+    with open_store(tmp_path / "store", wait_seconds=0.01) as store:
         rival = sqlite3.connect(store.path / "vbatch.sqlite3", isolation_level=None)
         rival.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StoreBusyError, match=r"locked for 3 times 0\.01 s"):
+        with pytest.raises(StoreBusyError, match=r"keeps the database .* locked"):
             make_batch(store, 1)
         rival.execute("ROLLBACK")
         rival.close()
@@ -242,6 +246,86 @@ def test_a_database_that_is_locked_for_a_moment_is_waited_for(store):
     assert make_batch(store, 1).status == "validating"
     timer.join()
     rival.close()
+
+
+def test_calls_in_a_block_wait_no_longer_than_it_says_and_those_that_need_not_wait_succeed(tmp_path):
+    with open_store(tmp_path / "store", wait_seconds=3600) as store:
+        rival = sqlite3.connect(store.path / "vbatch.sqlite3", isolation_level=None)
+        rival.execute("BEGIN EXCLUSIVE")
+        with within(0.05), within(3600):
+            for _ in range(3):
+                with pytest.raises(StoreBusyError):
+                    store.batches.unfinished()
+            assert store.database.is_held
+            rival.close()
+            assert make_batch(store, 1).status == "validating"
+        assert not store.database.is_held
+
+
+def test_a_thread_that_waits_for_another_threads_call_has_the_same_deadline(tmp_path):
+    with open_store(tmp_path / "store", wait_seconds=3600) as store, ThreadPoolExecutor(1) as threads:
+
+        def impatient():
+            with within(0.01):
+                return store.batches.unfinished()
+
+        def meanwhile(_connection):
+            with pytest.raises(StoreBusyError):
+                threads.submit(impatient).result()
+
+        store.database.write(meanwhile)
+        assert threads.submit(impatient).result() == []
+
+
+def test_a_call_that_waits_for_another_process_can_be_interrupted(store):
+    code = """if True:
+        import sys
+        from vbatch_jupyter.store import Store
+        with Store(sys.argv[1], reserve_bytes=0, floor_bytes=0, wait_seconds=3600) as store:
+            print("opened", flush=True)
+            sys.stdin.readline()
+            try:
+                print("waiting", flush=True)
+                store.batches.unfinished()
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "opened\n"
+        rival = sqlite3.connect(store.path / "vbatch.sqlite3", isolation_level=None)
+        rival.execute("BEGIN EXCLUSIVE")
+        print(file=waiting.stdin, flush=True)
+        assert waiting.stdout.readline() == "waiting\n"
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.stdout.read() == "interrupted\n"
+    rival.close()
+
+
+def test_a_store_that_a_newer_release_has_upgraded_meanwhile_is_not_written_and_stays_upgraded(store):
+    with contextlib.closing(sqlite3.connect(store.path / "vbatch.sqlite3")) as newer:
+        newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        for write in (store.check_writable, lambda: make_batch(store, 1)):
+            with pytest.raises(StoreVersionError, match="written by a newer vbatch-jupyter"):
+                write()
+        assert newer.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
+        newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    assert make_batch(store, 1).status == "validating"
+
+
+def test_a_new_database_is_not_made_where_there_are_files(tmp_path):
+    with open_store(tmp_path / "store") as store:
+        file = store.files.create([b"{}"], filename="in.jsonl", purpose="batch")
+    (store.path / "vbatch.sqlite3").unlink()
+    with pytest.raises(StoreCorruptError, match=r"is missing or empty, but .*files has files"):
+        open_store(store.path)
+    assert store.files.path(file.id).read_bytes() == b"{}"
+    (tmp_path / "home").mkdir(mode=0o700)
+    (tmp_path / "home" / "thesis.tex").touch()
+    with pytest.raises(StoreError, match="has other files in it"):
+        open_store(tmp_path / "home")
 
 
 def test_an_interrupt_in_a_transaction_writes_nothing_and_leaves_nothing_locked(store):
