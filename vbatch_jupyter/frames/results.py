@@ -173,8 +173,15 @@ def failures(unanswered: Iterable[tuple[str, int | None, str]]) -> pd.DataFrame:
 
 def _text_dtype(df: pd.DataFrame) -> Any:
     """Return the dtype of a frame's columns of text if they have one, else pandas' default."""
-    found = {dtype for dtype in df.dtypes if getattr(dtype, "type", None) is str}
+    found = {dtype for dtype in df.dtypes if _is_text(dtype)}
     return found.pop() if len(found) == 1 else pd.Series([""]).dtype
+
+
+def _is_text(dtype: Any) -> bool:
+    try:
+        return getattr(dtype, "type", None) is str
+    except NotImplementedError:  # a type of Arrow that pandas does not know, such as string_view
+        return False
 
 
 class _Columns:

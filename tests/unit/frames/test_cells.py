@@ -139,6 +139,18 @@ def test_not_a_number_of_arrow_is_missing():
     ]
 
 
+def test_a_time_in_nanoseconds_in_a_struct_is_a_date_only_where_arrow_keeps_it():
+    """With pyarrow 26.0.1, a struct becomes a dict in which it is a whole number; in microseconds it is a datetime."""
+    pa = pytest.importorskip("pyarrow", reason="the wheel is tested without pyarrow, the repository with it")
+    times = [
+        pa.array([{"at": pd.Timestamp("2024-05-01")}], pa.struct([("at", pa.timestamp(unit))])) for unit in ("us", "ns")
+    ]
+    table = pa.table(times, names=["us", "ns"])
+    template = "{{ us.at }} {{ ns.at }}"
+    assert prompts(table.to_pandas(), template) == ["2024-05-01 00:00:00 1714521600000000000"]
+    assert prompts(table.to_pandas(types_mapper=pd.ArrowDtype), template) == ["2024-05-01 00:00:00 2024-05-01 00:00:00"]
+
+
 @pytest.mark.parametrize(
     ("value", "text", "as_json"),
     [

@@ -123,3 +123,13 @@ def test_lists_of_texts_are_objects() -> None:
     r = result([said(0, "a", n=2), refused(1)], pd.DataFrame({"x": [0, 1]}))
     assert r["response"].dtype == object
     assert r["response"][0] == ["a", "a"]
+
+
+@pytest.mark.parametrize("kind", ["string_view", "list_view"])
+def test_a_column_of_arrow_that_pandas_cannot_name_does_not_keep_a_result_from_being_read(kind):
+    """In pandas 3.1.1, ``dtype.type`` of these raises NotImplementedError."""
+    pa = pytest.importorskip("pyarrow", reason="the wheel is tested without pyarrow, the repository with it")
+    column = pa.array(["x"], pa.string_view()) if kind == "string_view" else pa.array([[1]], pa.list_view(pa.int64()))
+    df = pa.table({"a": column}).to_pandas(types_mapper=pd.ArrowDtype)
+    r = result([said(0, "a")], df)
+    assert (r["response"].tolist(), r["response"].dtype) == (["a"], pd.Series([""]).dtype)
