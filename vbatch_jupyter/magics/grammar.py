@@ -285,7 +285,9 @@ def _body(text: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not valid JSON: {text}") from error
+        # A shell takes the quotes away.
+        hint = " (put it in single quotes)" if '"' not in text and text.startswith("{") else ""
+        raise argparse.ArgumentTypeError(f"not valid JSON: {text}{hint}") from error
     if not isinstance(body, dict):
         raise argparse.ArgumentTypeError(f"not a JSON object: {text}")
     return body

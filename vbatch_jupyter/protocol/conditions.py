@@ -171,6 +171,23 @@ def _stops(value: Any, asked: Asked) -> bool:
 
 
 @_condition
+def _not_texts(value: Any, _asked: Asked) -> bool:
+    return not isinstance(value, list) or not all(isinstance(one, str) for one in value)
+
+
+@_condition
+def _not_ids(value: Any, asked: Asked) -> bool:
+    read = [number_of(one, lenient=asked.lenient) for one in value] if isinstance(value, list) else [None]
+    return any(one is None or one < 0 or not one.is_integer() for one in read)
+
+
+@_condition
+def _no_choice(value: Any, asked: Asked) -> bool:
+    choice = value.get("choice") if isinstance(value, dict) else None
+    return choice is not None and (not choice or bool(_not_texts(choice, asked)))
+
+
+@_condition
 def _has_empty(value: Any, asked: Asked) -> bool:
     if isinstance(value, list):
         # No stop at all is fine, no prompt at all is not.
@@ -247,6 +264,17 @@ def _not_included(value: Any, asked: Asked) -> bool:
 @_condition
 def _without_tools(value: Any, asked: Asked) -> bool:
     return value != "none" and asked.body.get("tools") is None
+
+
+@_condition
+def _with_format(_value: Any, asked: Asked) -> bool:
+    form = asked.body.get("response_format")
+    return isinstance(form, dict) and form.get("type") != "text"
+
+
+@_condition
+def _with_generation_prompt(value: Any, asked: Asked) -> bool:
+    return is_on(value) and is_on(asked.body.get("add_generation_prompt", True))
 
 
 @_condition

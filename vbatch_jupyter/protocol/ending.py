@@ -22,7 +22,7 @@ class Cut:
         self._tokens = tokens
 
     def __str__(self) -> str:
-        counted = f" after {self._tokens:,} tokens" if self._tokens else ""
+        counted = f" after {self._tokens:,} {'token' if self._tokens == 1 else 'tokens'}" if self._tokens else ""
         return f"was cut off{counted}. Raise {self.key}, or the engine's max_model_len if {self.key} is not set"
 
 

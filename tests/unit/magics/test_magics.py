@@ -208,7 +208,7 @@ def test_the_engine_shows_what_fails_in_this_kernel(shell, session, monkeypatch)
         ),
         (
             "%%vbatch df --body {n:1}\n{{ text }}",
-            "argument --body: not valid JSON: {n:1}. See %%vbatch -h.",
+            "argument --body: not valid JSON: {n:1} (put it in single quotes). See %%vbatch -h.",
         ),
         (
             '%%vbatch df --body \'{"max_tokens": 1, "model": "other"}\'\n{{ text }}',
