@@ -135,6 +135,10 @@ class Attempts:
         stays_after = float(os.environ.get("VBATCH_PAUSE_AFTER_SECONDS", "3600"))
         return cls(Backoff(first=0.1, longest=longest), stays_after_seconds=stays_after)
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether something has failed and has not succeeded since."""
+        return name in self._failures
+
     def failed(self, name: str) -> Failure:
         """Count a failure, and return all of the row."""
         now, before = self._clock(), self._failures.get(name)

@@ -269,7 +269,7 @@ def describe(df: pd.DataFrame, ask: Ask, endpoint: str, *, reasons: bool = False
         output=ask.output,
         schema=None if schema is None else json_schema(schema),
         custom_id=None if ask.custom_id is None else column_position(df, ask.custom_id),
-        has_choices="n" in ask.col or (number_of(body.get("n")) or 1) > 1,
+        has_choices="n" in ask.col or ("n" in body and (number_of(body["n"]) or 1) > 1),
         extras=(REASONING, *extras) if reasons and ENDPOINTS[endpoint].generates else extras,
     )
 

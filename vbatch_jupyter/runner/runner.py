@@ -177,7 +177,9 @@ class Runner:
             self._start(record, lease)
 
     def _may_start(self, record: BatchRecord) -> bool:
-        if self._stopping or record.paused or not is_due(record, self._attempts):
+        if self._stopping or record.paused:
+            return False
+        if record.id in self._attempts and not is_due(record, self._attempts):
             return False
         if record.status == "validating":
             return True
