@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.runner.running import on_a_loop, until
 from vbatch_jupyter.errors import StoreError
-from vbatch_jupyter.loop import Backoff, Loop, each_of, in_thread
+from vbatch_jupyter.loop import Attempts, Backoff, Loop, each_of, in_thread
 
 SOON = Backoff(first=0.001, longest=0.001)
 
@@ -250,3 +250,14 @@ async def test_each_of_several_is_done_whatever_becomes_of_the_others():
     with pytest.raises(ValueError, match="1"):
         await each_of(range(4), do, give_up_on=ValueError)
     assert done == [0, 1]
+
+
+def test_a_kernel_takes_its_pauses_from_the_environment_that_its_server_gives_it(monkeypatch):
+    monkeypatch.setenv("VBATCH_RETRY_LONGEST_SECONDS", "0.2")
+    monkeypatch.setenv("VBATCH_PAUSE_AFTER_SECONDS", "0")
+    attempts = Attempts.from_environment()
+    assert [attempts.failed("a").times for _ in range(9)] == list(range(1, 10))
+    # The ninth pause would be 25.6 s.
+    assert attempts.pause("a") <= 0.2
+    assert attempts.stays("a")
+    assert not Attempts().stays("a")

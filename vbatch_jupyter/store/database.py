@@ -173,7 +173,12 @@ class Database:
         self._open()
         # Everything that was read before has changed.
         self.commits.count += 1
-        self.on_replaced()
+        try:
+            self.on_replaced()
+        except BaseException:
+            # The next call does it again.
+            self._opened = None
+            raise
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """Return all rows of one query.

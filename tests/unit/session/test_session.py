@@ -41,6 +41,22 @@ FRAMES = {
 }
 
 
+def test_a_session_is_seen_and_runs_batches_in_a_store_that_has_taken_the_place_of_its_own(session):
+    path = session.store.path
+    (before,) = session.store.engines.live()
+    path.rename(path.with_name("away"))
+    with open_store(path) as other:
+        (now,) = wait_for(other.engines.live)
+        assert now == before
+        assert session.run(pd.DataFrame({"text": ["a"]}), Ask.of("{{ text }}"))["response"].tolist() == ["a"]
+        assert other.batches.count() == 1
+    path.rename(path.with_name("other"))
+    path.with_name("away").rename(path)
+    # As it was restored from a backup: its row is there, and its lock is not held.
+    assert wait_for(session.store.engines.live) == [before]
+    assert session.store.batches.count() == 0
+
+
 @pytest.mark.parametrize("name", FRAMES)
 def test_any_frame_comes_back_row_for_row(session, name):
     df = FRAMES[name]

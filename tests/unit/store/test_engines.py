@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from tests.batches import open_store
 from vbatch_jupyter.errors import StoreError
+from vbatch_jupyter.store.disk import FileLock
 
 OWNER = """
 import socket, sys, time
@@ -115,3 +117,19 @@ def test_an_engine_is_registered_in_a_store_that_takes_the_place_of_its_own(tmp_
             assert other.engines.live() == expected
             store.engines.remove(record.id)
             assert other.engines.live() == []
+
+
+def test_an_engine_that_could_not_be_registered_in_another_store_is_registered_by_the_next_call(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_store(tmp_path / "store") as store:
+        record = store.engines.register(kernel_id="k", name=None)
+        store.path.rename(tmp_path / "before")
+        with open_store(store.path) as other:
+            with monkeypatch.context() as patch:
+                patch.setattr(FileLock, "make", fail)
+                with pytest.raises(OSError, match="No space left"):
+                    store.batches.unfinished()
+            assert store.batches.unfinished() == []
+            assert other.engines.live() == [record]
