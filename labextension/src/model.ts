@@ -32,9 +32,16 @@ export function isPaused(view: IBatchView): boolean {
   return view.paused && !hasEnded(view.batch);
 }
 
-/** How up to date the panel is: live events, polling, no connection, or not watched. */
+/**
+ * How up to date the panel is: live events, polling, no connection, refused by a server that says why (such as a store
+ * that is damaged), or not watched.
+ */
 export type Connection =
-  { kind: 'live' } | { kind: 'polling' } | { kind: 'lost'; reason: string } | { kind: 'still' };
+  | { kind: 'live' }
+  | { kind: 'polling' }
+  | { kind: 'lost'; reason: string }
+  | { kind: 'refused'; reason: string }
+  | { kind: 'still' };
 
 /**
  * Batches and engines. To draw them, listen to `changed`.

@@ -118,9 +118,13 @@ function ConnectionLine(props: {
     <div className="vb-Connection" role="status" data-connection={connection.kind}>
       {connection.kind === 'polling' &&
         trans.__('Events do not arrive, so this is updated every few seconds.')}
-      {connection.kind === 'lost' && (
+      {(connection.kind === 'lost' || connection.kind === 'refused') && (
         <>
-          <span>{trans.__('The server does not answer: %1', connection.reason)}</span>
+          <span>
+            {connection.kind === 'lost'
+              ? trans.__('The server does not answer: %1', connection.reason)
+              : connection.reason}
+          </span>
           <button className="vb-Button" onClick={onRetry}>
             {trans.__('Try now')}
           </button>

@@ -10,7 +10,7 @@ export function attachCell(id: string): string {
 /** Read a batch with OpenAI's SDK: the same code reads it at Parasail or OpenAI. */
 export function openAICell(id: string): string {
   return [
-    '# `%vbatch env` says what BATCH_BASE_URL and BATCH_API_KEY are for this Jupyter server.',
+    '# `%vbatch env` writes BATCH_BASE_URL and BATCH_API_KEY of this Jupyter server into .env.',
     'import os',
     'from openai import OpenAI',
     '',

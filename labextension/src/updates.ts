@@ -8,6 +8,7 @@ import { DisposableDelegate } from '@lumino/disposable';
 
 import { EventParser } from './events';
 import type { BatchesModel } from './model';
+import { RefusedError } from './request';
 import type { ISnapshot, ServerEvent } from './types';
 
 /** A stream that is silent for this long is broken; the server sends a heartbeat every 15 s. */
@@ -110,7 +111,8 @@ export class Updates implements IDisposable {
   private _lose(stopped: AbortSignal, error: unknown): void {
     if (!stopped.aborted) {
       const reason = error instanceof Error ? error.message : String(error);
-      this._model.connection = { kind: 'lost', reason };
+      const kind = error instanceof RefusedError ? 'refused' : 'lost';
+      this._model.connection = { kind, reason };
     }
   }
 

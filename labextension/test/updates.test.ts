@@ -2,6 +2,7 @@ import { TextDecoder } from 'util';
 
 import { Updates, waitSeconds, type IEventSource } from '../src/updates';
 import { BatchesModel } from '../src/model';
+import { RefusedError } from '../src/request';
 import type { ISnapshot } from '../src/types';
 import { view } from './samples';
 
@@ -14,6 +15,7 @@ Object.assign(globalThis, { TextDecoder });
 /** A server in the place of the real one, whose stream says what it is told to. */
 class Server implements IEventSource {
   isUp = true;
+  problem: Error = new Error('nobody answers');
   streams = true;
   asked: string[] = [];
   say: (text: string) => void = () => undefined;
@@ -31,7 +33,7 @@ class Server implements IEventSource {
     this.end = () => push({ value: undefined, done: true });
     signal.addEventListener('abort', this.end);
     if (!this.isUp) {
-      return Promise.reject(new Error('nobody answers'));
+      return Promise.reject(this.problem);
     }
     if (this.streams) {
       this.say(`event: snapshot\ndata: ${JSON.stringify(SNAPSHOT)}\n\n`);
@@ -50,7 +52,7 @@ class Server implements IEventSource {
 
   snapshot(): Promise<ISnapshot> {
     this.asked.push('snapshot');
-    return this.isUp ? Promise.resolve(SNAPSHOT) : Promise.reject(new Error('nobody answers'));
+    return this.isUp ? Promise.resolve(SNAPSHOT) : Promise.reject(this.problem);
   }
 }
 
@@ -126,6 +128,17 @@ test('a server that goes is asked less and less often, and its return is seen', 
   expect(looks).toBeGreaterThan(5);
   expect(looks).toBeLessThan(12);
   expect(model.batches).toHaveLength(1);
+  server.isUp = true;
+  await pass(31);
+  expect(model.connection.kind).toBe('live');
+});
+
+test('a server that says why it cannot answer is quoted, and seen when it can', async () => {
+  server.isUp = false;
+  server.problem = new RefusedError('The database is damaged.', 503);
+  updates.watch();
+  await pass(0);
+  expect(model.connection).toEqual({ kind: 'refused', reason: 'The database is damaged.' });
   server.isUp = true;
   await pass(31);
   expect(model.connection.kind).toBe('live');

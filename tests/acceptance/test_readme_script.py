@@ -55,7 +55,7 @@ def test_the_script_runs_with_the_two_variables_that_the_magic_writes(kernel, se
     lines = variables.read_text().splitlines()
     assert lines[0] == "OTHER=kept"
     assert lines[2:] == [f"BATCH_API_KEY={server.token}"]
-    assert kernel.run("%vbatch env").checked().stdout.splitlines() == [f"export {line}" for line in lines[1:]]
+    assert kernel.run("%vbatch env --show").checked().stdout.splitlines() == [f"export {line}" for line in lines[1:]]
 
     (tmp_path / "batch.py").write_text(script(), encoding="utf-8")
     words = 'set -a; . ./.env.local; set +a; exec "$0" batch.py echo'

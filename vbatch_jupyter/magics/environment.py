@@ -1,7 +1,7 @@
 """``%vbatch env``: the two variables a program needs to reach the Jupyter server that runs this kernel.
 
 Code that reads ``BATCH_BASE_URL`` and ``BATCH_API_KEY`` runs against this server, and with other values against a batch
-service. The key is the server's token.
+service. The key is the server's token. It goes into a file, because the output of a cell is saved with the notebook.
 """
 
 from __future__ import annotations

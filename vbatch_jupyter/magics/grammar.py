@@ -116,9 +116,13 @@ def line_parser() -> argparse.ArgumentParser:
     _add_options(export, {name: option for name, option in offered("flag").items() if not option.of_run})
     check = verb("check", "check what a batch service would refuse or ignore in an input file", "file")
     check.add_argument("-t", "--target", default="openai", metavar="T", help="openai, parasail, local or your own")
-    environment = verb("env", "print BATCH_BASE_URL and BATCH_API_KEY of the Jupyter server that runs this kernel")
+    environment = verb(
+        "env",
+        "write BATCH_BASE_URL and BATCH_API_KEY of this Jupyter server into a file that only you can read",
+    )
+    environment.add_argument("-w", "--write", metavar="FILE", help="the file; .env in the working directory by default")
     environment.add_argument(
-        "-w", "--write", metavar="FILE", help="write them into a file that only you can read, and do not print the key"
+        "--show", action="store_true", help="print them instead, with the key, which is then in the saved notebook"
     )
     clean = verb("clean", "remove the batches that ended long ago, with their files; by itself, say what 30d would be")
     clean.add_argument("--older-than", metavar="AGE", help="such as 30d, 12h or 2w; without it nothing is removed")

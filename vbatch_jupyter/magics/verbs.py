@@ -385,9 +385,10 @@ def _print_batch(batch: Batch, current: session.Session) -> None:
 
 def _env(options: argparse.Namespace) -> None:
     values = environment.of_this_server()
-    if options.write is None:
+    if options.show:
         print(environment.exports(values))
+    if options.show and options.write is None:
         return
-    path = Path(options.write).expanduser()
+    path = Path(options.write or ".env").expanduser()
     environment.write(path, values)
     print(f"{path} has {environment.BASE_URL}={values[environment.BASE_URL]} and {environment.API_KEY}, for you alone.")

@@ -5,15 +5,24 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from jupyter_server.auth.decorator import allow_unauthenticated
-from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.server.handler import VBatchHandler
 
 
-class HealthHandler(JupyterHandler):
+class HealthHandler(VBatchHandler):
     """The one route that is open; it says that the process answers, and nothing else."""
+
+    auth_resource = "vbatch_batches"
+
+    def check_xsrf_cookie(self) -> None:
+        """Require nothing: another verb is refused by its name."""
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Refuse other verbs, also without a token."""
+        if self.request.method != "GET":
+            raise web.HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
 
     @allow_unauthenticated
     def get(self) -> None:

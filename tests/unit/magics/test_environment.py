@@ -90,20 +90,24 @@ def test_only_servers_that_live_are_found_and_jupyter_server_is_not_imported_for
     subprocess.run([sys.executable, "-c", f"{code}; assert 'jupyter_server.serverapp' not in sys.modules"], check=True)
 
 
-def test_the_magic_prints_exports_or_writes_and_then_shows_no_key(tmp_path, monkeypatch, capsys):
+def test_the_magic_writes_a_file_and_shows_the_key_only_if_it_is_asked_to(tmp_path, monkeypatch, capsys):
     describe_servers(tmp_path, monkeypatch, ANN | {"pid": os.getpid()})
     shell = InteractiveShell()
     shell.run_cell("%load_ext vbatch_jupyter")
     capsys.readouterr()
-    shell.run_cell("%vbatch env")
+    monkeypatch.chdir(tmp_path)
+    shell.run_cell("%vbatch env --show")
+    assert not (tmp_path / ".env").exists()
     assert capsys.readouterr().out == (
         "export BATCH_BASE_URL=http://localhost:8888/user/ann/vbatch/v1\nexport BATCH_API_KEY='ann'\"'\"'s token'\n"
     )
-    path = tmp_path / ".env"
-    shell.run_cell(f"%vbatch env --write {path}")
-    printed = capsys.readouterr()
-    assert printed.out == (
-        f"{path} has BATCH_BASE_URL=http://localhost:8888/user/ann/vbatch/v1 and BATCH_API_KEY, for you alone.\n"
-    )
-    assert "token" not in printed.out + printed.err
-    assert path.exists()
+    other = tmp_path / "other.env"
+    for command, path, name in (("", tmp_path / ".env", ".env"), (f" --write {other}", other, str(other))):
+        shell.run_cell(f"%vbatch env{command}")
+        printed = capsys.readouterr()
+        assert printed.out == (
+            f"{name} has BATCH_BASE_URL=http://localhost:8888/user/ann/vbatch/v1 and BATCH_API_KEY, for you alone.\n"
+        )
+        assert "token" not in printed.out + printed.err
+        assert path.read_text().endswith("BATCH_API_KEY='ann'\"'\"'s token'\n")
+        assert path.stat().st_mode & 0o777 == 0o600
