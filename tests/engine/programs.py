@@ -378,7 +378,7 @@ def vectors() -> list[Any]:
 
 def arguments_of(*flags: str) -> dict[str, Any]:
     """Return what an engine would be started with, and by what reuse would know it."""
-    from vbatch_jupyter.engine.vllm import arguments, process
+    from vbatch_jupyter.engine.vllm import answers_key, arguments
 
     model = str(demo_model_path())
     # vLLM sets variables when it reads them; a load puts the environment back.
@@ -386,7 +386,7 @@ def arguments_of(*flags: str) -> dict[str, Any]:
         parsed = arguments.parse_arguments(model, ["--max-model-len", "512", *flags])
         built = arguments.bounded_engine_args(parsed)
     names = ("seed", "max_num_seqs", "scheduling_policy")
-    return {**{name: getattr(built, name) for name in names}, "key": process._answers_key(model, parsed)}
+    return {**{name: getattr(built, name) for name in names}, "key": answers_key.answers_key(model, parsed)}
 
 
 def temperature_and_invariance() -> list[Any]:

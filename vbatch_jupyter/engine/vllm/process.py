@@ -17,7 +17,6 @@ import ctypes
 import dataclasses
 import functools
 import gc
-import hashlib
 import json
 import logging.config
 import os
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbatch_jupyter.engine.vllm import contract, installed
+from vbatch_jupyter.engine.vllm.answers_key import answers_key
 from vbatch_jupyter.engine.vllm.child import LOG_VARIABLE
 from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
 from vbatch_jupyter.protocol.conditions import MAX_SEQUENCES
@@ -51,11 +51,6 @@ _LIMITS = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0, "VLLM_MAX_N_SEQUENCES": MAX_SEQU
 _FEW_CORES = 4
 _CORES_VARIABLES = frozenset({"VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU"})
 """A user who has set one of them has chosen which cores compute."""
-
-_NEUTRAL_ARGUMENTS = frozenset(
-    {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "served_model_name", "scheduling_policy"}
-)
-"""Arguments that change how fast an engine answers, but not its answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +168,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
         enable_log_requests=engine_args.enable_log_requests,
         disable_log_stats=False,
     )
-    return Built(llm, arguments, counters, _answers_key(model, arguments), engine_args.seed)
+    return Built(llm, arguments, counters, answers_key(model, arguments), engine_args.seed)
 
 
 async def build_app(built: Built) -> Application:
@@ -398,18 +393,3 @@ def _root_cause(log_path: Path, log_start: int) -> str:
             if contract.CORE_FAILED not in cause:
                 return cause.strip()
     return ""
-
-
-def _answers_key(model: str, arguments: argparse.Namespace) -> str:
-    """Identify what decides an answer. A seed is part of it only if the user has given one."""
-    folder = Path(model)
-    weights: list[Any] = [model]
-    if folder.is_dir():
-        weights = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    options = {name: repr(value) for name, value in sorted(vars(arguments).items()) if name not in _NEUTRAL_ARGUMENTS}
-    template = Path(arguments.chat_template).read_text() if _is_file(arguments.chat_template) else ""
-    return hashlib.sha256(json.dumps([weights, options, template]).encode()).hexdigest()
-
-
-def _is_file(name: str | None) -> bool:
-    return name is not None and len(name) < os.pathconf("/", "PC_PATH_MAX") and Path(name).is_file()
