@@ -141,10 +141,13 @@ class Files:
     ----------
     directory
         As above.
+    incoming
+        Where files are written before they have their place.
     """
 
     def __init__(self, directory: Path, *, database: Database, space: Space, clock: Callable[[], float]) -> None:
         self.directory = directory
+        self.incoming = directory.with_name("incoming")
         self._database = database
         self._space = space
         self._clock = clock
@@ -162,7 +165,7 @@ class Files:
         StoreFullError
             The disk is full.
         """
-        return Incoming(self.directory, space=self._space, max_bytes=max_bytes)
+        return Incoming(self.incoming, space=self._space, max_bytes=max_bytes)
 
     def keep(
         self,
@@ -314,13 +317,10 @@ class Files:
         StoreFullError
             There is no room.
         """
-        path = self.sidecar(id, kind)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        with NewFile(temporary) as new:
+        with NewFile(self.incoming / f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}") as new:
             new.write(content)
             new.seal()
-            new.place(path)
+            new.place(self.sidecar(id, kind))
 
     def notes(self, id: str) -> dict[str, builtins.list[str]]:  # noqa: A002
         """Return what the requests of an input file ask in vain, by batch; nothing if nothing was found."""

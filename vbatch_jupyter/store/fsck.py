@@ -23,7 +23,7 @@ from vbatch_jupyter.store.database import batch_from_row, file_from_row
 from vbatch_jupyter.store.disk import MIB, FileLock
 from vbatch_jupyter.store.spool import read_segment, segments
 from vbatch_jupyter.store.store import Store
-from vbatch_jupyter.store.sweep import orphans
+from vbatch_jupyter.store.sweep import Unfinished, orphans
 
 _BLANK = b" \t\r\n"
 
@@ -96,6 +96,7 @@ def _orphans(store: Store) -> Iterator[str]:
         ("pending upload", store.uploads),
         ("unfinished batch", store.batches),
         ("engine", store.engines),
+        ("process that writes it", Unfinished(store.files.incoming)),
     ):
         for path in orphans(place.directory, place.known):
             yield f"{path}: belongs to no {owner} of the store; the next sweep removes it"

@@ -4,11 +4,13 @@
 
     vbatch.sqlite3              what changes together: rows of files and batches
     files/file-…                contents of input, output and error files
+    incoming/                   what is being written, and will be one of these
     batches/batch_…/            of a batch that has not ended: lock, index, spool-<epoch>
     files/file-….answers        where the answer to each request is in an output file, so that it can be reused
     answers.sqlite3             an index of these, by engine and request; made again if it is lost
     files/file-….timings        of a batch that has ended: when each answer came, and how long it took
     engines/engine_…            locked by the process that holds the engine, for as long as it lives
+    listed                      as old as the last sweep that listed all files
     reserve                     room for state on a full disk
 
 It promises that what its calls have returned is on the disk, that any number of processes of one machine may use it at
@@ -17,6 +19,7 @@ once, and that a kill of any of them at any moment loses nothing and doubles not
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -33,15 +36,17 @@ from vbatch_jupyter.store.disk import GIB, MIB, Space, sync_directory
 from vbatch_jupyter.store.engines import Engines
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.filesystem import MOUNTINFO, make_private, refuse_network
-from vbatch_jupyter.store.sweep import sweep
+from vbatch_jupyter.store.sweep import Unfinished, sweep
 from vbatch_jupyter.store.uploads import Uploads
 
 DATABASE_NAME = "vbatch.sqlite3"
 
-PLACES = ("files", "uploads", "batches", "engines")
+PLACES = ("files", "incoming", "uploads", "batches", "engines")
 """The directories of a store."""
 # What a store has when its making was interrupted, and what a disk of its own has.
 _OURS = frozenset({*PLACES, DATABASE_NAME, f"{DATABASE_NAME}-journal", "reserve", "lost+found"})
+
+_LIST_SECONDS = 86_400.0
 
 
 class Store:
@@ -138,6 +143,7 @@ class Store:
         self.engines = Engines(self.path / "engines", database=self.database, clock=now)
         self.answers = Answers(self.path, database=self.database, files=self.files, space=self.space)
         self._swept_at: float | None = None
+        self._listed = self.path / "listed"
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
@@ -163,14 +169,31 @@ class Store:
         Parameters
         ----------
         at_most_every_seconds
-            Do nothing if this object has swept within that time.
+            Do nothing if this object has swept within that time. If it is not 0, all files are listed only once a day.
         """
         now = time.monotonic()
         if self._swept_at is not None and now - self._swept_at < at_most_every_seconds:
             return []
         self._swept_at = now
         self.space.keep_reserve()
-        return [name for place in (self.files, self.uploads, self.batches, self.engines) for name in sweep(place)]
+        every_file = not at_most_every_seconds or self._files_are_due()
+        removed = sweep(self.files) if every_file else self.files.expire()
+        if every_file:
+            # Without room for it, or leave to make it, the next sweep lists them again.
+            with contextlib.suppress(OSError):
+                self._listed.touch(mode=0o600)
+        places = (Unfinished(self.files.incoming), self.uploads, self.batches, self.engines)
+        removed += [name for place in places for name in sweep(place)]
+        if removed:
+            self.answers.prune()
+        return removed
+
+    def _files_are_due(self) -> bool:
+        """Return whether all files have not been listed for a day, by any process."""
+        try:
+            return not 0 <= time.time() - self._listed.stat().st_mtime < _LIST_SECONDS
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""

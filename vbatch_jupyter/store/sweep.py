@@ -1,5 +1,9 @@
 """The one rule by which the store's directories are swept: a name whose row is gone goes too.
 
+Files arrive in a directory of their own, so that a sweep which looks for what a killed process has left need not list
+all files. A kill between a rename and its row, or between the end of a row and of its file, leaves a name among them:
+for that they are listed, too, but not often.
+
 In this order, so that nothing is lost which another process makes meanwhile:
 
 1. List the directory. What is made after that is not looked at.
@@ -54,10 +58,12 @@ def sweep(place: Place) -> list[str]:
 
 def orphans(directory: Path, known: Callable[[Iterable[str]], set[str]]) -> Iterator[Path]:
     """Yield what no process writes and no row needs; each is locked until the next one."""
-    paths = {path: path.name.partition(".")[0] for path in sorted(directory.iterdir())}
-    needed = known(paths.values())
-    for path, id_ in paths.items():
-        if id_ in needed:
+    paths = {path: path.name.split(".") for path in sorted(directory.iterdir())}
+    needed = known(id_ for id_, *_ in paths.values())
+    for path, (id_, *kinds) in paths.items():
+        # A second dot: what was to become a sidecar.
+        is_temporary = len(kinds) > 1
+        if id_ in needed and not is_temporary:
             continue
         try:
             lock = FileLock(path / "lock") if path.is_dir() else FileLock(path, os.O_RDONLY)
@@ -66,8 +72,29 @@ def orphans(directory: Path, known: Callable[[Iterable[str]], set[str]]) -> Iter
             continue
         with lock:
             # Asked again: its writer may have made its row, and gone, since the first time.
-            if lock.take() and id_ not in known([id_]):
+            if lock.take() and (is_temporary or id_ not in known([id_])):
                 yield path
+
+
+class Unfinished:
+    """The place of what is being written, and has its lock for as long: nothing in it has a row.
+
+    Parameters
+    ----------
+    directory
+        The directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def known(self, _ids: Iterable[str]) -> set[str]:
+        """Return nothing."""
+        return set()
+
+    def expire(self) -> list[str]:
+        """Return nothing."""
+        return []
 
 
 def ids_with_rows(database: Database, query: str, ids: Iterable[str]) -> set[str]:

@@ -15,6 +15,7 @@ from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.session.session import Session
 from vbatch_jupyter.store.fsck import check
+from vbatch_jupyter.store.store import PLACES
 
 WORDS = pd.DataFrame({"word": ["one", "two", "three"]}, index=[10, 20, 30])
 
@@ -78,7 +79,7 @@ def test_its_answers_and_timings_are_next_to_their_output_files_afterwards(path)
     expected.add(f"{ended['cancelled with two answers of four'].output_file_id}.timings")
     assert {each.name for each in (path / "files").glob("file-*.*")} == expected
     assert {stat.S_IMODE((path / "files" / name).stat().st_mode) for name in expected} == {0o600}
-    assert sorted(each.name for each in path.iterdir() if each.is_dir()) == ["batches", "engines", "files", "uploads"]
+    assert {each.name for each in path.iterdir() if each.is_dir()} == set(PLACES)
 
 
 def test_its_unfinished_batches_end_with_the_answers_they_had(session, ids):

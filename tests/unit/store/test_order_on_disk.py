@@ -43,7 +43,7 @@ def events(store, monkeypatch):
 def test_a_file_is_whole_on_the_disk_before_its_row_is(store, events):
     file = store.files.create([b"x"], filename="a", purpose="batch")
     temporary = events[0].removeprefix("fsync ")
-    assert temporary.startswith("files/.tmp-")
+    assert temporary.startswith("incoming/.tmp-")
     assert events == [
         f"fsync {temporary}",
         f"rename {temporary} files/{file.id}",

@@ -42,6 +42,7 @@ def test_everything_in_a_store_is_its_owners_alone(store):
     assert modes == {
         "store": 0o700,
         "files": 0o700,
+        "incoming": 0o700,
         "uploads": 0o700,
         "engines": 0o700,
         "batches": 0o700,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from tests.batches import assert_every_request_once, begin, content, group, make_batch, open_store
@@ -207,3 +210,35 @@ def test_the_store_is_swept_as_often_as_is_asked_for(store, clock):
     assert len(store.files.list().data) == 1
     lifecycle.tend(store, sweep_seconds=0.0)
     assert store.files.list().data == ()
+
+
+def leave_behind(store):
+    """Leave what a kill at different moments leaves; return the names."""
+    kept = Manager(store).files.create([b"x"], filename="x", purpose="user_data")
+    written = store.files.incoming / ".tmp-abc"
+    sidecar = store.files.directory / f"{kept.id}.notes.123"
+    placed = store.files.path(result_file_id("batch_0", "output"))
+    for path in (written, sidecar, placed):
+        path.write_bytes(b"of a kill")
+    return written.name, {sidecar.name, placed.name}
+
+
+def test_the_sweeps_that_come_often_list_all_files_once_a_day_and_what_is_being_written_each_time(store):
+    assert store.sweep(at_most_every_seconds=1e-9) == []
+    written, others = leave_behind(store)
+    assert store.sweep(at_most_every_seconds=1e-9) == [written]
+    (store.path / "listed").touch()
+    yesterday = time.time() - 86_401
+    os.utime(store.path / "listed", (yesterday, yesterday))
+    assert set(store.sweep(at_most_every_seconds=1e-9)) == others
+    assert time.time() - (store.path / "listed").stat().st_mtime < 86_400
+
+
+def test_a_sweep_that_is_asked_for_lists_everything_and_leaves_what_is_being_written(store):
+    written, others = leave_behind(store)
+    with store.files.begin() as incoming:
+        incoming.write_all([b"x"])
+        assert set(store.sweep()) == {written, *others}
+        record = store.files.keep(incoming, filename="x", purpose="user_data")
+    assert content(store, record.id) == b"x"
+    assert list(store.files.incoming.iterdir()) == []
