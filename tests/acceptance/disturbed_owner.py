@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.batches import open_store
-from vbatch_jupyter.engine.echo import EchoEngine
+from tests.unit.runner.running import WitnessEngine
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Attempts, Backoff
 from vbatch_jupyter.runner import Runner
@@ -38,7 +38,8 @@ def run(path: Path, told: Connection) -> None:
     path
         The store's.
     told
-        Where it says "open", waits to be told to start, and says what the runner does.
+        Where it says "open", waits to be told to start, and says what the runner does. A second word lets go the
+        answers to the questions whose numbers begin with 9.
     """
     as_an_ordinary_user()
     with open_store(path) as store:
@@ -46,11 +47,18 @@ def run(path: Path, told: Connection) -> None:
 
 
 async def _run(store: Store, told: Connection) -> None:
-    engine = EchoEngine(["m"], latency_seconds=0.02)
-    engine.max_num_seqs = 32
+    engine = WitnessEngine(served_model_names=["m"], max_num_seqs=32, hanging="question 9")
     await engine.start()
+
+    def let_go() -> None:
+        asyncio.get_running_loop().remove_reader(told.fileno())
+        told.recv()
+        engine.released.set()
+
     told.send("open")
     told.recv()
+    # Not `told.poll`, which is not allowed to a process without descriptors.
+    asyncio.get_running_loop().add_reader(told.fileno(), let_go)
     # Short pauses, or the test would wait for them.
     runner = Runner(store, on_notice=told.send, attempts=Attempts(Backoff(first=0.05, longest=0.2)))
     await runner.attach(engine)
