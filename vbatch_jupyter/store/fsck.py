@@ -19,7 +19,7 @@ from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, Reques
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.index import LineIndex, hash_of
 from vbatch_jupyter.protocol.lines import parse_output_line, parse_request_line, without_mark
-from vbatch_jupyter.store.database import batch_from_row, file_from_row
+from vbatch_jupyter.store.database import file_from_row
 from vbatch_jupyter.store.disk import MIB, FileLock
 from vbatch_jupyter.store.spool import read_segment, segments
 from vbatch_jupyter.store.store import Store
@@ -103,14 +103,33 @@ def _orphans(store: Store) -> Iterator[str]:
 
 
 def _batches(store: Store) -> Iterator[str]:
-    for row in store.database.read("SELECT * FROM batch ORDER BY number"):
-        record = batch_from_row(row)
-        try:
-            problems = _ended(store, record) if record.status in TERMINAL_STATUSES else _unfinished(store, record)
-            for problem in problems:
-                yield f"batch {record.id} ({record.status}): {problem}"
-        except (VBatchError, OSError) as error:
-            yield f"batch {record.id} ({record.status}): {error}"
+    for row in store.database.read("SELECT id FROM batch ORDER BY number"):
+        record = None
+        problems: list[str] = []
+        # A row that has changed since it was looked at may be about another state of the files.
+        while (now := _find(store, row["id"])) != record:
+            record = now
+            problems = [] if record is None else list(_problems(store, record))
+            if not problems:
+                break
+        yield from problems
+
+
+def _find(store: Store, batch_id: str) -> BatchRecord | None:
+    try:
+        return store.batches.get(batch_id)
+    except NotFoundError:
+        # Its time has passed since the ids were read.
+        return None
+
+
+def _problems(store: Store, record: BatchRecord) -> Iterator[str]:
+    try:
+        problems = _ended(store, record) if record.status in TERMINAL_STATUSES else _unfinished(store, record)
+        for problem in problems:
+            yield f"batch {record.id} ({record.status}): {problem}"
+    except (VBatchError, OSError) as error:
+        yield f"batch {record.id} ({record.status}): {error}"
 
 
 def _ended(store: Store, record: BatchRecord) -> Iterator[str]:
@@ -194,8 +213,8 @@ def _unfinished(store: Store, record: BatchRecord) -> Iterator[str]:
         yield f"its directory {directory} is missing"
         return
     with lock:
-        # An owner is writing, or has ended the batch since its row was read: what is missing now is not damage.
-        if not lock.take(shared=True) or store.batches.get(record.id).status in TERMINAL_STATUSES:
+        # An owner is writing: what is missing now is not damage.
+        if not lock.take(shared=True):
             return
         try:
             requests = len(LineIndex.from_bytes((directory / "index").read_bytes()))
