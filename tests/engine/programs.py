@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import io
+import itertools
 import json
 import os
 import signal
@@ -32,9 +34,11 @@ from vbatch_jupyter.session.input_file import submit_file
 from vbatch_jupyter.session.session import current
 
 __all__ = [
+    "ANIMALS",
     "HELLO",
     "TOOL",
     "Batch",
+    "alone_and_together",
     "arguments_of",
     "ask",
     "asked_by_person_and_batch",
@@ -55,6 +59,7 @@ __all__ = [
     "figures_that_move_and_rest",
     "json",
     "limits",
+    "noise_of",
     "np",
     "os",
     "pd",
@@ -63,6 +68,7 @@ __all__ = [
     "rated",
     "rendered_in_place",
     "run_with_a_broken_logger",
+    "said_of_long_rows",
     "samples_of_equal_rows",
     "show",
     "states_during",
@@ -414,6 +420,50 @@ def samples_of_equal_rows() -> dict[str, Any]:
         full = batch.results(full=True)
         answers[name], asked[name] = full["response"].tolist(), int((~full["reused"]).sum())
     return {"answers": answers, "asked": asked}
+
+
+ANIMALS = ("fox", "cat", "bear", "crow")
+
+
+def alone_and_together(**sampling: Any) -> list[tuple[bool, float]]:
+    """Return whether answers of requests that run alone are those among 32, and how far log probabilities are apart."""
+    asked = {"max_tokens": 12, "logprobs": True, "fresh": True, **sampling}
+    kinds = ("red", "old", "small", "wise", "sad", "tame", "wild")
+    crowd = [f"{kind} {animal}" for kind in kinds for animal in ANIMALS]
+
+    def said(*animals: str) -> list[list[tuple[str, float]]]:
+        out = vb.run(pd.DataFrame({"animal": animals}), "Invent a name for a {{ animal }}, and say why.", **asked)
+        return [[(one["token"], one["logprob"]) for one in content["content"]] for content in out["logprobs"]]
+
+    found = []
+    for alone, together in zip([said(animal)[0] for animal in ANIMALS], said(*ANIMALS, *crowd), strict=False):
+        shared = list(itertools.takewhile(lambda pair: pair[0][0] == pair[1][0], zip(alone, together, strict=False)))
+        found.append((len(shared) == 12, max((abs(one[1] - other[1]) for one, other in shared), default=0.0)))
+    return found
+
+
+def noise_of(**sampling: Any) -> dict[str, Any]:
+    """Compare two prompts with a second run of the rows that changed; return what a third run then has as well."""
+    df, asked = pd.DataFrame({"animal": ANIMALS}), {"max_tokens": 24, **sampling}
+    story, poem = (vb.submit(df, f"Write a {kind} about a {{{{ animal }}}}.", **asked) for kind in ("story", "poem"))
+    out = vb.compare(story, poem, names=("story", "poem"), noise=True)
+    again = vb.submit(df, "Write a story about a {{ animal }}.", **asked).results(full=True)
+    return {
+        "columns": list(out.columns),
+        "changed": out["changed"].tolist(),
+        "noise": [None if pd.isna(noise) else bool(noise) for noise in out["noise"]],
+        # The second run is not kept: a third has the answers of the first.
+        "kept": (again["response"] == out["story"]).tolist(),
+        "reused": again["reused"].tolist(),
+    }
+
+
+def said_of_long_rows() -> dict[str, Any]:
+    """Submit rows of which two are longer than the model takes; return what is said before, and which failed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        batch = vb.submit(pd.DataFrame({"n": [10, 1500, 900, 3000]}), "{{ 'word ' * n }}", max_tokens=1)
+    return {"said": said.getvalue(), "failed": batch.results()["error"].notna().tolist()}
 
 
 def vectors_as_asked() -> list[Any]:

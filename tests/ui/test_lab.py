@@ -219,6 +219,14 @@ def test_without_its_kernel_a_widget_is_a_sentence_in_the_page_and_in_the_notebo
         assert "had not ended when this was shown." in written
         assert "Here was a builder of batches" in written
         assert "VBox(" not in written
+    # Opened again, JupyterLab draws the widget of the file, and its models are gone.
+    notebook.leave().come_back()
+    for number, sentence in ((1, "had not ended when this was shown."), (2, "Here was a builder of batches")):
+        output = notebook.output(number)
+        expect(output.get_by_text("Error displaying widget: model not found")).to_have_count(1)
+        expect(output.get_by_text("Error displaying widget: model not found")).to_be_hidden()
+        expect(output.get_by_text(sentence).locator("visible=true")).to_have_count(1)
+    notebook.picture("opened_again", 1, 2)
     with server.client() as client:
         client.batches.cancel(client.batches.list().data[0].id)
 

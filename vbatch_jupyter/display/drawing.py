@@ -12,7 +12,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vbatch_jupyter.manager.waiting import counts_text, status_text
+from vbatch_jupyter.manager.waiting import counts_text, status_text, unrendered_rows
 from vbatch_jupyter.protocol.batch import BatchRecord
 
 ASK_SERVER = Path(__file__).with_name("ask_server.js").read_text(encoding="utf-8")
@@ -69,7 +69,8 @@ def heading(batch: BatchRecord, waiting: str | None) -> str:
     """Return the heading of a batch: its id, its status, and why it waits."""
     why = "" if waiting is None else f"<div>{text(waiting, most=1_000)}</div>"
     model = faint(batch.model or "")
-    colour = f' style="color:{_FAILED}"' if batch.request_counts.failed or batch.status == "failed" else ""
+    is_bad = batch.request_counts.failed or batch.status == "failed" or unrendered_rows(batch)
+    colour = f' style="color:{_FAILED}"' if is_bad else ""
     return f"<div><b{colour}>{text(status_text(batch))}</b> {model} <code>{text(batch.id)}</code></div>{why}"
 
 

@@ -12,9 +12,6 @@ import html
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from vbatch_jupyter.display import drawing
 from vbatch_jupyter.display.progress import Progress, Snapshot, duration
@@ -23,7 +20,7 @@ from vbatch_jupyter.manager import Manager
 from vbatch_jupyter.manager.error_groups import ErrorGroups
 from vbatch_jupyter.manager.retry import has_unanswered, misfits
 from vbatch_jupyter.manager.time_left import Work, work_of
-from vbatch_jupyter.manager.waiting import retry_label
+from vbatch_jupyter.manager.waiting import retry_label, unrendered_rows
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.protocol.shapes import Parse
@@ -96,11 +93,8 @@ class Summary:
 
     def _faults(self) -> list[str]:
         """Return what the counts of requests do not say."""
-        answers, rows = sum(self.misfits.values()), sum(self.unrendered.values())
-        faults = [f"{answers:,} {'answer' if answers == 1 else 'answers'} cannot be used"] if answers else []
-        if rows:
-            faults.append(f"{rows:,} {'row' if rows == 1 else 'rows'} could not be rendered")
-        return faults
+        count = sum(self.misfits.values())
+        return [f"{count:,} {'answer' if count == 1 else 'answers'} cannot be used"] if count else []
 
     def _figures(self) -> list[tuple[str, str]]:
         batch, work = self.batch, self.work or Work(0, 0, 0.0, 0.0)
@@ -158,22 +152,10 @@ def summary_of(manager: Manager, batch: BatchRecord, *, parse: Parse | None = No
         has_unanswered=bool(found) or has_unanswered(manager, batch),
         errors=errors,
         looked_at=looked_at,
-        unrendered=_unrendered(batch),
+        unrendered=unrendered_rows(batch),
         misfits=ErrorGroups(misfit.error for misfit in found).counted(),
         work=work_of(manager.batches.timings(batch.id)),
     )
-
-
-class _Frame(msgspec.Struct):
-    """What is read here of `FrameDescription`, without pandas."""
-
-    unrendered: dict[str, list[Any]] = {}
-
-
-def _unrendered(batch: BatchRecord) -> dict[str, int]:
-    if batch.frame is None:
-        return {}
-    return {reason: len(rows) for reason, rows in msgspec.json.decode(batch.frame, type=_Frame).unrendered.items()}
 
 
 def count_errors(lines: Iterable[bytes]) -> tuple[dict[str, int], str]:

@@ -23,7 +23,7 @@ from traitlets import Bool, Enum, Float, Instance, Integer, Unicode
 
 from vbatch_jupyter.display.drawing import one_line
 from vbatch_jupyter.display.listing import BatchList
-from vbatch_jupyter.errors import BadRequestError, FrameError, VBatchError, did_you_mean
+from vbatch_jupyter.errors import BadRequestError, FrameError, NotFoundError, VBatchError, did_you_mean
 from vbatch_jupyter.frames.ask import OPTIONS, Ask, Option, Prompt, offered, prompt_of
 from vbatch_jupyter.magics import defaults, environment
 from vbatch_jupyter.magics.grammar import (
@@ -266,9 +266,14 @@ class VBatchMagics(Magics):
         if df is None and (description := batch.missing_frame) is not None:
             from vbatch_jupyter.frames.frame import frames_among
 
-            names = (name for name in frames_among(self._user_ns()) if description.is_of(self._user_ns()[name]))
-            again = f"%vbatch results {batch.id} -d {next(names, 'FRAME')}"
-            print(f"The rows are numbered: the DataFrame is not known here. For its index and columns: {again}")
+            # With --sample it was made from the first rows.
+            frames = ((name, self._user_ns()[name].iloc[: description.rows]) for name in frames_among(self._user_ns()))
+            name, df = next((found for found in frames if description.is_of(found[1])), ("", None))
+            if df is None:
+                again = f"%vbatch results {batch.id} -d FRAME"
+                print(f"The rows are numbered: the DataFrame is not known here. For its index and columns: {again}")
+            else:
+                print(f"The rows are those of {name}, which is what the batch was made from.")
         return self._out(options.out, batch.results(df, full=options.full))
 
     def _export(self, options: argparse.Namespace) -> None:
@@ -373,9 +378,16 @@ def _print_batch(batch: Batch, current: session.Session) -> None:
         print(f"waiting: {waiting}")
     for note in current.manager.batches.notes(current.manager.batches.retrieve(batch.id)):
         print(f"note: {note}")
-    if openai.error_file_id is None:
+    if batch.status not in TERMINAL_STATUSES or batch.status == "failed":
         return
-    errors = batch.errors()
+    # Also without an error file: answers may not fit their schema, and rows may not have been sent.
+    try:
+        errors = batch.errors()
+    except NotFoundError as error:
+        print(f"Its errors cannot be listed: {error}")
+        return
+    if errors.empty:
+        return
     if len(errors) > _ERRORS:
         for kind, count in itertools.islice(ErrorGroups(errors["error"]).counted().items(), _ERRORS):
             print(f"{count:>9,}  {one_line(kind, most=_ERROR_CHARACTERS)}")

@@ -5,8 +5,11 @@ A batch whose requests have all failed is ``completed``. So its failed requests 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from vbatch_jupyter.errors import (
     BadRequestError,
@@ -211,7 +214,7 @@ def is_due(record: BatchRecord, attempts: Attempts) -> bool:
 
 
 def status_text(record: BatchRecord) -> str:
-    """Return the status of a batch, with the requests that failed and, once it has ended, those that did not run.
+    """Return the status of a batch, with what failed, what did not run once it has ended, and what was never sent.
 
     Parameters
     ----------
@@ -272,7 +275,31 @@ def _faults(record: BatchRecord) -> list[str]:
         faults.append(f"{counts.failed:,} failed")
     if counts.left and record.status in TERMINAL_STATUSES:
         faults.append(f"{counts.left:,} not run")
+    if rows := sum(unrendered_rows(record).values()):
+        faults.append(f"{rows:,} {'row' if rows == 1 else 'rows'} could not be rendered")
     return faults
+
+
+class _Frame(msgspec.Struct):
+    """What is read here of `FrameDescription`, without pandas."""
+
+    unrendered: dict[str, list[Any]] = {}
+
+
+def unrendered_rows(record: BatchRecord) -> dict[str, int]:
+    """Return how many rows of a batch's frame have no request, by the reason.
+
+    Parameters
+    ----------
+    record
+        The batch.
+    """
+    return {} if record.frame is None else _unrendered_in(record.frame)
+
+
+@functools.lru_cache(maxsize=128)
+def _unrendered_in(frame: str) -> dict[str, int]:
+    return {reason: len(rows) for reason, rows in msgspec.json.decode(frame, type=_Frame).unrendered.items()}
 
 
 def retry_label(record: BatchRecord) -> str:

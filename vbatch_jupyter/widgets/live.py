@@ -7,7 +7,7 @@ that is saved shows it without a kernel.
 An output is replaced in a page that is open, and in no file: a page that is opened after the batch's end has the
 widget still. So the widget shows the summary too and is kept for a while. Without its kernel a widget is nothing, so
 the output has text and HTML as well, for a notebook that is saved meanwhile; a page that is open shows `Left` instead;
-and a line below says what to type.
+and a line below says what to type, with what is shown in a notebook that is opened again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ from vbatch_jupyter.widgets.buttons import Left, ServerButton
 _REDRAW_SECONDS = 0.22
 _END_SECONDS = 5.0
 _CANCELLABLE = frozenset({"validating", "in_progress"})
+
+_REOPENED = (
+    ".jp-OutputArea-child:has(+ .jp-OutputArea-child .vbatch-hint) > .jp-OutputArea-output.jupyter-widgets"
+    "{display:none}"
+    ".jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets) + .jp-OutputArea-child .vbatch-saved"
+    "{display:block !important}"
+)
+"""Styles: JupyterLab draws a widget whose kernel is gone as "Error displaying widget: model not found", in an output of
+this class, although the output has HTML as well. The sentence in the output below is shown instead."""
 
 _KEPT = 8
 """How many widgets stay after the end of their batches."""
@@ -244,7 +253,9 @@ def display_with_hint(box: ipywidgets.DOMWidget, left: dict[str, str], call: str
         What can be typed, and what it does.
     """
     handle = display({**box._repr_mimebundle_(), **left}, raw=True, display_id=True)
-    hint = drawing.page(f"<code>{drawing.text(call)}</code> {drawing.faint(does)}")
+    saved = f'<div class="vbatch-saved" style="display:none">{left["text/html"]}</div>'
+    said = f'<span class="vbatch-hint"><code>{drawing.text(call)}</code> {drawing.faint(does)}</span>'
+    hint = drawing.page(f"<style>{_REOPENED}</style>{saved}{said}")
     return handle, display({"text/plain": f"{call} {does}", "text/html": hint}, raw=True, display_id=True)
 
 

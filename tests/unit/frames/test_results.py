@@ -569,3 +569,11 @@ def test_schema_and_n_are_refused_together():
     with pytest.raises(FrameError, match=r"^schema= makes one column per field, so n= must be 1\.$"):
         describe(pd.DataFrame({"a": [1]}), Ask(template="", schema=Review, body={"n": 2}), CHAT)
     assert describe(pd.DataFrame({"a": [1]}), Ask(template="", schema=Review, body={"n": 1}), CHAT).extras == ()
+
+
+def test_pandas_lets_dollar_signs_be_drawn_as_a_formula_unless_it_is_told_not_to():
+    """Pandas 3.1.1; MathJax 3 in JupyterLab leaves out what has the class ``mathjax_ignore``."""
+    out = results([said(0, "$5 or $6")], rows=1)
+    assert "mathjax_ignore" not in out._repr_html_()
+    with pd.option_context("display.html.use_mathjax", False):
+        assert 'class="dataframe tex2jax_ignore mathjax_ignore"' in out._repr_html_()

@@ -363,19 +363,38 @@ def test_attach_without_an_engine_says_why_it_waits_and_so_does_its_interrupt(sh
     session.attach(record.id).cancel().wait(60)
 
 
-def test_results_without_their_frame_name_the_flag_that_brings_it_back(shell, session):
+@pytest.mark.parametrize("sample", [2, 1])
+def test_results_have_the_rows_of_the_frame_in_the_kernel_or_name_the_flag_that_brings_it_back(shell, session, sample):
     shell.names["df"].index = ["i", "j"]
-    shell.run("%%vbatch df -o out\n{{ text }}")
+    shell.run(f"%%vbatch df -n {sample} -o out\n{{{{ text }}}}")
     (record,) = session.batches()
     out, _, value = shell.run("%vbatch results")
-    assert list(value.index) == [0, 1]
-    assert f"For its index and columns: %vbatch results {record.id} -d df\n" in out
-    out, _, value = shell.run(f"%vbatch results {record.id} -d df")
-    assert list(value.index) == ["i", "j"]
-    assert "For its index" not in out
-    shell.names["df"] = shell.names["df"][:1]
+    assert list(value.index) == ["i", "j"][:sample]
+    assert list(value.columns) == ["text", "name", "response", "error"]
+    assert "The rows are those of df, which is what the batch was made from.\n" in out
+    shell.names["df"] = shell.names["df"].assign(name="z")
     shell.names["out"] = None
-    assert f"%vbatch results {record.id} -d FRAME\n" in shell.run("%vbatch results")[0]
+    out, _, value = shell.run("%vbatch results")
+    assert list(value.index) == [0, 1][:sample]
+    assert f"For its index and columns: %vbatch results {record.id} -d FRAME\n" in out
+    shell.names["same"] = pd.DataFrame({"text": ["a", "refuse me"], "name": ["x", "y"]}, index=["i", "j"])[:sample]
+    out, _, value = shell.run(f"%vbatch results {record.id} -d same")
+    assert list(value.index) == ["i", "j"][:sample]
+    assert "rows are" not in out
+
+
+def test_answers_that_do_not_fit_and_rows_that_were_not_sent_are_shown_without_an_error_file(shell, session):
+    shell.names["SCHEMA"] = {"type": "object", "properties": {"stars": {"type": "integer"}}}
+    shell.names["df"] = pd.DataFrame({"n": [1, 0, 2]})
+    shell.run('%%vbatch df --schema SCHEMA -o out\n{"stars": {{ "x" | tojson if n == 2 else (1 / n) | int }}}')
+    (record,) = session.batches()
+    assert (record.request_counts.failed, record.error_file_id) == (0, None)
+    shown = shell.run("%vbatch show")[0].rpartition("}\n")[2]
+    assert "row-1" in shown
+    assert "division by zero" in shown
+    assert "The answer does not fit the schema (stars must be integer)" in shown
+    session.manager.files.delete(record.output_file_id)
+    assert "Its errors cannot be listed: No such File object" in shell.run("%vbatch show")[0]
 
 
 def test_many_failures_are_shown_as_a_screenful_by_what_they_have_in_common(shell, session):

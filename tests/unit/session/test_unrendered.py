@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from tests.unit.session_surface import open_session
+from vbatch_jupyter.display import drawing
+from vbatch_jupyter.display.listing import BatchList
+from vbatch_jupyter.display.progress import Progress
 from vbatch_jupyter.errors import ConflictError, TemplateError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.session.dry_run import dry_run
@@ -56,9 +59,12 @@ def test_each_bad_row_has_its_error_and_the_others_their_answers(session, said):
     assert batch.errors()["status_code"].isna().all()
     (note,) = [sentence for sentence in said if "rendered" in sentence]
     assert note.startswith("4 rows cannot be rendered and will not be sent. The first is row 1 (index 'b'): ")
-    assert repr(session.attach(batch.id)).startswith(
-        f"{batch.id} completed 2/2 completed · 4 rows could not be rendered"
-    )
+    said_of_it = "completed 2/2 completed, 4 rows could not be rendered"
+    assert repr(session.attach(batch.id)).startswith(f"{batch.id} {said_of_it}")
+    record = session.manager.batches.retrieve(batch.id)
+    assert "2/2 completed, 4 rows could not be rendered" in repr(BatchList([record], [None]))
+    assert said_of_it in Progress(batch.snapshot()).line()
+    assert "completed, 4 rows could not be rendered" in drawing.heading(record, None)
     assert "division by zero" in batch.summary()["text/html"]
     with pytest.raises(ConflictError, match="nothing to retry"):
         batch.retry()
