@@ -63,11 +63,14 @@ class EngineLimits:
         The endpoints that its model serves.
     takes_tools
         Whether it has a tool parser.
+    takes_dimensions
+        Whether the vectors of its model may be shortened.
     """
 
     max_model_len: int | None = None
     paths: frozenset[str] | None = None
     takes_tools: bool | None = None
+    takes_dimensions: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -258,12 +258,19 @@ def test_vllm_refuses_what_the_rules_say_and_answers_what_they_let_pass(session:
 
 def test_vllm_answers_without_a_word_what_we_refuse_because_it_would_do_nothing(session: Session) -> None:
     """VLLM 0.32.0: a removed constraint and a message without content are ignored."""
-    asked = [
-        (CHAT, body_of(CHAT, example, "demo"))
-        for example in ('{"guided_choice": ["yes"]}', '{"guided_json": {}}', '{"messages": [{"role": "user"}]}')
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    bodies: list[dict[str, Any]] = [
+        {"guided_choice": ["yes"]},
+        {"guided_json": {}},
+        {"messages": [{"role": "user"}]},
+        {"structured_outputs": {"choice": ["yes", "yeses"]}, "bad_words": ["yes"], "max_tokens": 16},
+        {"structured_outputs": {"choice": ["yes", "no"]}, "tools": [tool], "tool_choice": "required"},
     ]
+    asked = [(CHAT, body_of(CHAT, json.dumps(body), "demo")) for body in bodies]
     answers = session.ask(f"show(unchecked(json.loads({json.dumps(asked)!r})))")
-    assert [status for status, _ in answers] == [200, 200, 200]
+    assert [status for status, _ in answers] == [200] * len(bodies)
+    forbidden, called = (json.loads(answer)["choices"][0]["message"]["content"] for _, answer in answers[-2:])
+    assert (forbidden in {"yes", "yeses"}, called in {"yes", "no"}) == (True, False)
     for _, body in asked:
         status, answer = session.ask(f"show(ask({CHAT!r}, **{body!r}))")
         assert (status, answer["error"]["code"]) == (400, "unsupported_value")
@@ -582,6 +589,11 @@ def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vector
     assert session.ask("show(limits())") == [256, ["/v1/embeddings"], False]
     ((status, _),) = session.ask(f"show(unchecked({empty!r}))")
     assert status == 200
+    # Nor can its vectors be shortened, which is known before a request.
+    shortened = {"model": "demo-embeddings", "input": "a", "dimensions": 8}
+    ((status, body),) = session.ask(f"show(unchecked({[('/v1/embeddings', shortened)]!r}))")
+    assert (status, "matryoshka" in body) == (400, True)
+    assert session.ask("show(current().engine.limits.takes_dimensions)") is False
     status, body = session.ask("show(ask('/v1/embeddings', model='demo-embeddings', input=''))")
     assert (status, body["error"]["param"]) == (400, "input")
     # vLLM itself takes any name for embeddings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import re
 import sys
@@ -79,20 +80,22 @@ def _checker(schema: bytes, has_columns: bool) -> Callable[[str], dict[str, Any]
     import fastjsonschema
 
     plain = msgspec.json.decode(schema)
-    numbers = _numbers_of(plain) if has_columns else {}
     try:
-        # Formats are notes to the model, not promises; defaults would be values that no model has written.
+        numbers = _numbers_of(plain) if has_columns else {}
+        # Defaults would be values that no model has written.
         compiled = fastjsonschema.compile(
-            _as_of_draft_7(plain), handlers=_NoDocuments(), use_default=False, use_formats=False
+            _as_of_draft_7(plain), handlers=_NoDocuments(), formats=_FORMATS, use_default=False
         )
     # A schema that is not one fails in the compiler in many ways.
     except Exception as error:
         raise ValueError(str(error)) from error
+    is_counting = b'"minContains"' in schema or b'"maxContains"' in schema
 
     def read(answer: str) -> dict[str, Any]:
         value = json_object(answer)
         try:
             compiled(value)
+            why = _miscounted(plain, value) if is_counting else None
         except fastjsonschema.JsonSchemaValueException as error:
             reason = str(error.message).replace("data.", "", 1)
             raise ValueError(f"does not fit the schema ({reason})") from error
@@ -103,6 +106,8 @@ def _checker(schema: bytes, has_columns: bool) -> Callable[[str], dict[str, Any]
             if (number := value.get(name)) is not None and not is_storable(number, is_integer=is_integer):
                 dtype = "Int64" if is_integer else "Float64"
                 raise ValueError(f"does not fit the schema ({name}: {number!r:.50} does not fit a column of {dtype})")
+        if why is not None:
+            raise ValueError(f"does not fit the schema ({why})")
         return value
 
     return read
@@ -112,6 +117,31 @@ def _numbers_of(schema: Mapping[str, Any]) -> dict[str, bool]:
     """Return the fields whose columns hold numbers only, and whether these are integers."""
     allowed = {name: types_of(node, schema) - {"null"} for name, node in schema.get("properties", {}).items()}
     return {name: types == {"integer"} for name, types in allowed.items() if types and types <= {"integer", "number"}}
+
+
+def _is_day(text: str) -> bool:
+    """Return whether a date, or the date of a time, is in the calendar: a grammar lets a model write 2023-02-29."""
+    try:
+        dt.date.fromisoformat(text[:_DAY])
+    except ValueError:
+        return False
+    return True
+
+
+_DAY = len("2024-05-01")
+# Other formats are notes to the model, and no promises.
+_FORMATS = {"date": _is_day, "date-time": _is_day}
+
+
+def _miscounted(schema: Any, value: Any) -> str | None:
+    """Return why a value does not fit a schema with ``minContains`` or ``maxContains``, which draft 7 does not have."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+    from referencing import Registry
+
+    # The registry is empty: nothing is fetched.
+    error = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+    return error and f"{'.'.join(map(str, error.absolute_path)) or 'the answer'}: {error.message}"
 
 
 _NEXT_TO_REF = frozenset("$ref $defs definitions $id $schema title description default examples".split())  # noqa: SIM905
@@ -133,6 +163,8 @@ def _as_of_draft_7(node: Any, _name: str = "") -> Any:
         old["additionalProperties"] = old.pop("unevaluatedProperties", True)
     if old.get("minContains") == 0:
         old.pop("contains", None)
+    if old.get("format") not in _FORMATS:
+        old.pop("format", None)
     if "pattern" in old and not _is_readable(old["pattern"]):
         del old["pattern"]
     if "$ref" in old and (siblings := {key: old.pop(key) for key in [*old] if key not in _NEXT_TO_REF}):

@@ -16,7 +16,9 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol import policy
 from vbatch_jupyter.protocol.batch import BatchError
+from vbatch_jupyter.protocol.constraint_size import constraints
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.grammar_schema import GRAMMARS
 from vbatch_jupyter.protocol.keys import MOST_NAMED, OTHER_ENDPOINTS, about, more_of, shortened, unknown_keys
 from vbatch_jupyter.protocol.notes import outside
 from vbatch_jupyter.protocol.profiles import Profile
@@ -218,9 +220,27 @@ def _of_body(
     for key, sentence in policy.broken(path, body, profile.server, limits):
         wrong.add(key)
         yield "error", "invalid_value", f"Invalid '{key}': {sentence}", key
+    yield from _unheld([key for key in body if key not in wrong], body, profile)
     yield from _unknown(path, [key for key in body if key not in wrong], profile)
     for key, sentence in policy.ignored(path, body, profile.server):
         yield "ignored", "unknown_parameter", f"vLLM ignores the key {quoted(key)}: {sentence}", key
+
+
+def _unheld(keys: Sequence[str], body: dict[str, Any], profile: Profile) -> Iterator[tuple[Severity, str, str, str]]:
+    """Yield what a grammar does not hold of schemas, which a file has as they were written."""
+    for key in keys:
+        for strict, schema, level in constraints(key, body):
+            is_schema = level == 1 and isinstance(schema, dict)
+            left_out = GRAMMARS[profile.grammar].held(schema)[1] if is_schema else {}
+            if not left_out:
+                continue
+            places = [f"{place}: {what}" for place, what in left_out.items()]
+            listed = "; ".join(places[:MOST_NAMED]) + ("; …" if len(places) > MOST_NAMED else "")
+            if strict and profile.server == "openai":
+                yield "error", "invalid_value", f"Invalid '{key}': OpenAI refuses a strict schema with {listed}.", key
+            else:
+                message = f"No answer is held to all of the schema, and a server may refuse it: {listed}."
+                yield "ignored", "invalid_value", message, key
 
 
 def _unknown(path: str, keys: Sequence[str], profile: Profile) -> Iterator[tuple[Severity, str, str, str]]:

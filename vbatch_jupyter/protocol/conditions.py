@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vbatch_jupyter.protocol.constraint_size import excess
+from vbatch_jupyter.protocol.constraint_size import excess, has_constraint, labels
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
+from vbatch_jupyter.protocol.keys import shortened
 from vbatch_jupyter.records import EngineLimits
 
 MAX_SEQUENCES = 128
@@ -278,6 +279,23 @@ def _with_generation_prompt(value: Any, asked: Asked) -> bool:
 
 
 @_condition
+def _next_to_grammar(_value: Any, asked: Asked) -> bool:
+    return has_constraint(asked.body)
+
+
+@_condition
+def _forced_next_to_grammar(value: Any, asked: Asked) -> bool:
+    return value not in ("auto", "none") and has_constraint(asked.body)
+
+
+@_condition
+def _forbidden_label(value: Any, asked: Asked) -> str | None:
+    words = [word for word in value if isinstance(word, str) and word] if isinstance(value, list) else []
+    found = next(((word, label) for label in labels(asked.body) for word in words if word in label), None)
+    return found and f"'{shortened(found[0])}' is in '{shortened(found[1])}', which the answer may be."
+
+
+@_condition
 def _without_stream(value: Any, asked: Asked) -> bool:
     return bool(value) and not is_on(asked.body.get("stream"))
 
@@ -316,7 +334,12 @@ def _no_tool_parser(_value: Any, asked: Asked) -> bool:
     return asked.limits.takes_tools is False and asked.body.get("tool_choice") != "none"
 
 
-OF_LIMITS = (_beyond_context, _not_served, _no_tool_parser)
+@_condition
+def _no_dimensions(_value: Any, asked: Asked) -> bool:
+    return asked.limits.takes_dimensions is False
+
+
+OF_LIMITS = (_beyond_context, _not_served, _no_tool_parser, _no_dimensions)
 """The conditions that need the limits of an engine."""
 
 

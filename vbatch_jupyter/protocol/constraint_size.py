@@ -63,7 +63,7 @@ def excess(field: str, body: Mapping[str, Any], limits: Mapping[str, int], *, is
     >>> excess("response_format", body, {"properties": 1}, is_strict=False)
     'it has 2 properties, and the maximum is 1.'
     """
-    for strict, constraint, level in _constraints(field, body):
+    for strict, constraint, level in constraints(field, body):
         if is_strict and not strict:
             continue
         try:
@@ -77,8 +77,16 @@ def excess(field: str, body: Mapping[str, Any], limits: Mapping[str, int], *, is
     return None
 
 
-def _constraints(field: str, body: Mapping[str, Any]) -> Iterator[tuple[bool, Any, int]]:
-    """Yield each constraint under a key: whether it is strict, the constraint as a schema, and its first level."""
+def constraints(field: str, body: Mapping[str, Any]) -> Iterator[tuple[bool, Any, int]]:
+    """Yield each constraint under a key: whether it is strict, the constraint as a schema, and its first level.
+
+    Parameters
+    ----------
+    field
+        The key; under one that has no constraints there are none.
+    body
+        The request's.
+    """
     value = body.get(field)
     if field == "tools":
         tools = [tool for tool in value if isinstance(tool, dict)] if isinstance(value, list) else []
@@ -92,12 +100,36 @@ def _constraints(field: str, body: Mapping[str, Any]) -> Iterator[tuple[bool, An
         yield False, _decoded(value.get("json")), 1
         yield False, _decoded(value.get("structural_tag")), 1 - _TAG_LEVELS
         yield False, {"enum": value.get("choice"), "pattern": value.get("regex"), "grammar": value.get("grammar")}, 0
-    elif isinstance(value, dict) and value.get("type") == "structural_tag":
+    elif field == "response_format" and isinstance(value, dict) and value.get("type") == "structural_tag":
         yield False, value, 1 - _TAG_LEVELS
-    elif isinstance(value, dict):
+    elif isinstance(value, dict) and field in ("response_format", "text"):
         inside = value.get("format" if field == "text" else "json_schema")
         if isinstance(inside, dict):
             yield inside.get("strict") is True, inside.get("schema"), 1
+
+
+def has_constraint(body: Mapping[str, Any]) -> bool:
+    """Return whether a request's answer is held to a grammar, apart from its calls of tools."""
+    format_of = body.get("response_format"), body["text"].get("format") if isinstance(body.get("text"), dict) else None
+    types = [value.get("type") for value in format_of if isinstance(value, dict)]
+    structured = body.get("structured_outputs")
+    return any(kind not in (None, "text") for kind in types) or (
+        isinstance(structured, dict) and any(structured.values())
+    )
+
+
+def labels(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts that a choice, or an enum of a schema, lets an answer be."""
+    fields = ("response_format", "text", "structured_outputs")
+    left = [constraint for field in fields for _, constraint, _ in constraints(field, body)]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            values = node.get("enum")
+            yield from (value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
+            left.extend(node.values())
+        elif isinstance(node, list):
+            left.extend(node)
 
 
 def _decoded(value: Any) -> Any:

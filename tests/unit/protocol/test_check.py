@@ -217,3 +217,25 @@ def test_a_key_of_the_body_that_is_next_to_it_is_found_and_a_key_of_ones_own_is_
         "The request has a key that is ignored: 'temperature' is next to the body, where nobody reads it. "
         "Put it into the body."
     )
+
+
+def test_what_a_grammar_does_not_hold_of_a_schema_is_said():
+    tags = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+    for more in (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": tags}}},
+        {"structured_outputs": {"json": tags}},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": tags}}], "tool_choice": "required"},
+    ):
+        (finding,) = check(io.BytesIO(line("a", **more)), PROFILES["local"])
+        assert (finding.severity, finding.param) == ("ignored", f"body.{next(iter(more))}")
+        assert finding.message == (
+            "No answer is held to all of the schema, and a server may refuse it: tags: uniqueItems."
+        )
+    named = {"name": "s", "schema": tags, "strict": True}
+    strict = line("a", response_format={"type": "json_schema", "json_schema": named})
+    (finding,) = check(io.BytesIO(strict), PROFILES["openai"])
+    assert (finding.severity, finding.param) == ("error", "body.response_format")
+    assert finding.message == "Invalid 'response_format': OpenAI refuses a strict schema with tags: uniqueItems."
+    held = {"type": "object", "properties": {"tags": {"type": "array"}}, "additionalProperties": False}
+    format_of_it = {"type": "json_schema", "json_schema": {"name": "s", "schema": held}}
+    assert found(line("a", response_format=format_of_it), "local") == []

@@ -13,7 +13,7 @@ from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.records import EngineLimits
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-LIMITS = EngineLimits(max_model_len=1024, paths=frozenset({CHAT}), takes_tools=False)
+LIMITS = EngineLimits(max_model_len=1024, paths=frozenset({CHAT}), takes_tools=False, takes_dimensions=False)
 
 
 def broken(
@@ -52,6 +52,33 @@ def test_a_rule_belongs_to_the_server_that_refuses_it(path, body, local, openai,
     assert [broken(path, body, server) for server in ("local", "openai", "compatible")] == [local, openai, compatible]
 
 
+CHOICE = {"structured_outputs": {"choice": ["yes", "no"]}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({**CHOICE, "allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"response_format": {"type": "json_object"}, "allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"response_format": {"type": "text"}, "allowed_token_ids": [1]}, None),
+        ({**CHOICE, "bad_words": ["e"]}, "bad_words"),
+        ({"structured_outputs": {"json": {"properties": {"a": {"enum": ["yes"]}}}}, "bad_words": ["yes"]}, "bad_words"),
+        ({**CHOICE, "bad_words": ["maybe", 5, ""]}, None),
+        ({"bad_words": ["yes"]}, None),
+        ({**CHOICE, "tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+        ({**CHOICE, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({**CHOICE, "tools": TOOLS, "tool_choice": "auto"}, None),
+        ({"tools": TOOLS, "tool_choice": "required"}, None),
+    ],
+)
+def test_what_does_not_hold_next_to_a_grammar_is_refused_before_the_engine(body, field):
+    """VLLM 0.32.0 answers 500 to the tokens, and 200 to the others, with a text that is not what was asked."""
+    found = [breach.field for breach in policy.broken(CHAT, {"model": "m", **body}, "here")]
+    assert found == ([field] if field else [])
+    assert [breach.field for breach in policy.broken(CHAT, {"model": "m", **body}, "openai")] == []
+
+
 def test_what_an_engine_cannot_do_is_known_only_with_its_limits():
     tools = [{"type": "function", "function": {"name": "f"}}]
     for path, body, field in (
@@ -62,6 +89,7 @@ def test_what_an_engine_cannot_do_is_known_only_with_its_limits():
         assert broken(path, body, "local") == []
         assert broken(path, body, "local", LIMITS) == [field]
     assert broken(CHAT, {"max_tokens": 1024, "tools": tools, "tool_choice": "none"}, "local", LIMITS) == []
+    assert broken(EMBEDDINGS, {"dimensions": 8}, "local", LIMITS) == ["model", "dimensions"]
     (breach,) = policy.broken(CHAT, body_of(CHAT, '{"max_tokens": 1025}'), "local", LIMITS)
     assert breach.sentence == "the model takes at most 1,024 tokens, prompt and answer together."
 

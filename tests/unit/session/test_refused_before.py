@@ -13,7 +13,7 @@ import pytest
 
 import vbatch_jupyter as vb
 from tests.unit.session_surface import open_session
-from vbatch_jupyter.errors import BadRequestError, StoreError
+from vbatch_jupyter.errors import BadRequestError, FrameError, StoreError
 from vbatch_jupyter.frames.ask import Ask
 from vbatch_jupyter.protocol.endpoints import CHAT
 from vbatch_jupyter.records import EngineLimits
@@ -61,6 +61,14 @@ def test_values_that_no_row_could_be_answered_with_are_an_error_before_anything_
     for call in (vb.run, vb.submit, vb.dry_run):
         with pytest.raises(BadRequestError, match=sentence):
             call(DF, "{{ text }}", **body)
+    assert (list(session.batches()), session.engine.requests) == ([], 0)
+
+
+def test_a_character_that_is_no_unicode_in_a_schema_is_an_error_before_anything_is_written(session):
+    properties: dict[str, Any]
+    for properties in ({"a": {"enum": ["\ud800"]}}, {"a\ud800": {}}, {"a": {"description": "\ud800"}}):
+        with pytest.raises(FrameError, match=r"schema= is not a valid JSON schema: .* surrogates not allowed"):
+            vb.run(DF, "{{ text }}", schema={"type": "object", "properties": properties})
     assert (list(session.batches()), session.engine.requests) == ([], 0)
 
 

@@ -134,6 +134,7 @@ class VllmEngine(Engine):
             max_model_len=built.llm.model_config.max_model_len,
             paths=None if routes is None else routes.paths,
             takes_tools=built.arguments.tool_call_parser is not None,
+            takes_dimensions=getattr(built.llm.model_config, "is_matryoshka", None),
         )
         self._processes = await in_thread(vllm_process.processes_of, built.llm)
         if self._processes is not None:
