@@ -506,9 +506,12 @@ def test_validators_of_a_model_run():
     assert out["n"].fillna(0).tolist() == [0, 4]
 
 
-def test_a_date_stays_text():
+def test_a_date_stays_text_and_must_be_in_the_calendar():
     schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
-    assert only(said(0, '{"day": "2024-02-30"}'), schema=schema)["day"] == "2024-02-30"
+    assert only(said(0, '{"day": "2024-02-29"}'), schema=schema)["day"] == "2024-02-29"
+    assert (
+        "does not fit the schema (day must be date)" in only(said(0, '{"day": "2023-02-29"}'), schema=schema)["error"]
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
