@@ -592,8 +592,8 @@ def test_another_model_takes_its_place_and_its_embeddings_are_a_column_of_vector
     # Nor can its vectors be shortened, which is known before a request.
     shortened = {"model": "demo-embeddings", "input": "a", "dimensions": 8}
     ((status, body),) = session.ask(f"show(unchecked({[('/v1/embeddings', shortened)]!r}))")
-    assert (status, "matryoshka" in body) == (400, True)
-    assert session.ask("show(current().engine.limits.takes_dimensions)") is False
+    assert (status, "Matryoshka" in body) == (400, True)
+    assert session.ask("show(engine().limits.takes_dimensions)") is False
     status, body = session.ask("show(ask('/v1/embeddings', model='demo-embeddings', input=''))")
     assert (status, body["error"]["param"]) == (400, "input")
     # vLLM itself takes any name for embeddings.

@@ -178,6 +178,7 @@ class Engine(abc.ABC):
             body = error_body(f"Unknown request URL: {method} {path}.", code="unknown_url")
             return EngineResponse.of_json(_NOT_FOUND, body)
         try:
+            policy.check_values(body)
             content = policy.decode(body) if content is None else content
             policy.check(path, content, refuses_unknown=refuses_unknown)
         except BadRequestError as error:
