@@ -7,7 +7,7 @@ Each is called with the value, which is never null, and with what else is known.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vbatch_jupyter.protocol.constraint_size import excess, has_constraint, labels
@@ -23,9 +23,6 @@ MAX_PROMPTS = 2048
 
 MAX_TOKENS = 1 << 20
 """The most output tokens that a request may ask for; more than the context of any model."""
-
-MAX_VALUES = 1 << 20
-"""The most values in a request's body: to read and check more would hold up the loop that all requests share."""
 
 LIMITS = tuple(dict.fromkeys(key for endpoint in ENDPOINTS.values() for key in endpoint.limits))
 """The keys that limit an answer's tokens, of all endpoints."""
@@ -396,14 +393,11 @@ def _members(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     left = [body.get(name) for name in PROMPTS]
     while left:
         value = left.pop()
-        inside: Iterable[Any] = ()
         if isinstance(value, dict):
             yield from value.items()
-            inside = value.values()
-        elif isinstance(value, list):
-            inside = value
-        # A prompt may be a million tokens.
-        left += [one for one in inside if type(one) is dict or type(one) is list]
+            value = list(value.values())
+        if isinstance(value, list):  # a prompt may be a million tokens
+            left += [one for one in value if type(one) is dict or type(one) is list]
 
 
 def foreign_media(body: Mapping[str, Any]) -> str | None:

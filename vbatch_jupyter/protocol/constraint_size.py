@@ -1,7 +1,7 @@
-"""How large the constraint of an answer is: a JSON schema, a choice, a regular expression or a grammar.
+"""How large a body and the constraint of its answer may be: a schema, a choice, a pattern or a grammar.
 
-An engine makes a grammar of it. The larger it is, the longer that takes, and on a machine with few cores all other
-requests wait for it. The limits are in ``policy.toml``; docs/policy.md has what was measured.
+An engine makes a grammar of a constraint. The larger it is, the longer that takes, and on a machine with few cores all
+other requests wait for it. The limits are in ``policy.toml``; docs/policy.md has what was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 
 import msgspec
 
+from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol.grammar_pattern import most_repeats
+
+MAX_VALUES = 1 << 20
+"""The most values in a request's body: to read and check more would hold up the loop that all requests share."""
 
 _MEASURED_BYTES = 1024 * 1024
 """Of a larger constraint only this much is known; all limits of bytes are below."""
@@ -40,6 +44,30 @@ WORDS: Mapping[str, str] = {
     "repeats": "repetitions, counting those inside of others as often as they are repeated",
 }
 """What is counted, as a message says it; the keys are those of ``limits`` in the rules."""
+
+
+def check_values(body: bytes) -> None:
+    """Raise an error if a body has so many values that to read it would hold up all other requests.
+
+    Parameters
+    ----------
+    body
+        Its JSON. Its commas are counted, because nothing is decoded yet; a prompt with more of them fits no model.
+
+    Raises
+    ------
+    BadRequestError
+        Says how many there may be.
+
+    Examples
+    --------
+    >>> check_values(b"[1, 2]")
+    """
+    if len(body) > 2 * MAX_VALUES and (values := body.count(b",") + 1) > MAX_VALUES:
+        message = (
+            f"The body of a request may have at most {MAX_VALUES:,} values; this one has {values:,}, by its commas."
+        )
+        raise BadRequestError(message, code="invalid_value")
 
 
 def excess(field: str, body: Mapping[str, Any], limits: Mapping[str, int], *, is_strict: bool) -> str | None:

@@ -26,7 +26,6 @@ from vbatch_jupyter.protocol.conditions import (
     MAX_PROMPTS,
     MAX_SEQUENCES,
     MAX_TOKENS,
-    MAX_VALUES,
     PROMPTS,
 )
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS, Endpoint
@@ -146,30 +145,6 @@ def decode(body: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadRequestError("The body of a request must be a JSON object.", code="invalid_json")
     return content
-
-
-def check_values(body: bytes) -> None:
-    """Raise an error if a body has so many values that to read it would hold up all other requests.
-
-    Parameters
-    ----------
-    body
-        Its JSON. Its commas are counted, because nothing is decoded yet; a prompt with more of them fits no model.
-
-    Raises
-    ------
-    BadRequestError
-        Says how many there may be.
-
-    Examples
-    --------
-    >>> check_values(b"[1, 2]")
-    """
-    if len(body) > 2 * MAX_VALUES and (values := body.count(b",") + 1) > MAX_VALUES:
-        message = (
-            f"The body of a request may have at most {MAX_VALUES:,} values; this one has {values:,}, by its commas."
-        )
-        raise BadRequestError(message, code="invalid_value")
 
 
 def check(path: str, body: Mapping[str, Any], *, refuses_unknown: bool = False) -> None:

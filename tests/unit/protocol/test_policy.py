@@ -8,6 +8,7 @@ import pytest
 from vbatch_jupyter.engine.echo import EchoEngine
 from vbatch_jupyter.errors import BadRequestError
 from vbatch_jupyter.protocol import policy
+from vbatch_jupyter.protocol.constraint_size import check_values
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
@@ -112,12 +113,12 @@ def test_a_message_about_a_bound_names_the_bound_that_was_broken(path, body, sen
 
 def test_a_body_with_more_than_a_million_values_is_refused_before_it_is_read():
     fits, most = b'{"prompt":[' + b"10," * (1 << 20), 1 << 20
-    policy.check_values(fits[: -len(b"10,10,")] + b"]}")
+    check_values(fits[: -len(b"10,10,")] + b"]}")
     with pytest.raises(BadRequestError, match=f"at most {most:,} values; this one has {most + 1:,}, by its commas"):
-        policy.check_values(fits + b"1]}")
+        check_values(fits + b"1]}")
     answer = asyncio.run(EchoEngine(["m"]).request("POST", CHAT, fits + b"1]}"))
     assert answer.status == 400
-    policy.check_values(b'{"image_url": "data:image/png;base64,' + b"A" * (1 << 22) + b'"}')
+    check_values(b'{"image_url": "data:image/png;base64,' + b"A" * (1 << 22) + b'"}')
 
 
 def test_of_very_many_unknown_keys_twenty_are_named_and_a_very_long_one_is_cut():
