@@ -100,6 +100,7 @@ def measure(path: Path, batches: int) -> dict[str, float]:
             session.run(pd.DataFrame({"text": ["the same"] * ROWS}), Ask.of("{{ text }}"))
 
         def snapshot() -> None:
+            store.bytes()
             engines = store.engines.live(planned=True)
             for record in [*store.batches.list(limit=100).data, *store.batches.unfinished()]:
                 why_waiting(record, engines)

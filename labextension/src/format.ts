@@ -25,6 +25,15 @@ export function percent(fraction: number): string {
   return `${WHOLE.format(100 * fraction)}%`;
 }
 
+/** Write a size in the largest unit of which there is one: 1.5 MiB. */
+export function size(bytes: number): string {
+  const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const power = Math.min(Math.floor(Math.log2(Math.max(bytes, 1)) / 10), units.length - 1);
+  return power === 0
+    ? `${count(bytes)} bytes`
+    : `${TENTHS.format(bytes / 1024 ** power)} ${units[power]}`;
+}
+
 /** Write a duration in whole seconds, as the widgets do: 75 is "1 min 15 s". */
 export function duration(seconds: number): string {
   const whole = Math.ceil(seconds);

@@ -8,7 +8,7 @@ import React from 'react';
 
 import { CountsBar } from './bar';
 import { CommandIDs } from './commandIds';
-import { baseName, count, duration, failedShare, shortId } from './format';
+import { baseName, count, duration, failedShare, shortId, size } from './format';
 import type { BatchesModel } from './model';
 import { statusName } from './statusText';
 import type { IBatchView } from './types';
@@ -91,7 +91,18 @@ export function BatchList(props: IListProps): React.ReactElement {
     <section className="vb-Batches" aria-label={trans.__('Batches')}>
       <h2 className="vb-Heading">
         {trans.__('Batches')}{' '}
-        <span className="vb-Small">{model.isKnown && count(model.total)}</span>
+        <span className="vb-Small">{model.isKnown && count(model.total)}</span>{' '}
+        {model.storeBytes > 0 && (
+          <span
+            className="vb-Small"
+            title={trans.__(
+              "The size of the store's files. To remove old ones: %1",
+              '%vbatch clean'
+            )}
+          >
+            {size(model.storeBytes)}
+          </span>
+        )}
       </h2>
       {model.isKnown && batches.length === 0 && (
         <p className="vb-Hint">

@@ -67,6 +67,11 @@ export class BatchesModel {
     return this._problems;
   }
 
+  /** The size of the store's files when the panel last got everything; 0 before. */
+  get storeBytes(): number {
+    return this._storeBytes;
+  }
+
   /** The number of batches, including those not loaded yet. */
   get total(): number {
     return Math.max(this._total, this._batches.length);
@@ -127,6 +132,7 @@ export class BatchesModel {
         this._restart(event.data.batches);
         this._engines = event.data.engines;
         this._problems = event.data.problems;
+        this._storeBytes = event.data.store_bytes;
         break;
       case 'batch':
         // The first page had the total; a new batch adds one.
@@ -217,5 +223,6 @@ export class BatchesModel {
   private _isKnown = false;
   private _problems: IProblem[] = [];
   private _selected: string | null = null;
+  private _storeBytes = 0;
   private _total = 0;
 }

@@ -115,6 +115,8 @@ export interface ISnapshot {
   batches: IBatchView[];
   engines: IEngine[];
   problems: IProblem[];
+  /** The size of the store's files. */
+  store_bytes: number;
 }
 
 /** The server's events: first everything, then each change. */

@@ -44,7 +44,7 @@ function listOf(model: BatchesModel, loadMore: () => void = () => undefined): HT
 test('of ten thousand batches only those are drawn that are seen', () => {
   const model = new BatchesModel();
   const batches = Array.from({ length: 10_000 }, (_, n) => view(`batch_${n}`, 20_000 - n));
-  model.apply({ name: 'snapshot', data: { batches, engines: [], problems: [] } });
+  model.apply({ name: 'snapshot', data: { batches, engines: [], problems: [], store_bytes: 0 } });
   const options = listOf(model).querySelectorAll('[role=option]');
   expect(options.length).toBeGreaterThan(5);
   expect(options.length).toBeLessThan(40);
@@ -57,7 +57,10 @@ test('older batches are asked for when the end is near, and not when there are n
   const model = new BatchesModel();
   listOf(model, () => (asked += 1));
   expect(asked).toBe(0);
-  model.apply({ name: 'snapshot', data: { batches: [view('a', 1)], engines: [], problems: [] } });
+  model.apply({
+    name: 'snapshot',
+    data: { batches: [view('a', 1)], engines: [], problems: [], store_bytes: 0 }
+  });
   listOf(model, () => (asked += 1));
   expect(asked).toBe(1);
   model.addPage({ data: [], total: 1, has_more: false });
@@ -69,7 +72,10 @@ test('why a batch waits, its rate and the time left are shown as the server says
   const model = new BatchesModel();
   const waits = { ...view('a', 2), waiting: "No engine holds the model 'm'.", notes: ['A.'] };
   const runs = { ...view('b', 1), requests_per_second: 12.5, seconds_left: 75 };
-  model.apply({ name: 'snapshot', data: { batches: [waits, runs], engines: [], problems: [] } });
+  model.apply({
+    name: 'snapshot',
+    data: { batches: [waits, runs], engines: [], problems: [], store_bytes: 0 }
+  });
   const texts = [...listOf(model).querySelectorAll('[role=option]')].map(row => row.textContent);
   expect(texts[0]).toContain("No engine holds the model 'm'.");
   expect(texts[0]).not.toContain('left');
@@ -100,7 +106,10 @@ test('failed requests are named with the status, and a batch with any is not sho
     progress: '0/20 completed, 20 failed',
     counts: '0 completed, 20 failed'
   };
-  model.apply({ name: 'snapshot', data: { batches: [wrong], engines: [], problems: [] } });
+  model.apply({
+    name: 'snapshot',
+    data: { batches: [wrong], engines: [], problems: [], store_bytes: 0 }
+  });
   const row = listOf(model).querySelector('[role=option]');
   expect(row?.getAttribute('data-failed')).toBe('all');
   expect(row?.textContent).toContain('0/20 completed, 20 failed');
@@ -111,8 +120,20 @@ test('failed requests are named with the status, and a batch with any is not sho
 
 test('a panel without batches names the magic of a cell with both of its signs', () => {
   const model = new BatchesModel();
-  model.apply({ name: 'snapshot', data: { batches: [], engines: [], problems: [] } });
+  model.apply({
+    name: 'snapshot',
+    data: { batches: [], engines: [], problems: [], store_bytes: 0 }
+  });
   expect(listOf(model).textContent).toContain('Make one from a DataFrame with %%vbatch, or');
+});
+
+test('the size of the store is shown with the batches', () => {
+  const model = new BatchesModel();
+  model.apply({
+    name: 'snapshot',
+    data: { batches: [], engines: [], problems: [], store_bytes: 1_610_612_736 }
+  });
+  expect(listOf(model).textContent).toContain('1.5 GiB');
 });
 
 test('the engine of a notebook is named by its id, and one that the server starts by its name', () => {
@@ -135,7 +156,10 @@ test('the engine of a notebook is named by its id, and one that the server start
 test('names of models, notebooks and requests are text', () => {
   const model = new BatchesModel();
   const hostile = { ...view('a', 1), origin: HOSTILE, batch: batch('a', { model: HOSTILE }) };
-  model.apply({ name: 'snapshot', data: { batches: [hostile], engines: [], problems: [] } });
+  model.apply({
+    name: 'snapshot',
+    data: { batches: [hostile], engines: [], problems: [], store_bytes: 0 }
+  });
   const node = listOf(model);
   expect(node.querySelectorAll('img')).toHaveLength(0);
   expect(node.textContent).toContain(HOSTILE);

@@ -7,7 +7,7 @@ function ids(model: BatchesModel): string[] {
 
 function snapshot(model: BatchesModel, ...names: [string, number][]): void {
   const batches = names.map(([id, at]) => view(id, at));
-  model.apply({ name: 'snapshot', data: { batches, engines: [], problems: [] } });
+  model.apply({ name: 'snapshot', data: { batches, engines: [], problems: [], store_bytes: 0 } });
 }
 
 test('batches stand in the order of the server, the newest first, also those of one second', () => {

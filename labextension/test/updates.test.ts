@@ -6,7 +6,7 @@ import { RefusedError } from '../src/request';
 import type { ISnapshot } from '../src/types';
 import { view } from './samples';
 
-const SNAPSHOT: ISnapshot = { batches: [view('a', 1)], engines: [], problems: [] };
+const SNAPSHOT: ISnapshot = { batches: [view('a', 1)], engines: [], problems: [], store_bytes: 0 };
 const encode = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text));
 
 // Every browser has one, jsdom has none.

@@ -60,6 +60,7 @@ def test_a_snapshot_comes_first_and_then_each_change_with_why_a_batch_waits(http
         name, snapshot = next(events)
         assert name == "snapshot"
         assert snapshot["engines"] == []
+        assert snapshot["store_bytes"] >= store.files.get(old.input_file_id).bytes
         assert snapshot["batches"][0] == {
             "batch": http.get(f"vbatch/v1/batches/{old.id}").json(),
             "progress": "",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,7 @@ HEARTBEAT_SECONDS = 15.0
 
 _LOOK_SECONDS = 0.25
 _FIGURES_SECONDS = 1.0
+_SIZE_SECONDS = 60.0
 _RECENT_BATCHES = 100
 # A reader this far behind is dropped. It connects again and gets a snapshot, which is shorter than what it missed.
 _BYTES_BEHIND = 4 * 1024 * 1024
@@ -87,6 +90,8 @@ class Events:
         self._problems: list[dict[str, Any]] = []
         self._version: tuple[int, int] | None = None
         self._looked_at = 0.0
+        self._store_bytes = 0
+        self._sized_at = -math.inf
         self._lock = asyncio.Lock()
 
     async def subscribe(self) -> Subscriber:
@@ -111,6 +116,7 @@ class Events:
             "batches": [view.to_json() for view in views if isinstance(view, BatchView)],
             "engines": [view.to_json() for view in views if isinstance(view, EngineView)],
             "problems": self._engines.problems(),
+            "store_bytes": self._store_bytes,
         }
 
     def leave(self, subscriber: Subscriber) -> None:
@@ -154,6 +160,9 @@ class Events:
             self._tell("engine_gone", {"id": id_})
 
     def _batches(self, engines: list[EngineView]) -> dict[str, View]:
+        # The one figure here that grows dearer with the store.
+        if time.monotonic() - self._sized_at >= _SIZE_SECONDS:
+            self._store_bytes, self._sized_at = self._backend.store.bytes(), time.monotonic()
         recent = self._backend.store.batches.list(limit=_RECENT_BATCHES).data
         older = [record for record in self._backend.store.batches.unfinished() if record not in recent]
         records = {record.id: record for record in (*recent, *reversed(older))}

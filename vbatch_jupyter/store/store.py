@@ -152,6 +152,11 @@ class Store:
         """Return a value that changes after every commit, also of this store object."""
         return self.database.version()
 
+    def bytes(self) -> int:
+        """Return the size of all files that were not deleted."""
+        rows = self.database.read("SELECT coalesce(sum(bytes), 0) AS size FROM file WHERE deleted_at IS NULL")
+        return int(rows[0]["size"])
+
     def check_writable(self) -> None:
         """Check whether the store can take files and batches.
 
