@@ -19,7 +19,7 @@ import msgspec
 from vbatch_jupyter.errors import BadRequestError, EngineSilentError
 from vbatch_jupyter.loop import Backoff, Loop
 from vbatch_jupyter.protocol import policy
-from vbatch_jupyter.protocol.constraint_size import check_values
+from vbatch_jupyter.protocol.constraint_size import MAX_VALUES, check_values
 from vbatch_jupyter.protocol.endpoints import ENDPOINTS
 from vbatch_jupyter.protocol.lines import error_body
 from vbatch_jupyter.records import EngineLimits, EngineState, EngineStats, Patience
@@ -179,7 +179,8 @@ class Engine(abc.ABC):
             body = error_body(f"Unknown request URL: {method} {path}.", code="unknown_url")
             return EngineResponse.of_json(_NOT_FOUND, body)
         try:
-            check_values(body)
+            if len(body) > MAX_VALUES:  # or it has fewer
+                check_values(body)
             content = policy.decode(body) if content is None else content
             policy.check(path, content, refuses_unknown=refuses_unknown)
         except BadRequestError as error:
