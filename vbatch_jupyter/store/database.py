@@ -253,14 +253,15 @@ class Database:
             self._waited(wait, lambda: self._connection.execute("COMMIT"))
         except sqlite3.Error as error:
             raised = primary_code(error) == sqlite3.SQLITE_IOERR and not self._connection.in_transaction
-            if attempts == 1 or not raised or not self._has_taken_effect(mark):
+            if attempts == 1 or not raised or not self._has_taken_effect(mark, wait):
                 raise
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._waited(wait, lambda: self._connection.execute("BEGIN IMMEDIATE"))
             self._commit(wait, attempts - 1)
 
-    def _has_taken_effect(self, mark: int) -> bool:
+    def _has_taken_effect(self, mark: int, wait: _Wait) -> bool:
         with contextlib.suppress(sqlite3.Error):
-            return bool(self._connection.execute("PRAGMA application_id").fetchall()[0][0] == mark)
+            found = self._waited(wait, lambda: self._connection.execute("PRAGMA application_id").fetchall())
+            return bool(found[0][0] == mark)
         return False
 
     @contextlib.contextmanager
