@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from array import array
 from collections.abc import Iterator
 
-from vbatch_jupyter.errors import BadRequestError, NotFoundError, StoreCorruptError, VBatchError
+from vbatch_jupyter.errors import BadRequestError, NotFoundError, StoreBusyError, StoreCorruptError, VBatchError
 from vbatch_jupyter.protocol.batch import TERMINAL_STATUSES, BatchRecord, RequestCounts
 from vbatch_jupyter.protocol.file import FileRecord
 from vbatch_jupyter.protocol.index import LineIndex, hash_of
@@ -25,6 +26,7 @@ from vbatch_jupyter.store.spool import read_segment, segments
 from vbatch_jupyter.store.store import Store
 from vbatch_jupyter.store.sweep import Unfinished, orphans
 
+_LOOKS, _LOOK_SECONDS = 10, 0.05
 _BLANK = b" \t\r\n"
 
 
@@ -38,7 +40,7 @@ def check(store: Store) -> list[str]:
     store
         The store.
     """
-    return [*_database(store), *_files(store), *_uploads(store), *_orphans(store), *_batches(store)]
+    return [*_database(store), *_files(store), *_uploads(store), *_leftovers(store), *_batches(store)]
 
 
 def _database(store: Store) -> Iterator[str]:
@@ -90,6 +92,18 @@ def _uploads(store: Store) -> Iterator[str]:
             yield f"upload {row['upload_id']}: its part {row['id']} {state}, but its row says {row['bytes']:,}"
 
 
+def _leftovers(store: Store) -> list[str]:
+    """Return what stays without a row; what is just being made or deleted is so only for a moment."""
+    found = list(_orphans(store))
+    for _ in range(_LOOKS):
+        if not found:
+            break
+        time.sleep(_LOOK_SECONDS)
+        now = set(_orphans(store))
+        found = [path for path in found if path in now]
+    return found
+
+
 def _orphans(store: Store) -> Iterator[str]:
     for owner, place in (
         ("file", store.files),
@@ -128,6 +142,9 @@ def _problems(store: Store, record: BatchRecord) -> Iterator[str]:
         problems = _ended(store, record) if record.status in TERMINAL_STATUSES else _unfinished(store, record)
         for problem in problems:
             yield f"batch {record.id} ({record.status}): {problem}"
+    except StoreBusyError:
+        # That says nothing about the batch.
+        raise
     except (VBatchError, OSError) as error:
         yield f"batch {record.id} ({record.status}): {error}"
 
