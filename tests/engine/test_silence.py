@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import stat
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,16 +65,35 @@ def test_a_long_prefill_and_a_long_computation_are_no_silence(kernel: NotebookKe
     assert states == ["ready"]
 
 
+def test_an_engine_listens_on_loopback_and_in_a_private_folder_only(kernel: NotebookKernel) -> None:
+    folder = Path(shown(kernel.run("show(str(current()._loader.socket.parent))").checked().stdout))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    paths, addresses = set(), set()
+    for process in kernel.engine_processes():
+        for connection in process.net_connections("all"):
+            if connection.family == socket.AF_UNIX:
+                paths |= {str(connection.laddr)} - {""}
+            else:
+                addresses.add(connection.laddr.ip)
+    assert {Path(path).parents[1] for path in paths} == {folder}
+    assert addresses == {"127.0.0.1"}
+    assert kernel.run("import tempfile; print(tempfile.gettempdir())").checked().stdout.strip() == tempfile.gettempdir()
+
+
 @pytest.mark.parametrize("name", ["Worker", "EngineCore"])
 def test_a_process_that_is_stopped_is_seen_and_told_and_continues(kernel: NotebookKernel, name: str) -> None:
     store_path = Path(shown(kernel.run("show(str(current().store.path))").checked().stdout))
     kernel.run(f"batch = begin_batch('{name}: count to {{{{ n }}}}')").checked()
-    with Store(store_path, floor_bytes=0, reserve_bytes=0) as store, ThreadPoolExecutor(2) as threads:
+    with (
+        Store(store_path, floor_bytes=0, reserve_bytes=0) as store,
+        ThreadPoolExecutor(1) as threads,
+        contextlib.ExitStack() as exits,
+    ):
         (record,) = store.engines.live()
         transport, headers = httpx.HTTPTransport(uds=record.socket), {SECRET_HEADER: record.secret}
         with httpx.Client(transport=transport, base_url="http://kernel", headers=headers, timeout=300) as client:
-            stream = threads.submit(stream_of, client)
-            wait_for(lambda: stats(client)["running"] > 1)
+            response = exits.enter_context(client.stream("POST", "/v1/chat/completions", content=TALK))
+            text = next(chunks := response.iter_text())
             (process,) = [one for one in kernel.engine_processes() if name in " ".join(one.cmdline())]
             process.suspend()
             waits = threads.submit(client.post, "/v1/chat/completions", content=chat("Wait"))
@@ -87,14 +110,14 @@ def test_a_process_that_is_stopped_is_seen_and_told_and_continues(kernel: Notebo
                 NOT_RESPONDING,
                 "not responding",
             ]
-            assert not stream.done()
             process.resume()
             wait_for(lambda: store.engines.live()[0].state == "ready")
             # The stream has lost nothing, and was told meanwhile that its connection lives.
-            text = stream.result(timeout=120)
+            text += "".join(chunks)
             assert ": keep-alive\n\n" in text
             assert text.endswith("data: [DONE]\n\n")
             assert sum('"content"' in line for line in text.splitlines()) > 100
+            exits.close()
             assert client.post("/v1/chat/completions", content=chat("Hello")).status_code == 200
     code = "batch.wait(500)\nshow([batch.status, batch.request_counts.completed, batch.waiting])"
     cell = kernel.run(code, timeout=600).checked()
@@ -123,10 +146,4 @@ def chat(text: str, **more: Any) -> str:
     return json.dumps({"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 5, **more})
 
 
-def stream_of(client: httpx.Client) -> str:
-    return client.post("/v1/chat/completions", content=chat("Talk", stream=True, max_tokens=1000, ignore_eos=True)).text
-
-
-def stats(client: httpx.Client) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("/stats").json()
-    return found
+TALK = chat("Talk", stream=True, max_tokens=1000, ignore_eos=True)

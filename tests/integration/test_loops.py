@@ -17,7 +17,7 @@ from tests.unit.engine.test_remote_engine import served
 from tests.unit.runner.running import on_a_loop
 from tests.unit.session_surface import open_session
 from vbatch_jupyter.display.progress import Snapshot
-from vbatch_jupyter.engine.listener import Verbs
+from vbatch_jupyter.engine.listener import Verbs, make_socket_path
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Loop, in_thread
@@ -135,7 +135,8 @@ async def presence(store: Store, say: Say) -> AsyncIterator[Owner]:
         load=lambda *_: None,
         unload=lambda: None,
     )
-    presence = Presence(store, thread, verbs=verbs, describe=lambda: engine.describe(), say=say)  # noqa: PLW0108 - it is replaced
+    describe = lambda: engine.describe()  # noqa: E731, PLW0108 - it is replaced
+    presence = Presence(store, thread, make_socket_path(store.path), verbs, describe=describe, say=say)
     yield Owner(presence.loop, engine, "describe")
     await in_thread(presence.close, 10.0)
     thread.stop()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import hmac
 import os
 import shutil
 import socket
 import tempfile
+import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -43,6 +45,9 @@ from vbatch_jupyter.records import SECRET_HEADER, EngineStats
 
 _MAX_PATH_BYTES = 100
 """A longer path cannot be bound (108 bytes on Linux, 104 elsewhere)."""
+
+_LONGEST_NAME = f"vbatch-12345678/99/{uuid.UUID(int=0)}"
+"""Of a socket of vLLM's; ours is shorter."""
 
 _MAX_BODY_BYTES = 512 * 1024 * 1024
 """What Jupyter itself takes; the server's own limit is below it."""
@@ -88,18 +93,33 @@ class _Loading(msgspec.Struct):
 
 
 def make_socket_path(runtime_directory: Path) -> Path:
-    """Make a folder of our own for one socket, and return the socket's path.
+    """Make a folder of our own (0700) for the sockets of this process and its engine, and return the path of the first.
 
     Parameters
     ----------
     runtime_directory
-        Where it should be; where the path would be too long to bind, it is in the folder for temporary files.
+        Where it should be. It is in the folder for temporary files where its paths would be too long to bind, or on a
+        network file system, which locks no folder: vLLM's processes meet over a file that they lock.
     """
     with contextlib.suppress(OSError):
         runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if len(bytes(runtime_directory / "vbatch-12345678" / "engine")) <= _MAX_PATH_BYTES:
-            return Path(tempfile.mkdtemp(prefix="vbatch-", dir=runtime_directory), "engine")
+        if len(bytes(runtime_directory / _LONGEST_NAME)) <= _MAX_PATH_BYTES:
+            folder = Path(tempfile.mkdtemp(prefix="vbatch-", dir=runtime_directory))
+            if _locks(folder):
+                return folder / "engine"
+            folder.rmdir()
     return Path(tempfile.mkdtemp(prefix="vbatch-"), "engine")
+
+
+def _locks(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 class Listener:
@@ -197,8 +217,10 @@ class _Handler(web.RequestHandler):
 
 
 class _RequestHandler(_Handler):
-    _is_between_events = True
-    _waits = True
+    _may_comment = True
+    """Whether nothing is being written, and the last event is whole."""
+
+    _has_had = False
 
     async def post(self) -> None:
         await self.work(self._answer())
@@ -225,9 +247,10 @@ class _RequestHandler(_Handler):
             # Closed whatever happens: that is what aborts the request in the engine.
             async with contextlib.aclosing(response.chunks) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
-                    self._is_between_events, self._waits = chunk.endswith(b"\n\n"), False
+                    self._may_comment = False
                     self.write(count_all(chunk))
                     await self.flush()
+                    self._has_had, self._may_comment = True, chunk.endswith(b"\n\n")
         finally:
             if keeping is not None:
                 keeping.cancel()
@@ -236,11 +259,12 @@ class _RequestHandler(_Handler):
     async def _keep_alive(self) -> None:
         """Send a comment to a client of a stream that has had nothing for a while; clients ignore it."""
         while True:
-            self._waits = True
+            self._has_had = False
             await asyncio.sleep(KEEP_ALIVE_SECONDS)
-            if self._waits and self._is_between_events:
+            if self._may_comment and not self._has_had:
                 self.write(_COMMENT)
-                await self.flush()
+                # Not awaited: tornado tells the end of a write only to the last who waits, and that is `_answer`.
+                self.flush()
 
 
 class _StatsHandler(_Handler):

@@ -23,6 +23,7 @@ import msgspec
 from vbatch_jupyter.engine.base import BATCH_PRIORITY, BUSY_STATUSES, Engine, EngineResponse, openai_error
 from vbatch_jupyter.engine.flags import RemoteFlags
 from vbatch_jupyter.engine.remote_stats import RemoteFigures
+from vbatch_jupyter.engine.silence import Silence
 from vbatch_jupyter.engine.vllm.contract import ABORTED
 from vbatch_jupyter.errors import (
     EngineArgumentError,
@@ -113,6 +114,9 @@ class RemoteEngine(Engine):
         self._loop = Loop("remote figures", say=say)
         self.loops = (self._loop,)
         self._in_flight = 0
+        self._answered = 0
+        self._silence = Silence(self.patience)
+        self._looked_at = 0.0
 
     async def start(self) -> None:
         """Ask the server for its models; after it was lost, wait for it to come back.
@@ -131,6 +135,7 @@ class RemoteEngine(Engine):
             self._client = self._new_client()
             self._take(await self._models(self._away_seconds if was_ready else 0.0))
             self.counts_tokens = await self._has_tokenize()
+            self._silence, self._looked_at = Silence(self.patience), time.monotonic()
             self._loop.start(self._read_metrics, every=_METRICS_SECONDS)
         except BaseException:
             await self.shutdown()
@@ -223,6 +228,7 @@ class RemoteEngine(Engine):
                     if (pause := self._lost.after(lost)) is None:
                         self._lose(error)
                 else:
+                    self._answered += 1
                     # The feed waits for a busy server; interactive clients decide themselves whether to wait.
                     if response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR or priority < BATCH_PRIORITY:
                         return response
@@ -267,9 +273,36 @@ class RemoteEngine(Engine):
     async def _read_metrics(self) -> None:
         if self._client is None or self.state == "dead":
             return  # its batches say so
-        response = await self._client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=_CONNECT_SECONDS)
+        try:
+            response = await self._client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=_CONNECT_SECONDS)
+        except httpx.HTTPError:
+            await self._judge(works=False)
+            raise
         if response.status_code != HTTPStatus.OK or not self.figures.observe(response.text):
             self._loop.end()  # it is not vLLM's
+            return
+        await self._judge(works=True)
+
+    async def _judge(self, *, works: bool) -> None:
+        """See whether the server is at work; `silence` has the rule. What it does for others counts, too."""
+        now, silence, figures = time.monotonic(), self._silence, self.stats()
+        seconds, self._looked_at = min(now - self._looked_at, _CONNECT_SECONDS + _METRICS_SECONDS), now
+        steps = self._answered + figures.prompt_tokens + figures.generation_tokens
+        was_over, is_busy = silence.is_over, self._in_flight > 0
+        verdict = silence.look(seconds, is_busy=is_busy, steps=steps, works=works)
+        if works and not is_busy:
+            # Its clients have given up; what it does next shows whether it works again.
+            silence.end()
+        self.state = "not responding" if silence.is_over else "ready"
+        if silence.is_over and not was_over:
+            self.say(f"The server at {self.url} does not respond: nothing came for {silence.without_step:,.0f} s.")
+            self._give_up_interactive()
+        elif was_over and not silence.is_over:
+            self.say(f"The server at {self.url} responds again.")
+        if verdict == "hung" and self._client is not None:
+            # The requests that are with it end, and run again when it is back.
+            self.state = "dead"
+            await self._client.aclose()
 
     def stats(self) -> EngineStats:
         """Return the server's figures, as new as two seconds; of one that is not vLLM's only what this process asks."""

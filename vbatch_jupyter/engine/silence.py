@@ -13,6 +13,9 @@ What spins for ever takes CPU time too: a collective of NCCL whose partner has g
 counts for `MORE_FOR_WORK` times as long. (vLLM itself ends workers whose step takes more than 300 s,
 VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, but not its core.)
 
+A server elsewhere works if it answers when it is asked for its figures; a step is an answer, or that its tokens have
+become more. This is for servers of vLLM; of others nothing is known but that a request has no answer yet.
+
 Time counts only while somebody looks: after this process was stopped, or the machine was asleep, the engine has the
 same time as before.
 """

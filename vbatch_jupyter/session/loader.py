@@ -12,9 +12,12 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+from jupyter_core.paths import jupyter_runtime_dir
+
 from vbatch_jupyter.display.line import Line
 from vbatch_jupyter.engine.base import Engine
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags, served_names
+from vbatch_jupyter.engine.listener import make_socket_path
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import ConflictError, EngineLoadError, EngineNotLoadedError, StoreError
 from vbatch_jupyter.protocol.endpoints import Endpoint
@@ -49,6 +52,8 @@ class Loader:
         The engine, once it is ready; None if there is none.
     patience
         How long an engine may give no sign of life; a change concerns the loaded engine, too.
+    socket
+        Where this process listens, in a private folder of its own.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Loader:
         self._make_engine = make_engine or _vllm_engine
         self._say = say or (lambda _: None)
         self.patience = Patience.of_environment()
+        self.socket = make_socket_path(Path(jupyter_runtime_dir()))
         self._changing = threading.Lock()
         self._loading: tuple[str, ...] | None = None
         self._closed = False
@@ -138,7 +144,8 @@ class Loader:
             engine = _remote_engine(remote, on_progress=phrases.append, say=self._say)
         else:
             path, flags = _resolve(model, flags, draw)
-            engine = self._make_engine(path, flags, log_path=log_path, on_progress=phrases.append)
+            folder = self.socket.parent
+            engine = self._make_engine(path, flags, log_path=log_path, folder=folder, on_progress=phrases.append)
         engine.patience, engine.say = self.patience, self._say
         starting = self._thread.submit(engine.start())
         begun = time.monotonic()

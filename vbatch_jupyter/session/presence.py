@@ -10,9 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jupyter_core.paths import jupyter_runtime_dir
-
-from vbatch_jupyter.engine.listener import Listener, Verbs, make_socket_path
+from vbatch_jupyter.engine.listener import Listener, Verbs
 from vbatch_jupyter.engine.thread import EngineThread
 from vbatch_jupyter.errors import StoreError
 from vbatch_jupyter.loop import Loop, in_thread
@@ -31,6 +29,8 @@ class Presence:
         Where it is registered.
     thread
         Where the socket is served and the engine's state is watched.
+    socket_path
+        Of `listener.make_socket_path`.
     verbs
         What may be asked over the socket.
     describe
@@ -48,8 +48,9 @@ class Presence:
         self,
         store: Store,
         thread: EngineThread,
-        *,
+        socket_path: Path,
         verbs: Verbs,
+        *,
         describe: Callable[[], tuple[EngineState, Sequence[str]]],
         say: Callable[[str], object] | None = None,
     ) -> None:
@@ -59,9 +60,8 @@ class Presence:
         self._name = os.environ.get(NAME_VARIABLE) or None
         self._publishing = threading.Lock()
         self._published: tuple[EngineState, tuple[str, ...]] = ("unloaded", ())
-        path = make_socket_path(Path(jupyter_runtime_dir()))
-        self.record = store.engines.register(kernel_id=_kernel_id(), name=self._name, socket=str(path))
-        self._listener = thread.call(self._listen(path, verbs))
+        self.record = store.engines.register(kernel_id=_kernel_id(), name=self._name, socket=str(socket_path))
+        self._listener = thread.call(self._listen(socket_path, verbs))
         self.loop = Loop("presence", say=say)
         thread.submit(self.loop.run(self._watch, every=_WATCH_SECONDS))
 

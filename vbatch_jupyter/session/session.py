@@ -95,9 +95,9 @@ class Session:
         self._thread.submit(self._targets.run())
         # The name under which a Jupyter server starts the kernel of a notebook.
         self.manager = Manager(store, profile="local", wake=self._wake, origin=os.environ.get("JPY_SESSION_NAME"))
-        self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine, say=self._say)
-        self.patience = self._loader.patience
-        self.tokenize, self.count_tokens = self._loader.tokenize, self._loader.count_tokens
+        loader = self._loader = Loader(store, self._thread, self._runner, make_engine=make_engine, say=self._say)
+        self.patience = loader.patience
+        self.tokenize, self.count_tokens = loader.tokenize, loader.count_tokens
         verbs = Verbs(
             engine=lambda: self.engine,
             stats=self._loader.stats,
@@ -107,7 +107,7 @@ class Session:
             unload=self.unload,
         )
         self._own_loops = [*self._runner.loops, self._targets.loop]
-        self._presence = Presence(store, self._thread, verbs=verbs, describe=self._loader.describe, say=self._say)
+        self._presence = Presence(store, self._thread, loader.socket, verbs, describe=loader.describe, say=self._say)
         self._own_loops.append(self._presence.loop)
 
     def _wake(self) -> None:

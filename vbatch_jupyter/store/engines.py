@@ -9,11 +9,11 @@ and the next sweep removes it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -228,11 +228,9 @@ class Engines:
 
 
 def _remove_socket(path: Path) -> None:
-    # Its folder holds nothing else, and goes with it.
-    with contextlib.suppress(OSError):
-        if path.is_socket():
-            path.unlink()
-            path.parent.rmdir()
+    # Its folder holds the sockets of that process's engine as well, and nothing else.
+    if path.is_socket() and path.parent.name.startswith("vbatch-"):
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _record(row: sqlite3.Row) -> EngineRecord:

@@ -109,7 +109,6 @@ def test_the_contract_has_no_name_that_nothing_touches():
         "create_completion",
         "create_embedding",
         "create_responses",
-        "load_general_plugins",
     }
 
 

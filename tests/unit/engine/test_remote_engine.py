@@ -21,6 +21,7 @@ import vbatch_jupyter as vb
 from tests.batches import ENDPOINT
 from tests.unit.runner.running import a_runner, answers, batch_of, ended, errors, on_a_loop, until
 from tests.unit.session_surface import open_session
+from vbatch_jupyter.engine import remote
 from vbatch_jupyter.engine.base import BATCH_PRIORITY
 from vbatch_jupyter.engine.flags import RemoteFlags, remote_flags
 from vbatch_jupyter.engine.remote import RemoteEngine
@@ -31,9 +32,11 @@ from vbatch_jupyter.errors import (
     EngineDiedError,
     EngineError,
     EngineLoadError,
+    EngineSilentError,
     RequestAbortedError,
 )
 from vbatch_jupyter.loop import Backoff
+from vbatch_jupyter.records import Patience
 
 QUICK = Backoff(first=0.001, longest=0.01, attempts=8)
 METRICS = """
@@ -67,6 +70,9 @@ class Server:
         self.left = 0
         self.streams = asyncio.Event()
         self.streams.set()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        """Cleared, nothing is answered, as by a process that is stopped."""
         self.url = ""
         self._http: HTTPServer | None = None
         self._port = 0
@@ -91,7 +97,8 @@ class Handler(RequestHandler):
     def initialize(self, server: Server) -> None:
         self.server = server
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
+        await self.server.answers.wait()
         if self.server.key and self.request.headers.get("Authorization") != f"Bearer {self.server.key}":
             self.set_status(401)
             self.finish({"error": {"message": "no"}})
@@ -502,3 +509,61 @@ def test_a_frame_runs_on_a_server_as_it_does_on_an_engine_here(tmp_path, elsewhe
             vb.load()
     finally:
         session.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- silence
+
+
+@on_a_loop
+async def test_a_server_that_answers_nothing_is_not_responding_and_then_lost_and_the_batch_runs_again(
+    store, monkeypatch
+):
+    monkeypatch.setattr(remote, "_METRICS_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_CONNECT_SECONDS", 0.1)
+    said: list[str] = []
+    prompts = [f"question {position}" for position in range(8)]
+    async with served(max_num_seqs=4) as (server, engine):
+        engine.patience, engine.say = Patience(silence_seconds=3600, rebuild_seconds=0), said.append
+        await engine.start()
+        server.faults = ["hang"] * 9
+        async with a_runner(store, engine) as (_, notices):
+            batch = batch_of(store, prompts)
+            waits = asyncio.create_task(engine.request("POST", ENDPOINT, chat()))
+            await until(lambda: len(server.asked) == 9)
+            server.answers.clear()
+            engine.patience.silence_seconds = 0.2
+            await until(lambda: engine.state == "not responding")
+            with pytest.raises(EngineSilentError):
+                await waits
+            assert "does not respond: nothing came for" in said[0]
+            # Nothing is given up while it may yet answer.
+            assert store.batches.get(batch).status == "in_progress"
+            assert notices == []
+            server.faults = []
+            engine.patience.rebuild_seconds = 0.1
+            await until(lambda: engine.state not in {"not responding", "ready"})
+            server.answers.set()
+            record = await ended(store, batch)
+    assert answers(store, record) == {f"row-{position}": prompt for position, prompt in enumerate(prompts)}
+    assert notices[0] == "The engine died. It is being loaded again, and the batch continues."
+
+
+@on_a_loop
+async def test_a_server_that_is_silent_for_a_while_goes_on_as_if_nothing_was(store, monkeypatch):
+    monkeypatch.setattr(remote, "_METRICS_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_CONNECT_SECONDS", 0.1)
+    async with served() as (server, engine):
+        engine.patience = Patience(silence_seconds=3600, rebuild_seconds=3600)
+        await engine.start()
+        server.streams.clear()
+        response = await engine.request("POST", ENDPOINT, chat(stream=True))
+        reading = asyncio.create_task(response.read())
+        asking = asyncio.create_task(ask(engine, chat("batch")))
+        server.answers.clear()
+        engine.patience.silence_seconds = 0.2
+        await until(lambda: engine.state == "not responding")
+        server.answers.set()
+        server.streams.set()
+        assert (await asking)[0] == 200
+        assert await reading == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+        await until(lambda: engine.state == "ready")

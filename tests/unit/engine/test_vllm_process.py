@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vbatch_jupyter.engine.vllm import child
 from vbatch_jupyter.engine.vllm import process as vllm_process
 from vbatch_jupyter.engine.vllm.answers_key import answers_key
 
@@ -47,3 +48,23 @@ def test_answers_are_not_reused_when_files_that_decide_them_were_written_again(t
     assert answers_key(str(folders["model"]), arguments) == before
     (folders[flag] / "weights").write_text("trained once more")
     assert answers_key(str(folders["model"]), arguments) != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ({}, {}, {"GLOO_SOCKET_IFNAME": "lo"}),
+        ({"distributed_executor_backend": "mp"}, {}, {"GLOO_SOCKET_IFNAME": "lo"}),
+        ({}, {"GLOO_SOCKET_IFNAME": "eth1"}, {"GLOO_SOCKET_IFNAME": "eth1"}),
+        ({"distributed_executor_backend": "ray"}, {}, {}),
+        ({"nnodes": 2, "distributed_executor_backend": "mp"}, {}, {}),
+        ({"data_parallel_address": "10.0.0.1"}, {}, {}),
+        ({"data_parallel_backend": "ray"}, {}, {}),
+    ],
+)
+def test_workers_listen_on_loopback_unless_they_are_on_several_machines(
+    arguments: dict[str, object], environment: dict[str, str], expected: dict[str, str]
+) -> None:
+    usual = {"nnodes": 1, "distributed_executor_backend": None, "data_parallel_backend": "mp"}
+    chosen = argparse.Namespace(**usual | {"data_parallel_address": None} | arguments)
+    assert child.loopback_of(chosen, environment) == expected

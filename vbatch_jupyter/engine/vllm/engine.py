@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
@@ -39,6 +41,8 @@ _DIED = "The engine died. The request runs again on the next one."
 _SHUTDOWN_SECONDS = 15.0
 """vLLM's own 5 s are short on a busy machine, and what it then kills leaves its shared memory behind."""
 
+_starts = itertools.count()
+
 _LOOK_SECONDS = 1.0
 _LOOKS = 4
 """At least so many looks before a silence is over."""
@@ -55,12 +59,15 @@ class VllmEngine(Engine):
         Flags of ``vllm serve``.
     log_path
         Where vLLM's log goes.
+    folder
+        Of this process, and private. Its processes have their sockets in folders in there, and remove it if this
+        process is killed.
     on_progress
         Called, from another thread, with one phrase for each step of a load.
 
     Examples
     --------
-    >>> engine = VllmEngine("HuggingFaceTB/SmolLM2-135M-Instruct", ["--max-model-len", "2048"], log_path=Path("log"))
+    >>> engine = VllmEngine("HuggingFaceTB/SmolLM2-135M-Instruct", [], log_path=Path("log"), folder=Path("sockets"))
     >>> engine.state
     'unloaded'
     """
@@ -71,11 +78,14 @@ class VllmEngine(Engine):
         flags: Sequence[str] = (),
         *,
         log_path: Path,
+        folder: Path,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.flags = tuple(flags)
         self.log_path = log_path
+        self._folder = folder
+        self._sockets: Path | None = None
         self._on_progress = on_progress
         self._starting = False
         self._llm: AsyncLLM | None = None
@@ -174,8 +184,11 @@ class VllmEngine(Engine):
         self.say(text)
 
     async def _build(self) -> vllm_process.Built:
+        # A folder for each start: what an earlier one, which was cancelled, still builds needs its own.
+        self._sockets = self._folder / str(next(_starts))
+        self._sockets.mkdir(mode=0o700)
         building = asyncio.get_running_loop().run_in_executor(
-            None, vllm_process.build, self.model, self.flags, self.log_path, self._on_progress
+            None, vllm_process.build, self.model, self.flags, self.log_path, self._sockets, self._on_progress
         )
         try:
             return await asyncio.shield(building)
@@ -231,6 +244,8 @@ class VllmEngine(Engine):
             await in_thread(llm.shutdown, _SHUTDOWN_SECONDS)
             del llm
             vllm_process.release_memory()
+        if self._sockets is not None:
+            await in_thread(lambda folder: shutil.rmtree(folder, ignore_errors=True), self._sockets)
 
     async def _call_function(self, path: str, body: bytes, priority: int) -> tuple[int, bytes] | None:
         """Answer a request without the application; None if it must answer."""

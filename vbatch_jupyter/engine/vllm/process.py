@@ -4,7 +4,9 @@ What starting it would do to this process, and how that is prevented:
 
 - vLLM's processes end at SIGINT, and Jupyter's Interrupt sends it to the whole process group: the starting thread
   blocks it first, and they inherit that;
-- spawned processes run ``__main__`` again: it is hidden while they start;
+- spawned processes run ``__main__`` again: meanwhile that is `child`, which ties them to this one;
+- their sockets would be in the folder for temporary files, and open to the group under a umask of 002: they get a
+  private one;
 - vLLM sets variables such as LD_PRELOAD: the environment is put back;
 - it logs to standard output, which is a notebook's cell: its log goes to a file.
 """
@@ -17,6 +19,7 @@ import ctypes
 import dataclasses
 import functools
 import gc
+import importlib.util
 import json
 import logging.config
 import os
@@ -29,9 +32,8 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbatch_jupyter.engine.vllm import contract, installed
+from vbatch_jupyter.engine.vllm import child, contract, installed
 from vbatch_jupyter.engine.vllm.answers_key import answers_key
-from vbatch_jupyter.engine.vllm.child import LOG_VARIABLE
 from vbatch_jupyter.errors import EngineArgumentError, EngineError, EngineLoadError, VBatchError
 from vbatch_jupyter.protocol.conditions import MAX_SEQUENCES
 
@@ -97,7 +99,7 @@ def import_vllm(log_path: Path) -> list[str]:
     EngineLoadError
         vLLM is not installed, not in order, or lacks something necessary.
     """
-    with _guarded(log_path):
+    with _guarded(log_path, {}):
         try:
             notes = installed.check()
             from vbatch_jupyter.engine.vllm import arguments  # noqa: F401
@@ -114,15 +116,15 @@ def import_vllm(log_path: Path) -> list[str]:
     return notes
 
 
-def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callable[[str], None]) -> Built:
+def build(model: str, flags: Sequence[str], log_path: Path, folder: Path, on_progress: Callable[[str], None]) -> Built:
     """Start an engine; called in a thread that may block for minutes.
 
     Parameters
     ----------
     model, flags
         What ``vllm serve`` would be given.
-    log_path
-        The engine's log.
+    log_path, folder
+        The engine's log, and the folder of its processes, in one that is this process's.
     on_progress
         Called with one phrase for each step.
 
@@ -134,7 +136,7 @@ def build(model: str, flags: Sequence[str], log_path: Path, on_progress: Callabl
         Anything else; the message has what the log says.
     """
     log_start = log_path.stat().st_size if log_path.exists() else 0
-    with _guarded(log_path):
+    with _guarded(log_path, child.variables(log_path, folder)):
         try:
             return _build(model, flags, on_progress)
         except VBatchError:
@@ -159,6 +161,7 @@ def _build(model: str, flags: Sequence[str], on_progress: Callable[[str], None])
         from vbatch_jupyter.engine.vllm import scheduler
 
         scheduler.put_into(config.scheduler_config)
+    os.environ.update(child.loopback_of(arguments, os.environ))
     counters = EngineCounters()
     on_progress("starting the engine and loading the weights")
     llm = AsyncLLM.from_vllm_config(
@@ -242,7 +245,7 @@ def release_memory() -> None:
 
 
 @contextlib.contextmanager
-def _guarded(log_path: Path) -> Iterator[None]:
+def _guarded(log_path: Path, children: Mapping[str, str]) -> Iterator[None]:
     # The tracker is a process too, and starting it unblocks SIGINT: it comes first.
     resource_tracker.ensure_running()
     log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -253,7 +256,7 @@ def _guarded(log_path: Path) -> Iterator[None]:
     logging_config_path.write_text(json.dumps(logging_config))
     os.environ.update(
         {
-            LOG_VARIABLE: str(log_path),
+            **children,
             "VLLM_CONFIGURE_LOGGING": "1",
             "VLLM_LOGGING_CONFIG_PATH": str(logging_config_path),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -262,11 +265,9 @@ def _guarded(log_path: Path) -> Iterator[None]:
             **all_of_few_cores(before),
         }
     )
-    if "VLLM_PLUGINS" in before:
-        os.environ["VLLM_PLUGINS"] = before["VLLM_PLUGINS"] + ",vbatch"
     logging.config.dictConfig(logging_config)
     try:
-        with _hidden_main(), _quiet():
+        with _other_main(), _quiet():
             yield
     finally:
         _restore_environment(before)
@@ -318,14 +319,17 @@ def _restore_environment(before: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
+def _other_main() -> Iterator[None]:
+    # multiprocessing has a spawned process import the module of __main__ by the name that its specification has.
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    for name in hidden:
-        setattr(main, name, None) if name == "__spec__" else delattr(main, name)
+    main.__spec__ = importlib.util.find_spec(child.__name__)
+    if "__file__" in hidden:
+        del main.__file__
     try:
         yield
     finally:
+        main.__spec__ = None
         for name, value in hidden.items():
             setattr(main, name, value)
 

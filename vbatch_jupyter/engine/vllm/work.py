@@ -23,11 +23,11 @@ class Processes:
     """
 
     def __init__(self, pids: Sequence[int]) -> None:
-        self._all: list[psutil.Process] = []
+        self._cores: list[psutil.Process] = []
         for pid in pids:
             with contextlib.suppress(psutil.NoSuchProcess):
-                core = psutil.Process(pid)
-                self._all += [core, *core.children(recursive=True)]
+                self._cores.append(psutil.Process(pid))
+        self._all = self._found()
         self._cpu_seconds = 0.0
 
     def worked(self, seconds: float) -> bool:
@@ -38,25 +38,35 @@ class Processes:
         seconds
             How long ago that was.
         """
-        if not self._all:
+        if not self._cores:
             return True
-        cpu_seconds, is_stopped = self._look()
-        if is_stopped or cpu_seconds - self._cpu_seconds < seconds * _LEAST_SHARE:
-            return False
-        self._cpu_seconds = cpu_seconds
+        if not self._have_worked(seconds):
+            # What compiles may be a process that was started meanwhile; to look for it costs more than all the rest.
+            self._all = self._found()
+            return self._have_worked(seconds)
         return True
 
-    def _look(self) -> tuple[float, bool]:
+    def _found(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for core in self._cores:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [core, *core.children(recursive=True)]
+        return found
+
+    def _have_worked(self, seconds: float) -> bool:
         total, is_stopped = 0.0, False
         for process in self._all:
             with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
                 times = process.cpu_times()
                 total += times.user + times.system
                 is_stopped |= process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
-        return total, is_stopped
+        if is_stopped or total - self._cpu_seconds < seconds * _LEAST_SHARE:
+            return False
+        self._cpu_seconds = total
+        return True
 
     def kill(self) -> None:
         """End them; a process that is stopped takes no other signal."""
-        for process in self._all:
+        for process in self._found():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
