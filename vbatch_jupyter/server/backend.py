@@ -16,7 +16,7 @@ from vbatch_jupyter.manager import Manager, lifecycle
 from vbatch_jupyter.manager.waiting import held_models
 from vbatch_jupyter.protocol.profiles import PROFILES
 from vbatch_jupyter.server.sockets import Sockets
-from vbatch_jupyter.store import EngineRecord, Store, may_wait, within
+from vbatch_jupyter.store import EngineRecord, Store, allowance, within
 
 if TYPE_CHECKING:
     from vbatch_jupyter.server.events import Events
@@ -133,7 +133,7 @@ class Backend:
     def _first_opened(self) -> tuple[Store, Manager]:
         if self._opened is not None:
             return self._opened
-        if not self._opening.acquire(timeout=may_wait(self._wait_seconds)):
+        if not self._opening.acquire(timeout=min(self._wait_seconds, max(allowance.left, 0.0))):
             raise StoreBusyError("The store is being opened, which takes long. Try again.")
         try:
             if self._opened is None:

@@ -202,8 +202,8 @@ class Session:
         """Check an ask and make its requests; the engine's model answers if the ask has no model."""
         from vbatch_jupyter.frames.render import requests_of
 
-        if "model" not in ask.col:
-            ask = dataclasses.replace(ask, model=ask.model or self._default_model(ask.target))
+        if ask.model is None and "model" not in ask.col:
+            ask = dataclasses.replace(ask, model=self._default_model(ask.target))
         here = self._engine_for(ask.model) if ask.target is None else None
         known = rules_of(ask.target or "local") if here is None else here
         by = Answering(known.server) if here is None else Answering(here.server, here.limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vbatch_jupyter.records import Page
-from vbatch_jupyter.store.disk import NewFile, may_wait, within
+from vbatch_jupyter.store.disk import NewFile, allowance, within
 from vbatch_jupyter.store.engines import EngineRecord
 from vbatch_jupyter.store.files import Incoming
 from vbatch_jupyter.store.lease import DISK_FULL_REASON, Lease
@@ -20,6 +20,6 @@ __all__ = [
     "Recovered",
     "SpoolRecord",
     "Store",
-    "may_wait",
+    "allowance",
     "within",
 ]

@@ -36,7 +36,7 @@ from vbatch_jupyter.errors import (
 )
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.file import FileRecord
-from vbatch_jupyter.store.disk import Space, full_message, has_waited, may_wait, within
+from vbatch_jupyter.store.disk import Space, allowance, full_message, within
 from vbatch_jupyter.store.upgrades import SCHEMA_VERSION, bring_up, refuse_newer
 
 T = TypeVar("T")
@@ -268,7 +268,7 @@ class Database:
     def _alone(self) -> Iterator[_Wait]:
         """Keep the other threads of this process away; they wait as they would for another process."""
         begun = time.monotonic()
-        wait = _Wait(begun + may_wait(self._wait_seconds))
+        wait = _Wait(begun + min(self._wait_seconds, max(allowance.left, 0.0)))
         if not self._lock.acquire(timeout=wait.deadline - begun):
             raise self._busy()
         try:
@@ -276,7 +276,7 @@ class Database:
             yield wait
         finally:
             self._lock.release()
-            has_waited(wait.seconds)
+            allowance.left -= wait.seconds
 
     def _waited(self, wait: _Wait, function: Callable[[], T]) -> T:
         """Call again while others hold the database, until the deadline."""

@@ -75,13 +75,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-class _Allowance(threading.local):
-    """How many seconds this thread may still wait for databases."""
+class Allowance(threading.local):
+    """How many seconds this thread may still wait for databases; see `within`."""
 
     left: float = math.inf
 
 
-_allowance = _Allowance()
+allowance = Allowance()
+"""Read before each query, so that a function for it would cost more than the rest."""
 
 
 @contextlib.contextmanager
@@ -95,22 +96,12 @@ def within(seconds: float) -> Iterator[None]:
     seconds
         How long the calls in the block wait together.
     """
-    before = _allowance.left
-    _allowance.left = allowed = min(before, max(seconds, 0.0))
+    before = allowance.left
+    allowance.left = allowed = min(before, max(seconds, 0.0))
     try:
         yield
     finally:
-        _allowance.left = before - (allowed - _allowance.left)
-
-
-def may_wait(most: float) -> float:
-    """Return how many seconds this thread may wait now, of at most so many."""
-    return min(most, max(_allowance.left, 0.0))
-
-
-def has_waited(seconds: float) -> None:
-    """Count what this thread has waited."""
-    _allowance.left -= seconds
+        allowance.left = before - (allowed - allowance.left)
 
 
 class FileLock:
