@@ -3,5 +3,6 @@
 collect_ignore_glob = [
     "vbatch_jupyter/engine/vllm/*.py",
     "tests/engine/broken_scheduler.py",
+    "tests/engine/slow_scheduler.py",
     "tests/engine/scheduling.py",
 ]
