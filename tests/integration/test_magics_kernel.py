@@ -58,7 +58,7 @@ def completed(kernel: NotebookKernel, code: str) -> list[str]:
 
 def test_tab_completes_lines_assignments_cells_and_prompts(kernel: NotebookKernel) -> None:
     assert completed(kernel, "%vbatch exp") == ["%vbatch export"]
-    assert completed(kernel, "x = %vbatch resu") == ["x = %vbatch results"]
+    assert completed(kernel, "x = %vbatch resul") == ["x = %vbatch results"]
     assert completed(kernel, "%%vbatch df --dry") == ["%%vbatch df --dry-run"]
     assert completed(kernel, "%%vbatch df\nSay {{ te") == ["%%vbatch df\nSay {{ text"]
 

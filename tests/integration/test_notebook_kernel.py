@@ -100,7 +100,7 @@ def test_a_restart_is_no_cancel_and_the_batch_is_resumed(kernel, store):
     assert lines_of(cell.stdout)[-1].startswith(f"Resuming batch {record.id}: ")
     kernel.run(HURRY).checked()
     results = "out = %vbatch results\nprint(list(out.columns), len(out), out['error'].isna().all())"
-    assert lines_of(kernel.run(results).checked().stdout)[-1] == "['custom_id', 'response', 'error'] 3000 True"
+    assert lines_of(kernel.run(results).checked().stdout)[-1] == "['n', 'response', 'error'] 3000 True"
     code = f"again = vb.attach({record.id!r}).results(df); print(list(again.columns), again['response'].iloc[2999])"
     assert kernel.run(code).checked().stdout == "['n', 'response', 'error'] Say 2999\n"
 
