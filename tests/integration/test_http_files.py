@@ -46,7 +46,7 @@ def names(server):
 
 
 def arriving(server):
-    return [name for name in names(server) if name.startswith(".tmp")]
+    return sorted(path.name for path in (server.store / "incoming").glob(".tmp*"))
 
 
 # ------------------------------------------------------------------------------------------------------------ the verbs

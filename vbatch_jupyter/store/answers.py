@@ -24,8 +24,8 @@ import msgspec
 from vbatch_jupyter.errors import NotFoundError, StoreFullError, VBatchError
 from vbatch_jupyter.protocol.index import AnswerColumns, LineIndex, hash_of, repeated, signed
 from vbatch_jupyter.protocol.lines import answer_id, parse_output_line, parse_request_line
-from vbatch_jupyter.store.database import Database, primary_code
-from vbatch_jupyter.store.disk import FileLock, Space
+from vbatch_jupyter.store.database import Database
+from vbatch_jupyter.store.disk import FileLock, Space, primary_code
 from vbatch_jupyter.store.files import Files
 from vbatch_jupyter.store.upgrades import statements_of
 

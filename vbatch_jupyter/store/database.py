@@ -22,21 +22,16 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from vbatch_jupyter.errors import (
-    StoreBusyError,
-    StoreCorruptError,
-    StoreError,
-    StoreFullError,
-)
+from vbatch_jupyter.errors import StoreBusyError, StoreCorruptError, StoreError, StoreFullError
 from vbatch_jupyter.protocol.batch import BatchError, BatchRecord, RequestCounts, Usage
 from vbatch_jupyter.protocol.file import FileRecord
-from vbatch_jupyter.store.disk import Space, allowance, full_message, within
+from vbatch_jupyter.store.disk import TRIED_AGAIN, Space, allowance, full_message, primary_code, within
 from vbatch_jupyter.store.upgrades import SCHEMA_VERSION, bring_up, refuse_newer
 
 T = TypeVar("T")
@@ -63,22 +58,6 @@ class _Wait:
 
     deadline: float
     seconds: float = 0.0
-
-
-_TRIED_AGAIN = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        # What a read that failed is called, too.
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_PROTOCOL,
-        # What it is called if SQLite cannot look whether the file is still the same.
-        sqlite3.SQLITE_READONLY,
-    }
-)
-"""What may be a temporary error: if it stays, the attempt after it meets it again."""
 
 
 @dataclasses.dataclass
@@ -112,9 +91,10 @@ class Database:
         self._path = path
         self._space = space
         self._wait_seconds = wait_seconds
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._turn: int | None = None
+        self._waiting: list[threading.Lock] = []
         self.commits = Commits()
-        """How often this object has committed."""
         self.is_held = False
         """Whether the last call had to give up waiting for others."""
         self.on_replaced: Callable[[], object] = lambda: None
@@ -188,10 +168,11 @@ class Database:
         StoreBusyError
             Others kept the database locked until the deadline.
         """
-        with self._alone() as wait:
-            return self._retried(
+        return self._alone(
+            lambda wait: self._retried(
                 wait, lambda: self._waited(wait, lambda: self._connection.execute(sql, parameters).fetchall())
             )
+        )
 
     def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function in one transaction, and commit before returning.
@@ -210,7 +191,8 @@ class Database:
         StoreVersionError
             A newer release has upgraded the store meanwhile.
         """
-        with self._alone() as wait:
+
+        def run(wait: _Wait) -> T:
             try:
                 return self._retried(wait, lambda: self._transaction(function, wait))
             except StoreFullError:
@@ -218,6 +200,8 @@ class Database:
                 if not self._space.spend_reserve():
                     raise
                 return self._retried(wait, lambda: self._transaction(function, wait))
+
+        return self._alone(run)
 
     def _transaction(self, function: Callable[[sqlite3.Connection], T], wait: _Wait) -> T:
         try:
@@ -264,19 +248,40 @@ class Database:
             return bool(found[0][0] == mark)
         return False
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[_Wait]:
-        """Keep the other threads of this process away; they wait as they would for another process."""
-        begun = time.monotonic()
+    def _alone(self, function: Callable[[_Wait], T]) -> T:
+        """Call while other threads of this process wait; an Interrupt at any step leaves nobody waiting for ever."""
+        me, begun = threading.get_ident(), time.monotonic()
         wait = _Wait(begun + min(self._wait_seconds, max(allowance.left, 0.0)))
-        if not self._lock.acquire(timeout=wait.deadline - begun):
-            raise self._busy()
+        if self._turn == me:
+            return function(wait)
         try:
+            self._take_turn(me, wait)
             wait.seconds = time.monotonic() - begun
-            yield wait
+            return function(wait)
         finally:
-            self._lock.release()
+            if self._turn == me:  # a call before this could be interrupted
+                self._turn = None
+            if self._waiting:
+                with contextlib.suppress(IndexError):  # another thread wakes them too
+                    while True:
+                        self._waiting.pop().release()
+                time.sleep(0)  # or this thread would take the next turn, too
             allowance.left -= wait.seconds
+
+    def _take_turn(self, me: int, wait: _Wait) -> None:
+        while True:
+            with self._lock:
+                if self._turn is None:
+                    self._turn = me
+                    return
+            left = wait.deadline - time.monotonic()
+            if left <= 0:
+                raise self._busy()
+            waiting = threading.Lock()
+            waiting.acquire()
+            self._waiting.append(waiting)
+            # Whoever was to wake this one may have been interrupted, or have looked before it was there.
+            waiting.acquire(timeout=min(left, _PAUSE_SECONDS))
 
     def _waited(self, wait: _Wait, function: Callable[[], T]) -> T:
         """Call again while others hold the database, until the deadline."""
@@ -302,7 +307,7 @@ class Database:
                 failures += not is_busy
                 if (
                     failures == _ATTEMPTS
-                    or primary_code(error) not in _TRIED_AGAIN
+                    or primary_code(error) not in TRIED_AGAIN
                     or (is_busy and time.monotonic() >= wait.deadline)
                 ):
                     raise self._translated(error) from error
@@ -352,15 +357,12 @@ class Database:
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
-        with self._lock:
+
+        def end(_: _Wait) -> None:
             self._is_closed = True
             self._connection.close()
 
-
-def primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's code for an error, such as ``sqlite3.SQLITE_BUSY``."""
-    # Extended codes carry the primary one in their low byte; errors of the Python layer carry none.
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+        self._alone(end)
 
 
 def file_from_row(row: sqlite3.Row) -> FileRecord:

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import math
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,28 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+TRIED_AGAIN = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        # What a read that failed is called, too.
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PROTOCOL,
+        # What it is called if SQLite cannot look whether the file is still the same.
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""SQLite's codes for what may be a temporary error: if it stays, the attempt after it meets it again."""
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's code for an error, such as ``sqlite3.SQLITE_BUSY``."""
+    # Extended codes carry the primary one in their low byte; errors of the Python layer carry none.
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 class Allowance(threading.local):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import re
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -489,3 +491,38 @@ def test_no_descriptor_of_a_store_reaches_a_child_process(store):
         ]
         assert len(ours) >= 2
         assert [descriptor for descriptor in ours if os.get_inheritable(descriptor)] == []
+
+
+def test_an_interrupt_at_any_step_leaves_the_store_to_the_other_threads(store):
+    """An exception that is kept keeps its frames, so what they hold is not given back by itself."""
+    reading, stopped = [False], [False]
+    kept: list[KeyboardInterrupt] = []
+
+    def read_on():
+        while not stopped[0]:
+            store.database.read("SELECT 1")
+
+    def interrupt():
+        for _ in range(300):
+            while not reading[0]:
+                time.sleep(0)
+            reading[0] = False
+            time.sleep(random.random() / 2000)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            threads.submit(read_on)
+            interrupting = threads.submit(interrupt)
+            while len(kept) < 300:
+                try:
+                    reading[0] = True
+                    while True:
+                        store.database.read("SELECT 1")
+                except KeyboardInterrupt as error:
+                    kept.append(error)
+            interrupting.result()
+        finally:
+            stopped[0] = True
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(store.database.read, "SELECT 2 AS two").result()[0]["two"] == 2
